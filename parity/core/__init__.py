@@ -1,0 +1,1 @@
+"""The nouns: frozen dataclasses and protocols that every other folder shares. Imports nothing of ours."""

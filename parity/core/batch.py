@@ -1,0 +1,121 @@
+"""The plan of one step (plain lists, made by the scheduler) and its tensors (`Batch`, made by the runner).
+
+A batch is ragged: the tokens of all sequences stand one after the other, without padding.
+
+    tokens     a a a a | b | c c          num_tokens = 7, num_sequences = 3
+    starts     0         4   5    7       the rows of sequence s are starts[s] .. starts[s + 1]
+    positions  8 9 10 11 | 3 | 0 1        the position in its own sequence
+    lengths    12, 4, 2                   tokens whose state exists after this step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+
+    from .request import Request
+
+Rows = Literal["none", "last", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The tokens of one sequence computed in one step.
+
+    Args:
+        request: what was asked.
+        tokens: the tokens computed, at positions `start`, `start + 1`, ...
+        start: tokens whose state already exists.
+        pages: the sequence's pages in order, enough for `start + len(tokens)` tokens.
+        slot: the place of its per-request state.
+        rows: the positions whose logits are wanted.
+        sample: whether a token is chosen from the last row.
+        num_generated: tokens generated before this step: the position in the random sequence.
+        restore: a snapshot copied into the slot before the step; with None and `start` 0 the slot is zeroed.
+        save: a snapshot that the slot is copied to after the step.
+    """
+
+    request: Request
+    tokens: tuple[int, ...]
+    start: int
+    pages: tuple[int, ...]
+    slot: int
+    rows: Rows = "last"
+    sample: bool = True
+    num_generated: int = 0
+    restore: int | None = None
+    save: int | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens whose state exists after the step."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One step: what to compute, nothing of how. An empty plan means there is nothing to do."""
+
+    chunks: tuple[Chunk, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.chunks)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in the step."""
+        return sum(len(chunk.tokens) for chunk in self.chunks)
+
+
+Probe: TypeAlias = "Callable[[int, str, torch.Tensor], torch.Tensor | None]"
+"""Called as (layer, site, value [tokens, ...]) inside the model; a tensor returned takes the value's place."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """The tensors of one step, on the device; the `host_*` fields are the same numbers as Python values.
+
+    Args:
+        tokens: int32 [num_tokens].
+        positions: int32 [num_tokens].
+        starts: int32 [num_sequences + 1], first row of each sequence.
+        lengths: int32 [num_sequences], tokens whose state exists after the step.
+        pages: int32 [num_sequences, max_pages]; entries past a sequence's pages are unspecified.
+        slots: int32 [num_sequences], the place of each sequence's per-request state.
+        rows: int32 [num_rows], the rows whose logits are wanted.
+        page_size: tokens in a page.
+        host_starts: `starts`.
+        host_lengths: `lengths`. In a captured graph these are the numbers at capture: kernels read the tensors.
+        probe: sees (and may replace) values inside the model.
+    """
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    starts: torch.Tensor
+    lengths: torch.Tensor
+    pages: torch.Tensor
+    slots: torch.Tensor
+    rows: torch.Tensor
+    page_size: int
+    host_starts: tuple[int, ...]
+    host_lengths: tuple[int, ...]
+    probe: Probe | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows in the batch."""
+        return self.host_starts[-1]
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in the batch."""
+        return len(self.host_lengths)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether each sequence has exactly one token."""
+        return self.num_tokens == self.num_sequences

@@ -1,0 +1,56 @@
+"""What a weight can be: a plain tensor, a packed matrix, or rows of several.
+
+A packed matrix keeps the released format's arrays as they are on disk. `hub` produces them, a stack that lists the format
+in `Stack.formats` computes on them (after `Stack.prepare`), and any other stack has them expanded at load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A weight in a packed format, logically `shape` = [..., out, in].
+
+    Args:
+        format: the format's name, such as `q4_k` (GGUF types in lower case), `fp8_block`, `mxfp4`, `int4_group`.
+        shape: the logical shape; the last dimension is the one summed over.
+        arrays: the format's arrays by role (`data`, `scale`, ...), as stored.
+        meta: the format's numbers, such as `group_size` or `block_rows`.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    arrays: Mapping[str, torch.Tensor]
+    meta: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, over all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Matrices of one width laid one below the other, each in its own format: a fused projection as it was released."""
+
+    parts: tuple[torch.Tensor | Packed, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The logical shape [sum of the parts' rows, in]."""
+        return (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, over all parts."""
+        return sum(part.nbytes for part in self.parts)
+
+
+Weight: TypeAlias = "torch.Tensor | Packed | Rows"
