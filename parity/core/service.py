@@ -1,0 +1,82 @@
+"""The engine's front door: what the server, the in-process `LLM` and the tests' scripted engine look like from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .request import Output, Request
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is being run.
+
+    Args:
+        name: the name it was asked for by.
+        architecture: its `model_type`.
+        max_model_len: most tokens of prompt and answer together.
+        vocab_size: width of the logits.
+        stack: the stack's name, such as `cpu`.
+        dtype: the compute dtype's name, such as `float32`.
+        num_pages, page_size: the pool of per-token state.
+        eos_token_ids: the tokens that end an answer.
+        sampling_defaults: from the model's generation_config, by `SamplingParams` field.
+        embeds: whether the model is made for embeddings.
+    """
+
+    name: str
+    architecture: str
+    max_model_len: int
+    vocab_size: int
+    stack: str
+    dtype: str
+    num_pages: int
+    page_size: int
+    eos_token_ids: frozenset[int] = frozenset()
+    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    embeds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Gauges and counters since the start."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_pages_used: int = 0
+    num_pages: int = 0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_preemptions: int = 0
+    num_steps: int = 0
+    step_s: float = 0.0
+
+
+class Service(Protocol):
+    """Runs requests until each ends in exactly one `Output` with a finish. Safe to call from any thread."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is being run."""
+
+    def submit(self, request: Request, emit: Callable[[Output], None]) -> None:
+        """Queues a request. `emit` is called from the engine's thread, in order, and must return at once.
+
+        Raises:
+            ContextExceeded: the prompt does not fit.
+            RequestError: the request cannot be computed (an unknown token id, an empty prompt, a duplicate id).
+            Overloaded: the queue is full.
+            EngineError: the engine has stopped.
+        """
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request with `abort`, wherever it is; unknown ids are ignored."""
+
+    def stats(self) -> Stats:
+        """Counts now."""
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Stops: what still runs after `timeout_s` ends with `abort`."""
