@@ -77,7 +77,9 @@ class SamplingParams:
             if not (low <= value <= high) or (kind is float and not math.isfinite(value)):
                 raise RequestError(f"{name} must be {_range_text(low, high)}, not {value!r}", field=name)
         if self.repetition_penalty <= 0:
-            raise RequestError(f"repetition_penalty must be above 0, not {self.repetition_penalty!r}", field="repetition_penalty")
+            raise RequestError(
+                f"repetition_penalty must be above 0, not {self.repetition_penalty!r}", field="repetition_penalty"
+            )
         if self.top_p <= 0:
             raise RequestError(f"top_p must be above 0 and at most 1, not {self.top_p!r}", field="top_p")
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
@@ -88,7 +90,9 @@ class SamplingParams:
             raise RequestError("stop must hold non-empty strings", field="stop")
         for token, bias in self.logit_bias.items():
             if not isinstance(token, int) or token < 0 or not math.isfinite(bias):
-                raise RequestError(f"logit_bias must map token ids to finite numbers, not {token!r}: {bias!r}", field="logit_bias")
+                raise RequestError(
+                    f"logit_bias must map token ids to finite numbers, not {token!r}: {bias!r}", field="logit_bias"
+                )
 
     @classmethod
     def of(cls, defaults: Mapping[str, Any] | None = None, **given: Any) -> Self:
