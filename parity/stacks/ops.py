@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..core.batch import Batch
-    from ..core.weights import Weight
 
 
 @dataclass(frozen=True, slots=True)
