@@ -92,7 +92,8 @@ def _alone(rank: int, size: int) -> Comm:
     return Alone()
 
 
-def _as_is(weight: Weight) -> Weight:
+def as_is(weight: Weight) -> Weight:
+    """Weights are computed on as they come."""
     return weight
 
 
@@ -112,6 +113,7 @@ class Stack:
         page_size: tokens in a page, unless the model's state asks for more.
         comm: (rank, size) -> Comm.
         notes: op name to why it is not the stack's own here.
+        tables: other tables on the same device by name, such as a batch-invariant one.
     """
 
     name: str
@@ -120,7 +122,8 @@ class Stack:
     train_ops: Ops
     dtypes: tuple[torch.dtype, ...]
     formats: frozenset[str] = frozenset()
-    prepare: Callable[[Weight], Weight] = _as_is
+    prepare: Callable[[Weight], Weight] = as_is
     page_size: int = 64
     comm: Callable[[int, int], Comm] = _alone
     notes: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[], Stack]] = field(default_factory=dict)
