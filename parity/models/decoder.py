@@ -1,6 +1,6 @@
 """The decoder that every architecture is: embed, blocks, norm, head.
 
-    tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -> rows wanted -> head -> logits
+tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -> head -> logits
 """
 
 from __future__ import annotations
@@ -94,11 +94,16 @@ class Decoder(nn.Module):
             self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)
 
     @property
+    def tied(self) -> bool:
+        """Whether the head takes the embedding's matrix."""
+        return isinstance(self.lm_head, TiedHead)
+
+    @property
     def state(self) -> list[tuple[StateSpec, ...]]:
         """What each layer keeps."""
         return [block.state for block in self.model.layers]  # type: ignore[misc]
 
-    def slots(self) -> dict[str, Slot]:
+    def all_slots(self) -> dict[str, Slot]:
         """Every tensor that loading must bring, by checkpoint name."""
         return slots(self)
 
@@ -116,16 +121,13 @@ class Decoder(nn.Module):
                 stream = _probed(batch, index, stream)
         return self.last.enter(stream, step)[0]
 
-    def forward(self, batch: Batch, state: State) -> Tensor:
-        """The logits of the rows wanted: float32 [rows, vocabulary]."""
-        return self.logits(self.hidden(batch, state), batch)
-
-    def logits(self, hidden: Tensor, batch: Batch) -> Tensor:
-        """The head over the rows wanted."""
-        # Rows are sorted and distinct, so as many as there are rows means all of them, in order.
-        if batch.rows.shape[0] != batch.num_tokens:
-            hidden = hidden[batch.rows]
+    def head(self, hidden: Tensor) -> Tensor:
+        """The logits of normed hidden states [rows, hidden]: float32 [rows, vocabulary]."""
         return self.lm_head(hidden).float()
+
+    def forward(self, batch: Batch, state: State) -> Tensor:
+        """The logits of every row: float32 [T, vocabulary]."""
+        return self.head(self.hidden(batch, state))
 
     def _angles(self, name: str, positions: Tensor) -> Tensor:
         return self.ops.rope_angles(positions, getattr(self, f"inv_freq_{name}"), self._ropes[name].scale)

@@ -43,9 +43,7 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.scale = head_dim**-0.5
         queries, keys = num_heads * head_dim * (2 if gate else 1), num_kv_heads * head_dim
-        self.qkv = FusedLinear(
-            ops, hidden_size, [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)], bias=bias
-        )
+        self.qkv = FusedLinear(ops, hidden_size, [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)], bias=bias)
         self.o_proj = Linear(ops, num_heads * head_dim, hidden_size, bias=output_bias, split="row")
         self.q_norm = None if head_norm is None else RMSNorm(ops, head_dim, head_norm, zero_centred=zero_centred)
         self.k_norm = None if head_norm is None else RMSNorm(ops, head_dim, head_norm, zero_centred=zero_centred)

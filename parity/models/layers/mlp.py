@@ -10,11 +10,14 @@ from ..step import Step
 from .linear import FusedLinear, Linear
 
 
+SILU = Activation()
+
+
 class GatedMLP(nn.Module):
     """down(activation(gate x, up x))."""
 
     def __init__(
-        self, ops: Ops, hidden_size: int, intermediate_size: int, activation: Activation = Activation(), bias: bool = False
+        self, ops: Ops, hidden_size: int, intermediate_size: int, activation: Activation = SILU, bias: bool = False
     ) -> None:
         super().__init__()
         self.ops, self.activation = ops, activation
