@@ -100,8 +100,8 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
     for name, source in sorted(plan.sources.items(), key=lambda pair: order[pair[1]]):
         slot = slots[name]
         slot.put(checkpoint.read(source), placer.exact if slot.exact else placer.place)
-    for pattern, names in plan.ignored.items():
-        log.info("not loaded: %d tensor(s) such as %s: %s", len(names), names[0], pattern)
+    for why, names in plan.ignored.items():
+        log.info("not loaded: %d tensor(s) such as %s: %s", len(names), names[0], why)
     placer.report()
     model.to(stack.device.torch_device)
     return model.eval()
