@@ -9,7 +9,6 @@ from ...stacks.ops import Activation, Ops
 from ..step import Step
 from .linear import FusedLinear, Linear
 
-
 SILU = Activation()
 
 
