@@ -16,6 +16,8 @@ from .standard import assemble, read_sizes
 def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     """A DeepSeek-V3.2 model."""
     sizes = read_sizes(fields)
+    fields.expect("layer_types", ["indexed_attention"] * sizes.num_layers)
+    fields.expect("mlp_bias", False)
     index = {
         "hidden_size": sizes.hidden,
         "q_rank": fields.size("q_lora_rank", 1536),
