@@ -226,7 +226,7 @@ class Harness:
         tokens = self.tokens(request.id)
         limit = min(self.config.max_model_len, self.config.num_pages * self.config.page_size)
         expected, reason = alone(request, limit)
-        whole = last.finish.reason in ("stop", "length")
+        whole = last.finish.reason in ("stop", "length") and request.constraint is None
         assert tokens == (expected if whole else expected[: len(tokens)]), f"{request.id} got another's tokens"
         assert last.usage.num_generated_tokens == len(tokens)
         assert last.usage.num_prompt_tokens == num_prompt

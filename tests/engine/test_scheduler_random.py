@@ -90,10 +90,10 @@ def act(harness: Harness, rng: random.Random, action: str, names: count[int]) ->
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_twenty_thousand_random_steps_mix_up_and_lose_nothing(seed: int) -> None:
+def test_random_steps_mix_up_and_lose_nothing(seed: int) -> None:
     rng, names = random.Random(seed), count()
     num_steps = num_preemptions = num_cached = num_restored = 0
-    while num_steps < 5000:
+    while num_steps < 15_000:
         harness = Harness(random_config(rng))
         rate = rng.choice([0.2, 0.5, 0.7])
         for _ in range(rng.randint(20, 600)):
@@ -107,10 +107,9 @@ def test_twenty_thousand_random_steps_mix_up_and_lose_nothing(seed: int) -> None
         num_preemptions += stats.num_preemptions
         num_cached += stats.num_cached_tokens
         num_restored += stats.num_cached_tokens if harness.config.has_slots else 0
-    print(num_steps, num_preemptions, num_cached, num_restored)
-    assert num_preemptions > 40
+    assert num_preemptions > 100, "the rare paths were not taken"
     assert num_cached > 1000
-    assert num_restored > 100
+    assert num_restored > 300
 
 
 class Machine(RuleBasedStateMachine):
