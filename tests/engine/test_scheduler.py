@@ -398,7 +398,7 @@ def test_the_latest_is_preempted_and_is_first_to_return() -> None:
 
 def test_prompt_rows_are_reported_once_across_preemptions() -> None:
     for changes in ({"prompt_logprobs": 0}, {"want": "logits"}):
-        engine = harness(num_pages=12, max_num_batched_tokens=4)
+        engine = harness(num_pages=11, max_num_batched_tokens=4)
         engine.add(request("a", TEN[:4], max_tokens=40))
         engine.step()
         engine.add(request("b", TEN * 3, **changes))  # type: ignore[arg-type]
