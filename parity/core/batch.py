@@ -111,7 +111,6 @@ class Batch:
         lengths: int32 [num_sequences], tokens whose state exists after the step.
         pages: int32 [num_sequences, max_pages]; entries past a sequence's pages are unspecified.
         slots: int32 [num_sequences], the place of each sequence's per-request state.
-        rows: int32 [num_rows], the rows whose logits are wanted.
         page_size: tokens in a page.
         host_starts: `starts`.
         host_lengths: `lengths`. In a captured graph these are the numbers at capture: kernels read the tensors.
@@ -124,7 +123,6 @@ class Batch:
     lengths: torch.Tensor
     pages: torch.Tensor
     slots: torch.Tensor
-    rows: torch.Tensor
     page_size: int
     host_starts: tuple[int, ...]
     host_lengths: tuple[int, ...]

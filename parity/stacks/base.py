@@ -110,6 +110,7 @@ class Stack:
         formats: packed weight formats that `ops.linear`, `ops.embed` and `ops.experts` compute on.
         prepare: called once for each weight at load, given that its format is in `formats`; may copy it into the order
             that the kernels read. The argument is not used again.
+        memory_fraction: share of the free memory that pages take by default.
         page_size: tokens in a page, unless the model's state asks for more.
         comm: (rank, size) -> Comm.
         notes: op name to why it is not the stack's own here.
@@ -123,6 +124,7 @@ class Stack:
     dtypes: tuple[torch.dtype, ...]
     formats: frozenset[str] = frozenset()
     prepare: Callable[[Weight], Weight] = as_is
+    memory_fraction: float = 0.9
     page_size: int = 64
     comm: Callable[[int, int], Comm] = _alone
     notes: Mapping[str, str] = field(default_factory=dict)

@@ -253,9 +253,7 @@ def route(logits: Tensor, routing: Routing, bias: Tensor | None = None) -> tuple
     return weights * routing.scale, experts.int()
 
 
-def experts(
-    x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: Tensor, activation: Activation
-) -> Tensor:
+def experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: Tensor, activation: Activation) -> Tensor:
     parts = x.new_zeros(*experts.shape, down.shape[1], dtype=torch.float32)
     for expert in experts.unique().tolist():
         row, place = torch.where(experts == expert)
@@ -269,9 +267,7 @@ def _expert(weight: Weight, expert: int) -> Weight:
     if isinstance(weight, Tensor):
         return weight[expert]
     assert isinstance(weight, Packed), "experts are stacked, never laid in rows"
-    return Packed(
-        weight.format, weight.shape[1:], {name: array[expert] for name, array in weight.arrays.items()}, weight.meta
-    )
+    return Packed(weight.format, weight.shape[1:], {name: array[expert] for name, array in weight.arrays.items()}, weight.meta)
 
 
 # --- recurrence -------------------------------------------------------------------------------------------------------------
@@ -322,9 +318,7 @@ def _unit(x: Tensor) -> Tensor:
 # --- choosing a token -------------------------------------------------------------------------------------------------------
 
 
-def sample(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor
-) -> Tensor:
+def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
     # argmax does not promise the first of equals; the first true value of a comparison does.
     greedy = (logits == logits.amax(-1, keepdim=True)).int().argmax(-1)
     if bool((temperature == 0).all()):

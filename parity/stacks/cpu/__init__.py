@@ -17,4 +17,5 @@ def open_stack() -> Stack:
         ops=reference.OPS,
         train_ops=reference.OPS,
         dtypes=(torch.float32,),
+        memory_fraction=0.25,
     )

@@ -62,4 +62,5 @@ def open_stack() -> Stack:
         ),
         train_ops=reference.OPS,
         dtypes=(torch.float32, torch.bfloat16),
+        memory_fraction=0.25,
     )
