@@ -347,6 +347,24 @@ def test_snapshots_keep_their_distance() -> None:
     engine.drain()
 
 
+def test_a_restored_snapshot_counts_for_the_distance() -> None:
+    engine = harness(**SLOTS, max_num_batched_tokens=4)
+    engine.run(request("a"))
+    engine.add(request("b", TEN * 3))
+    ends = [(chunk.start, chunk.length, chunk.save is not None) for _ in range(2) for chunk in engine.step().chunks]
+    assert ends == [(8, 12, False), (12, 16, True)]
+    engine.drain()
+
+
+def test_a_younger_answer_does_not_wait_for_an_older_prompt() -> None:
+    engine = harness(**SLOTS, max_num_batched_tokens=5)
+    engine.add(request("a", TEN * 3))
+    engine.add(request("b", (1,)))
+    plans = [engine.step() for _ in range(2)]
+    assert [list(lengths(plan).items()) for plan in plans] == [[("a", 4), ("b", 1)], [("b", 1), ("a", 4)]]
+    engine.drain()
+
+
 def test_without_a_snapshot_nothing_is_reused() -> None:
     engine = harness(**SLOTS | {"num_snapshots": 0})
     assert engine.run(request("a")) == engine.run(request("b"))
@@ -396,12 +414,21 @@ def test_the_latest_is_preempted_and_is_first_to_return() -> None:
     assert list(engine.ended) == ["a", "b", "c"]
 
 
+def test_none_is_admitted_into_the_room_that_others_are_about_to_need() -> None:
+    engine = harness(num_pages=4)
+    engine.add(request("a", TEN[:9], max_tokens=4))
+    engine.add(request("b", TEN[:3]))
+    assert list(lengths(engine.step())) == ["a"]
+    engine.drain()
+    assert engine.scheduler.stats().num_preemptions == 0
+
+
 def test_prompt_rows_are_reported_once_across_preemptions() -> None:
     for changes in ({"prompt_logprobs": 0}, {"want": "logits"}):
-        engine = harness(num_pages=11, max_num_batched_tokens=4)
-        engine.add(request("a", TEN[:4], max_tokens=40))
+        engine = harness(num_pages=10, max_num_batched_tokens=4)
+        engine.add(request("a", TEN[:3], max_tokens=30))
         engine.step()
-        engine.add(request("b", TEN * 3, **changes))  # type: ignore[arg-type]
+        engine.add(request("b", tuple(range(30)), **changes))  # type: ignore[arg-type]
         engine.drain()
         assert engine.scheduler.stats().num_preemptions > 0
         assert 30 < engine.runner.num_computed["b"]
