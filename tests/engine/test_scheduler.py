@@ -431,7 +431,7 @@ def test_prompt_rows_are_reported_once_across_preemptions() -> None:
         engine.add(request("b", tuple(range(30)), **changes))  # type: ignore[arg-type]
         engine.drain()
         assert engine.scheduler.stats().num_preemptions > 0
-        assert 30 < engine.runner.num_computed["b"]
+        assert engine.runner.num_computed["b"] > 30
         assert finish(engine, "b").reason in ("stop", "length")
 
 
