@@ -85,7 +85,7 @@ class Result:
         prompt_logprobs: where `rows` is "all" and the request asks for them: one for each row whose next token is in the
             prompt, in order (the row at position p gives prompt token p + 1).
         array: float32: the logits [rows, vocabulary] of a `want="logits"` chunk whose `rows` is "all", or the last hidden
-            state [hidden] of a `want="embedding"` request with the chunk that ends its prompt.
+            state [hidden] for a `want="embedding"` chunk whose `rows` is "last".
         error: why this request cannot go on; the others are unaffected.
     """
 

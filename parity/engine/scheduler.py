@@ -104,7 +104,7 @@ class Scheduler:
         """Queues a request.
 
         Raises:
-            RequestError: the prompt is empty, the id is in use, or `n` is not 1.
+            RequestError: the prompt is empty, the id is in use, `n` is not 1, or an embedding is to come with logprobs.
             ContextExceeded: the prompt does not fit the context.
             CapacityError: the prompt does not fit the pages, even alone.
             Overloaded: the queue is full.
@@ -114,6 +114,8 @@ class Scheduler:
             raise RequestError("the prompt is empty; give at least one token", field="prompt")
         if request.params.n != 1:
             raise RequestError("n must be 1 for one sequence; submit a request for each sample", field="n")
+        if request.want == "embedding" and request.params.prompt_logprobs is not None:
+            raise RequestError("an embedding comes without prompt_logprobs; ask for them apart", field="prompt_logprobs")
         if request.id in self._sequences:
             raise RequestError(f"a request with the id {request.id!r} is already running; choose another", field="id")
         max_tokens = request.params.max_tokens if request.want == "tokens" else 0

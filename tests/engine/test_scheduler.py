@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from scripted import EOS, Harness, alone, state_after
 
 from parity.core.batch import Plan, Result
 from parity.core.errors import CapacityError, ContextExceeded, Overloaded, RequestError, UsageError
 from parity.core.request import Finish, Request, SamplingParams
 from parity.engine.scheduler import SchedulerConfig
+
+from .scripted import EOS, Harness, alone, state_after
 
 TEN = tuple(range(10, 20))
 
@@ -243,6 +244,7 @@ def test_bad_requests_are_refused_by_name() -> None:
     refusals: list[tuple[type[Exception], str, Request]] = [
         (RequestError, "empty", request("x", ())),
         (RequestError, "n must be 1", request("x", n=2)),
+        (RequestError, "without prompt_logprobs", request("x", want="embedding", prompt_logprobs=0)),
         (ContextExceeded, "100 tokens and the context holds 100", request("x", TEN * 10)),
         (CapacityError, "holds 20 in all", request("x", TEN * 2)),
     ]

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from scripted import EOS, Harness
 
 from parity.core.batch import Plan, Result
 from parity.core.errors import CapacityError, Overloaded, RequestError
 from parity.core.request import Request, SamplingParams
 from parity.engine.scheduler import SchedulerConfig
+
+from .scripted import EOS, Harness
 
 
 def random_config(rng: random.Random) -> SchedulerConfig:
