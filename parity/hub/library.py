@@ -44,7 +44,7 @@ def find(name: str, *, revision: str | None = None, settings: HubSettings | None
     path = _as_path(name)
     if path is not None:
         return path
-    wanted = resolve(name, revision)
+    wanted = resolve(name, revision, settings.catalogue)
     stored = Store(settings.home).find(wanted)
     if stored or wanted.pinned or wanted.pick or wanted.revision != "main":
         return stored
@@ -81,7 +81,7 @@ def pull(
     found = find(name, revision=revision, settings=settings)
     if found is not None:
         return found
-    wanted = resolve(name, revision)
+    wanted = resolve(name, revision, settings.catalogue)
     order = tuple(sources or settings.sources or wanted.sources)
     places = [(source, make_source(source, settings)) for source in order]
     if settings.offline if offline is None else offline:
@@ -107,12 +107,14 @@ def pull(
 
 def list_models(*, settings: HubSettings | None = None) -> list[ModelRow]:
     """The catalogue's models, then the others that are on this machine."""
-    store = Store((settings or HubSettings.from_environment()).home)
-    rows = [_row(wanted, store) for wanted in catalogue().values()]
-    known = {wanted.folder for wanted in catalogue().values()}
+    settings = settings or HubSettings.from_environment()
+    store = Store(settings.home)
+    listed = catalogue(settings.catalogue)
+    rows = [_row(wanted, store) for wanted in listed.values()]
+    known = {wanted.folder for wanted in listed.values()}
     for manifest in store.manifests():
         with suppress(KeyError, ModelNotFound):
-            wanted = resolve(manifest["name"], manifest["revision"])
+            wanted = resolve(manifest["name"], manifest["revision"], settings.catalogue)
             if wanted.folder not in known:
                 rows.append(_row(wanted, store))
     return rows
@@ -124,7 +126,7 @@ def show(name: str, *, settings: HubSettings | None = None) -> dict[str, Any]:
     path = find(name, settings=settings)
     if _as_path(name) is not None:
         return {"name": name, "path": path}
-    wanted = resolve(name)
+    wanted = resolve(name, more=settings.catalogue)
     manifest = Store(settings.home).manifest(wanted)
     listed = manifest["files"] if manifest else [{"name": f.name, "size": f.size, "sha256": f.sha256} for f in wanted.files]
     return {
@@ -147,7 +149,7 @@ def remove(name: str, *, settings: HubSettings | None = None) -> int:
         ModelNotFound: it is not in the store.
     """
     settings = settings or HubSettings.from_environment()
-    wanted = resolve(name)
+    wanted = resolve(name, more=settings.catalogue)
     store = Store(settings.home)
     if not store.folder(wanted).is_dir():
         raise ModelNotFound(f"{name} is not in {settings.home}")
