@@ -59,7 +59,8 @@ def leading_dense(
     if len(kinds) != sizes.num_layers or not set(kinds) <= {"dense", "sparse"}:
         raise ConfigError(f"mlp_layer_types must name dense or sparse for each of {sizes.num_layers} layers, not {kinds!r}")
     intermediate = fields.size("intermediate_size")
-    num_experts, moe_size = fields.size(fields.either("n_routed_experts", "num_local_experts")), fields.size("moe_intermediate_size")
+    num_experts = fields.size(fields.either("n_routed_experts", "num_local_experts"))
+    moe_size = fields.size("moe_intermediate_size")
     num_shared = fields.int("n_shared_experts", 0)
 
     def mlp(layer: int) -> nn.Module:
