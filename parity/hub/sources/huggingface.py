@@ -27,7 +27,11 @@ class HuggingFaceSource(Source):
             raise SourceFailed(f"{wanted.repo} has no revision {wanted.revision!r}") from None
         except RepositoryNotFoundError:
             raise SourceFailed(f"{wanted.repo} does not exist, or needs a token (HF_TOKEN)") from None
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except HfHubHTTPError as error:
+            if error.response.status_code == 404:  # other servers than the hub's say no more
+                raise SourceFailed(f"{wanted.repo} does not exist, or needs a token (HF_TOKEN)") from None
+            raise SourceFailed(_first_line(error)) from None
+        except (OSError, ValueError) as error:
             raise SourceFailed(_first_line(error)) from None
         except Exception as error:  # the library's HTTP client has changed its exceptions before
             if "http" not in type(error).__module__:
