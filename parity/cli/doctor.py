@@ -1,0 +1,155 @@
+"""`parity doctor`: what this machine can do, and how to mend what it cannot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from .terminal import human_bytes, output
+
+_NEEDED_DISK = 2 * 2**30
+_NEEDED_MEMORY = 3 * 2**30
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. `fix` says what to do where `state` is not `ok`."""
+
+    what: str
+    state: Literal["ok", "note", "wrong"]
+    found: str
+    fix: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints what was found; 1 if something is wrong. Touches no network."""
+    findings = list(examine())
+    if arguments.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        _print(findings)
+    return 1 if any(finding.state == "wrong" for finding in findings) else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order in which one would mend them."""
+    yield _python()
+    yield from _packages()
+    yield _compiler()
+    yield from _stacks()
+    yield _memory()
+    yield from _models()
+
+
+def _python() -> Finding:
+    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding(
+            "python", "note", found, "Parity is tested on 3.11 to 3.13; make a virtual environment with one of these"
+        )
+    return Finding("python", "ok", found)
+
+
+def _packages() -> Iterator[Finding]:
+    from .. import __version__
+
+    present, absent = [f"parity {__version__}"], []
+    for name in ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "jinja2", "huggingface-hub", "llguidance"):
+        try:
+            present.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            absent.append(name)
+    if absent:
+        yield Finding("packages", "wrong", f"not installed: {', '.join(absent)}", f"pip install {' '.join(absent)}")
+    yield Finding("packages", "ok", ", ".join(present))
+
+
+def _compiler() -> Finding:
+    for name in (os.environ.get("CXX"), *_COMPILERS):
+        if name and (path := shutil.which(name)):
+            return Finding("compiler", "ok", path)
+    fix = "needed to build Parity from source: install g++ or clang (Debian: apt install g++), or name yours in CXX"
+    return Finding("compiler", "note", "no C++ compiler", fix)
+
+
+def _stacks() -> Iterator[Finding]:
+    from .stacks import survey
+
+    found = survey()
+    for stack in found:
+        what = f"stack {stack['name']}"
+        if stack["works"]:
+            own = sum(op["origin"] != "parity.stacks.reference" for op in stack["ops"].values())
+            device = ", ".join(f"{name} {value}" for name, value in stack["device"].items())
+            yield Finding(what, "ok", f"{device}; {own} of {len(stack['ops'])} ops are its own")
+        else:
+            yield Finding(what, "note", "does not work here", stack["why"])
+    if not any(stack["works"] and stack["name"] != "null" for stack in found):
+        yield Finding(
+            "stacks", "wrong", "none works", "reinstall Parity, so that its entry points are registered: pip install ."
+        )
+
+
+def _memory() -> Finding:
+    from ..stacks.host import HostDevice
+
+    memory = HostDevice().memory()
+    found = f"{human_bytes(memory.free)} free of {human_bytes(memory.total)}"
+    if memory.free < _NEEDED_MEMORY:
+        return Finding("memory", "note", found, f"the default model wants {human_bytes(_NEEDED_MEMORY)}; close other programs")
+    return Finding("memory", "ok", found)
+
+
+def _models() -> Iterator[Finding]:
+    from ..hub import cache_folder, find
+    from ..llm import DEFAULT_MODEL
+
+    folder = cache_folder()
+    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    found = f"{folder}, {human_bytes(free)} free"
+    if not os.access(there, os.W_OK):
+        yield Finding(
+            "cache", "wrong", f"{folder} cannot be written", "change its permissions, or set HF_HOME to another folder"
+        )
+    elif free < _NEEDED_DISK:
+        yield Finding("cache", "note", found, "make room, or set HF_HOME to a folder on a bigger disk")
+    else:
+        yield Finding("cache", "ok", found)
+    here = find(DEFAULT_MODEL)
+    if here is None:
+        yield Finding("model", "note", f"{DEFAULT_MODEL} is not here yet", f"parity pull {DEFAULT_MODEL}")
+    else:
+        yield Finding("model", "ok", f"{DEFAULT_MODEL}: {Path(here)}")
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        yield Finding("network", "note", "HF_HUB_OFFLINE is set: nothing is downloaded", "unset HF_HUB_OFFLINE to pull models")
+
+
+def _print(findings: list[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for overflow in ("fold", "fold", "fold"):
+        table.add_column(overflow=overflow)
+    styles = {"ok": "green", "note": "yellow", "wrong": "red"}
+    for finding in findings:
+        table.add_row(Text(finding.state, style=styles[finding.state]), finding.what, finding.found)
+        if finding.fix:
+            table.add_row("", "", f"-> {finding.fix}", style=styles[finding.state])
+    output().print(table)
