@@ -11,10 +11,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Literal
 
-from .terminal import human_bytes, output
+from .terminal import human_bytes, print_table
 
 _NEEDED_DISK = 2 * 2**30
 _NEEDED_MEMORY = 3 * 2**30
@@ -90,7 +89,7 @@ def _compiler() -> Finding:
 def _stacks() -> Iterator[Finding]:
     from .stacks import survey
 
-    found = survey()
+    found = [stack for stack in survey() if stack["name"] != "null"]
     for stack in found:
         what = f"stack {stack['name']}"
         if stack["works"]:
@@ -98,8 +97,8 @@ def _stacks() -> Iterator[Finding]:
             device = ", ".join(f"{name} {value}" for name, value in stack["device"].items())
             yield Finding(what, "ok", f"{device}; {own} of {len(stack['ops'])} ops are its own")
         else:
-            yield Finding(what, "note", "does not work here", stack["why"])
-    if not any(stack["works"] and stack["name"] != "null" for stack in found):
+            yield Finding(what, "note", stack["why"], "nothing, unless this machine has such a device")
+    if not any(stack["works"] for stack in found):
         yield Finding(
             "stacks", "wrong", "none works", "reinstall Parity, so that its entry points are registered: pip install ."
         )
@@ -116,40 +115,31 @@ def _memory() -> Finding:
 
 
 def _models() -> Iterator[Finding]:
-    from ..hub import cache_folder, find
-    from ..llm import DEFAULT_MODEL
+    from ..hub import HubSettings, default_model, find
 
-    folder = cache_folder()
-    there = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    settings = HubSettings.from_environment()
+    there = next(parent for parent in (settings.home.absolute(), *settings.home.absolute().parents) if parent.exists())
     free = shutil.disk_usage(there).free
-    found = f"{folder}, {human_bytes(free)} free"
+    found = f"{settings.home}, {human_bytes(free)} free"
     if not os.access(there, os.W_OK):
-        yield Finding(
-            "cache", "wrong", f"{folder} cannot be written", "change its permissions, or set HF_HOME to another folder"
-        )
+        yield Finding("models", "wrong", f"{settings.home} cannot be written", "mend its permissions, or set PARITY_HOME")
     elif free < _NEEDED_DISK:
-        yield Finding("cache", "note", found, "make room, or set HF_HOME to a folder on a bigger disk")
+        yield Finding("models", "note", found, "make room, or set PARITY_HOME to a folder on a bigger disk")
     else:
-        yield Finding("cache", "ok", found)
-    here = find(DEFAULT_MODEL)
-    if here is None:
-        yield Finding("model", "note", f"{DEFAULT_MODEL} is not here yet", f"parity pull {DEFAULT_MODEL}")
+        yield Finding("models", "ok", found)
+    name = default_model()
+    path = find(name)
+    if path is None:
+        yield Finding("model", "note", f"{name} is not here yet", f"parity pull {name}")
     else:
-        yield Finding("model", "ok", f"{DEFAULT_MODEL}: {Path(here)}")
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        yield Finding("network", "note", "HF_HUB_OFFLINE is set: nothing is downloaded", "unset HF_HUB_OFFLINE to pull models")
+        yield Finding("model", "ok", f"{name}: {path}")
+    if settings.offline:
+        fix = "unset PARITY_OFFLINE and HF_HUB_OFFLINE to pull models"
+        yield Finding("network", "note", "offline mode: nothing is downloaded", fix)
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for overflow in ("fold", "fold", "fold"):
-        table.add_column(overflow=overflow)
-    styles = {"ok": "green", "note": "yellow", "wrong": "red"}
-    for finding in findings:
-        table.add_row(Text(finding.state, style=styles[finding.state]), finding.what, finding.found)
-        if finding.fix:
-            table.add_row("", "", f"-> {finding.fix}", style=styles[finding.state])
-    output().print(table)
+    print_table(
+        ("", "WHAT", "FOUND", "TO DO"),
+        [(finding.state, finding.what, finding.found, finding.fix) for finding in findings],
+    )

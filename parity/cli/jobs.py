@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from ..core.chat import Message
 from ..core.errors import FormatError, ParityError, RequestError, UsageError
@@ -30,20 +30,30 @@ _SAMPLING = {field.name for field in fields(SamplingParams)} - {"n"}
 
 
 @dataclass(frozen=True, slots=True)
+class Tokens:
+    """A prompt in token ids."""
+
+    ids: tuple[int, ...]
+
+
+Asked: TypeAlias = "str | Tokens | list[Message]"
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One line of the input.
 
     Args:
         index: the line's number among the prompts, from 0.
         id: the line's own name, or its index.
-        prompt: a text, token ids, or messages.
+        prompt: what is asked.
         sampling: values of its own.
         digest: of the line and the flags: an answer belongs to a job only if this is the same.
     """
 
     index: int
     id: str | int
-    prompt: str | list[int] | list[Message]
+    prompt: Asked
     sampling: dict[str, Any]
     digest: str
 
@@ -113,7 +123,7 @@ def _job(index: int, row: Any, settings: str, *, chat: bool) -> Job:
     return Job(index, row.get("id", index), _prompt_of(row[kinds[0]], kinds[0], chat=chat), sampling, digest)
 
 
-def _prompt_of(value: Any, kind: str, *, chat: bool) -> str | list[int] | list[Message]:
+def _prompt_of(value: Any, kind: str, *, chat: bool) -> Asked:
     if kind == "messages":
         return [Message(**message) for message in value]
     if kind == "tokens":
@@ -121,7 +131,7 @@ def _prompt_of(value: Any, kind: str, *, chat: bool) -> str | list[int] | list[M
             raise ValueError("tokens is not a list of token ids")
         if chat:
             raise ValueError("tokens are continued as they are: leave out --chat, or give messages")
-        return list(value)
+        return Tokens(tuple(value))
     if not isinstance(value, str) or not value:
         raise ValueError("the prompt is empty or no text")
     return value
@@ -200,13 +210,16 @@ def answer_all(
 
 def _answer(llm: LLM, job: Job, given: dict[str, object], arguments: argparse.Namespace) -> Answer:
     params = options.params_of(llm, {**given, **job.sampling})
+    template = arguments.chat_template_kwargs
     match job.prompt:
-        case [Message(), *_]:
-            return llm.chat(job.prompt, params, **arguments.chat_template_kwargs)  # type: ignore[arg-type]
-        case str() if arguments.chat:
-            return llm.chat(user_turn(job.prompt, arguments.system_prompt), params, **arguments.chat_template_kwargs)
-        case _:
-            return llm.generate([job.prompt], params)[0]  # type: ignore[list-item]
+        case str(prompt) if arguments.chat:
+            return llm.chat(user_turn(prompt, arguments.system_prompt), params, **template)
+        case Tokens(ids):
+            return llm.generate([ids], params)[0]
+        case str(prompt):
+            return llm.generate([prompt], params)[0]
+        case messages:
+            return llm.chat(messages, params, **template)
 
 
 def _line(job: Job, answer: Answer | ParityError) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from .terminal import output
+from .terminal import print_table
 
 if TYPE_CHECKING:
     from ..stacks.base import Stack
@@ -70,22 +70,15 @@ def describe(stack: Stack) -> dict[str, Any]:
 
 
 def _print(stack: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    console = output()
     if not stack["works"]:
-        console.print(Text.assemble((stack["name"], "bold"), f"  does not work here: {stack['why']}"), end="\n\n")
+        print(f"{stack['name']}: does not work here: {stack['why']}\n")
         return
     device = ", ".join(f"{name} {value}" for name, value in stack["device"].items())
     own = sum(op["origin"] != _REFERENCE for op in stack["ops"].values())
-    console.print(Text.assemble((stack["name"], "bold"), f"  {device}"))
     formats = ", ".join(stack["formats"]) or "none (expanded at load)"
-    console.print(f"  computes in {', '.join(stack['dtypes'])}; packed formats: {formats}")
-    console.print(f"  tables: {', '.join(stack['tables'])}; {own} of {len(stack['ops'])} ops are its own")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-    for heading in ("op", "from", "why not its own"):
-        table.add_column(heading, overflow="fold")
-    for name, op in stack["ops"].items():
-        table.add_row(name, op["origin"].removeprefix("parity.stacks."), op["why"])
-    console.print(table, end="\n\n")
+    print(f"{stack['name']}: {device}")
+    print(f"  computes in {', '.join(stack['dtypes'])}; packed formats: {formats}")
+    print(f"  tables: {', '.join(stack['tables'])}; {own} of {len(stack['ops'])} ops are its own")
+    rows = [(f"  {name}", op["origin"].removeprefix("parity.stacks."), op["why"]) for name, op in stack["ops"].items()]
+    print_table(("  OP", "FROM", "WHY NOT ITS OWN"), rows)
+    print()

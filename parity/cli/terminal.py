@@ -8,7 +8,7 @@ import stat
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -59,6 +59,23 @@ def say(text: str) -> None:
 def reply(text: str) -> None:
     """A line that answers a command."""
     output().print(text, style="dim")
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns that fold to fit a terminal; elsewhere each row is one line, for other programs to read."""
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+        for row in (headings, *rows):
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    output().print(table)
 
 
 def write(text: str) -> None:
