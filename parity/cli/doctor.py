@@ -139,7 +139,5 @@ def _models() -> Iterator[Finding]:
 
 
 def _print(findings: list[Finding]) -> None:
-    print_table(
-        ("", "WHAT", "FOUND", "TO DO"),
-        [(finding.state, finding.what, finding.found, finding.fix) for finding in findings],
-    )
+    rows = [(one.state, one.what, f"{one.found} -> {one.fix}" if one.fix else one.found) for one in findings]
+    print_table(("", "WHAT", "FOUND -> TO DO"), rows)
