@@ -125,6 +125,8 @@ def _job(index: int, row: Any, settings: str, *, chat: bool) -> Job:
 
 def _prompt_of(value: Any, kind: str, *, chat: bool) -> Asked:
     if kind == "messages":
+        if not isinstance(value, list) or not value:
+            raise ValueError("messages is not a list of at least one message")
         return [Message(**message) for message in value]
     if kind == "tokens":
         if not isinstance(value, list) or not all(type(token) is int for token in value):

@@ -51,11 +51,16 @@ def _progress() -> Iterator[Callable[[str, int, int | None], None] | None]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=messages()) as progress:
+    progress = Progress(*columns, console=messages())
 
-        def report(file: str, done: int, total: int | None) -> None:
-            if file not in tasks:
-                tasks[file] = progress.add_task(file, total=total)
-            progress.update(tasks[file], completed=done, total=total)
+    def report(file: str, done: int, total: int | None) -> None:
+        if file not in tasks:
+            progress.start()
+            tasks[file] = progress.add_task(file, total=total)
+        progress.update(tasks[file], completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        if tasks:
+            progress.stop()

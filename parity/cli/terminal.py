@@ -11,10 +11,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_NARROW = 70
 
 
 def configure_logging(level: str) -> None:
@@ -36,18 +38,22 @@ def configure_logging(level: str) -> None:
 
 @cache
 def output() -> Console:
-    """Standard output: colours only on a terminal and without NO_COLOR; the terminal's width."""
-    from rich.console import Console
-
-    return Console(highlight=False, emoji=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    """Standard output: styled only on a terminal and without NO_COLOR; the terminal's width."""
+    return _console(stderr=False)
 
 
 @cache
 def messages() -> Console:
     """Standard error, for progress, headers and statistics."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, emoji=False, markup=False, soft_wrap=not sys.stderr.isatty())
+    # Without a colour system nothing is styled at all, dim and bold included.
+    system: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
+    return Console(stderr=stderr, color_system=system, highlight=False, emoji=False, markup=False)
 
 
 def say(text: str) -> None:
@@ -62,12 +68,22 @@ def reply(text: str) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns that fold to fit a terminal; elsewhere each row is one line, for other programs to read."""
+    """Columns that fold to fit a terminal, or a block for each row on a narrow one; elsewhere each row is one line."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     if not sys.stdout.isatty():
-        widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
         for row in (headings, *rows):
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        return
+    elif output().width < min(sum(widths) + 2 * len(widths), _NARROW):
+        for row in rows:
+            output().print(row[0], style="bold")
+            for heading, cell in zip(headings[1:], row[1:], strict=True):
+                if cell:
+                    output().print(f"{heading.lower()}: {cell}")
+    else:
+        _print_columns(headings, rows)
+
+
+def _print_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

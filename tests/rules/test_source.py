@@ -16,7 +16,7 @@ from .tree import FILES, ROOT, inside, module_of, syntax
 
 # Lines of a file that is one idea are rarely more; those that are stand here.
 MOST_LINES = 400
-LONGER = {"parity.llm": 440}
+LONGER = {"parity.llm": 480}
 # Files in which naming a device is the point: the order of preference, and a flag's help.
 DEVICE_NAMES = re.compile(r"^(cuda|npu|ascend|hccl|nccl|mps)$|torch\.cuda|torch_npu|torch\.npu")
 NAMES_DEVICES = {"parity.stacks.registry"}
@@ -57,10 +57,10 @@ def test_public_things_are_documented(file: Path) -> None:
 
 
 def test_exported_names_are_exactly_what_is_importable() -> None:
-    assert parity.__all__ == sorted(parity.__all__)
+    assert len(parity.__all__) == len(set(parity.__all__))
+    assert set(parity.__all__) == {*parity._HOMES, "__version__"}
     for name in parity.__all__:
         assert getattr(parity, name) is not None
-    assert set(dir(parity)) >= set(parity.__all__)
     with pytest.raises(AttributeError):
         parity.nothing  # noqa: B018  # looking it up is the test
 
