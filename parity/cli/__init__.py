@@ -10,6 +10,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..core.errors import ParityError
+from .failures import explain
 from .parser import Parser
 
 # verb -> what it is for. Its module holds `add_arguments(parser)` and `run(arguments) -> exit code`.
@@ -48,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads: what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except OSError as error:
+        told = explain(error)
+        if told is None:
+            raise
+        print(f"parity: error: {told}", file=sys.stderr)
+        return ParityError.exit_code
     except SystemExit as stop:  # argparse leaves so, after --help and after a wrong flag
         return stop.code if isinstance(stop.code, int) else 0
     return code
