@@ -69,6 +69,9 @@ def hugging_face_config(
             config[key] = int(metadata[f"tokenizer.ggml.{source}_token_id"])
     if "kv_lora_rank" in config:
         _latent(config, metadata, prefix)
+    if "linear_num_value_heads" in config:
+        config["linear_value_head_dim"] //= config["linear_num_value_heads"]
+        config["partial_rotary_factor"] /= config["head_dim"]
     scaling = _rope_scaling(metadata, prefix, where)
     if rope_factors is not None:
         scaling = _llama3(config, rope_factors, where)
