@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +12,14 @@ import pytest
 import torch
 import transformers
 
+from parity.core.errors import ParityError
 from parity.core.weights import Packed
 from parity.formats import expand, pack
 from parity.hub import open_checkpoint, write_gguf
 from parity.hub.gguf_checkpoint import gguf_name
 from parity.hub.gguf_names import LAYOUTS
 
-from .test_checkpoint import SMALL
+from .test_checkpoint import SMALL, VOCABULARY, deepseek_metadata
 from .test_loading import loads, unfused
 
 KEY_HEADS, VALUE_HEADS, KEY_DIM = 2, 6, 16
@@ -105,6 +109,38 @@ def test_hybrid_models(tmp_path: Path, architecture: str, value_dim: int) -> Non
         moved = name.endswith("out_proj.weight") and value_dim % 32 == 0
         assert isinstance(read, Packed) or not moved
     assert loads(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("make", [deepseek_metadata, lambda: metadata("qwen35", 16)], ids=["deepseek2", "qwen35"])
+def test_damaged_metadata(tmp_path: Path, make: Callable[[], dict[str, Any]]) -> None:
+    """Wrong types, counts and sizes: the checkpoint opens or a named error says why; nothing else."""
+    tensors: dict[str, torch.Tensor | Packed] = {
+        "token_embd.weight": torch.zeros(96, 64),
+        "blk.1.attn_k_b.weight": torch.zeros(4, 32, 16),
+        "blk.1.attn_v_b.weight": torch.zeros(4, 16, 32),
+        "blk.0.ssm_a": torch.ones(6),
+        "blk.0.ssm_out.weight": torch.ones(8, 96),
+    }
+    write_gguf(tmp_path / "good.gguf", {**make(), **VOCABULARY}, tensors)
+    good = (tmp_path / "good.gguf").read_bytes()
+    path = tmp_path / "bad.gguf"
+    chance = random.Random(0)
+    outcomes = set()
+    for _ in range(400):
+        raw = bytearray(good)
+        at = chance.randrange(min(len(raw), 4000))
+        wild = struct.pack("<Q", chance.choice((0, 1, 2**31, 2**63, 2**64 - 1)))
+        raw[at : at + 8] = wild if chance.random() < 0.3 else bytes([chance.randrange(13)]) + raw[at + 1 : at + 8]
+        path.write_bytes(raw)
+        try:
+            checkpoint = open_checkpoint(path)
+            assert isinstance(checkpoint.generation_config["eos_token_id"], list)
+            for name in checkpoint.tensors:
+                expand(checkpoint.read(name))
+            outcomes.add("opened")
+        except ParityError as error:
+            outcomes.add(type(error).__name__)
+    assert outcomes >= {"opened", "FormatError"}
 
 
 def test_draft_layers_are_named_apart(tmp_path: Path) -> None:
