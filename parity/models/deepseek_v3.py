@@ -1,0 +1,25 @@
+"""DeepSeek-V3, R1 and V3.1, Kimi K2 and Moonlight: latent attention, experts chosen by biased sigmoid scores in groups."""
+
+from __future__ import annotations
+
+import torch
+
+from ..stacks.ops import Ops
+from .architecture import Architecture
+from .config import Fields
+from .decoder import Decoder
+from .latent import latent_decoder
+
+
+def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+    """A DeepSeek-V3 model."""
+    return latent_decoder(fields, ops, dtype)
+
+
+ARCHITECTURE = Architecture(
+    model_types=("deepseek_v3", "kimi_k2"),
+    build=build,
+    checkpoints="DeepSeek-V3, R1, V3.1, Kimi-K2, K2-Thinking, Moonlight-16B-A3B",
+    reference="transformers 5.23",
+    missing="multi-token prediction",
+)

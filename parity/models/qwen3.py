@@ -1,0 +1,29 @@
+"""Qwen3 dense: as Qwen2, with RMSNorms on the heads of q and k instead of biases."""
+
+from __future__ import annotations
+
+import torch
+
+from ..stacks.ops import Ops
+from .architecture import Architecture
+from .config import Fields
+from .decoder import Decoder
+from .standard import assemble, dense_mlp, read_sizes, standard_attention
+
+
+def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+    """A Qwen3 model."""
+    fields.expect("use_sliding_window", False)
+    fields.skip("sliding_window", "max_window_layers")
+    sizes = read_sizes(fields)
+    bias = fields.bool("attention_bias", False)
+    mixer, ropes = standard_attention(fields, ops, sizes, bias=bias, output_bias=bias, head_norm=True, head_dim=128)
+    return assemble(ops, dtype, sizes, ropes, mixer, dense_mlp(fields, ops, sizes))
+
+
+ARCHITECTURE = Architecture(
+    model_types=("qwen3",),
+    build=build,
+    checkpoints="Qwen3 0.6B to 32B, Qwen3-Embedding, DeepSeek-R1-0528-Qwen3-8B",
+    reference="transformers 5.23",
+)
