@@ -17,7 +17,6 @@ from parity.core.errors import FormatError, RequestError
 from .sandbox import MAX_CHARACTERS, Limits, Sandbox, budget
 from .switches import aliased
 
-
 _PROBE_LIMITS = Limits(steps=10_000, seconds=1.0)
 
 

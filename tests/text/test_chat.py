@@ -20,10 +20,14 @@ from .conversations import CONVERSATIONS, TOOLS
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] | trim }}"
-    "{% for c in m.tool_calls %}\n<tool_call>{{ c.function.arguments | tojson }}</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% for c in m.tool_calls %}\n<tool_call>{{ c.function.arguments | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}"
     "{% if tools %}{{ tools | tojson }}{% endif %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking %}<think>\n{% endif %}{% endif %}"
 )
+
+
+STOP = Finish("stop")
 
 
 @pytest.fixture
@@ -31,7 +35,7 @@ def chat(small: Tokenizer) -> Chat:
     return Chat.of(small, "qwen3", template=TEMPLATE)
 
 
-def events_of(answer: AnswerStream, tokenizer: Tokenizer, text: str, finish: Finish | None = Finish("stop")) -> list[Event]:
+def events_of(answer: AnswerStream, tokenizer: Tokenizer, text: str, finish: Finish = STOP) -> list[Event]:
     tokens = tokenizer.encode(text)
     events = [event for token in tokens for event in answer.push(Output("r", (token,), usage=Usage(3, 0, 1)))]
     return [*events, *answer.push(Output("r", finish=finish, usage=Usage(3, 0, len(tokens))))]

@@ -125,11 +125,14 @@ def test_v4_drops_thinking_without_tools() -> None:
 def test_k3_turns() -> None:
     messages = [Message("system", "S"), *CALLED, Message("assistant", "done", " "), Message("user", 'q "x"', name='n"&')]
     text = render("kimi_k3", messages, [TOOL], reasoning_effort="low", tool_choice="required")
-    declared = '[{"function":{"description":"does é","name":"f","parameters":{"properties":{"s":{"type":"string"}},"type":"object"}},"type":"function"}]'
+    declared = (
+        '[{"function":{"description":"does é","name":"f","parameters":{"properties":{"s":{"type":"string"}},"type":"object"}},'
+        '"type":"function"}]'
+    )
     end = "<|close|>message<|sep|><|end_of_msg|>"
     assert text == (
-        '<|open|>message role="system" type="tool-declare"<|sep|># Tools\nHere are the available tools, described in JSONSchema.'
-        f"\n\n```json\n{declared}\n```{end}"
+        '<|open|>message role="system" type="tool-declare"<|sep|># Tools\nHere are the available tools, described in '
+        f"JSONSchema.\n\n```json\n{declared}\n```{end}"
         '<|open|>message role="system" type="thinking-effort"<|sep|>`thinking_effort` guides on how much to think in your '
         "thinking channel (not including the response channel), supported values include `low`, `medium`, `high`, and `max`.\n"
         f"Now the system is invoked with `thinking_effort=low`.{end}"

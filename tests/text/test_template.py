@@ -30,7 +30,8 @@ TEMPLATES = {
 {% for message in messages %}
     {%- if message.role == 'assistant' and message.tool_calls %}
         {%- for call in message.tool_calls %}{% set f = call.function %}
-<c {{ f.name }}>{{ f.arguments | tojson }}{% for k, v in f.arguments.items() %}[{{ k }}={{ v if v is string else v|tojson }}]{% endfor %}
+<c {{ f.name }}>{{ f.arguments | tojson }}
+{% for k, v in f.arguments.items() %}[{{ k }}={{ v if v is string else v|tojson }}]{% endfor %}
         {%- endfor %}
     {% endif %}
 {%- generation %}{% set inner = 'x' %}{{ message.role ~ ':' ~ (message.content or '') ~ inner }}{% endgeneration %}
@@ -49,9 +50,11 @@ TEMPLATES = {
 {%- if m.role == 'tool' %}{% continue %}{% endif %}
 {%- set ns.n = ns.n + 1 %}{% set ns.last = m.role %}
 {{- show(m.content or '', times=loop.index) }}
-{%- endfor %}{{ ns.n }} {{ ns.last }} {{ messages | length }} {{ (messages | first).role }} {{ messages | map(attribute='role') | join(',') }}
+{%- endfor %}{{ ns.n }} {{ ns.last }}
+{{ messages | length }} {{ (messages | first).role }} {{ messages | map(attribute='role') | join(',') }}
 {{- messages | selectattr('role', 'equalto', 'user') | list | length }} {{ '%s-%d' % ('a', 3) }} {{ 'a,b'.split(',')[-1] }}
-{{- dict(a=1).get('a') }}{{ 'x' in 'xyz' }}{{ [1, 2] + [3] }}{{ 'ab' * 3 }}{{ 7 // 2 }}{{ '<b>' }}{{ 'q' if thinking is defined and thinking else 'z' }}""",
+{{- dict(a=1).get('a') }}{{ 'x' in 'xyz' }}{{ [1, 2] + [3] }}
+{{ 'ab' * 3 }}{{ 7 // 2 }}{{ '<b>' }}{{ 'q' if thinking is defined and thinking else 'z' }}""",
 }
 
 
@@ -138,7 +141,7 @@ def test_a_source_that_is_not_jinja_is_refused(source: str) -> None:
 
 
 def test_a_templates_own_words_are_passed_on() -> None:
-    with pytest.raises(RequestError, match="^Roles must alternate$"):
+    with pytest.raises(RequestError, match=r"^Roles must alternate$"):
         ChatTemplate("{{ raise_exception('Roles must alternate') }}").render([])
 
 
