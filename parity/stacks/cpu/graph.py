@@ -20,27 +20,6 @@ from .native import native
 log = logging.getLogger("parity")
 
 _aten = torch.ops.aten
-_VIEWS = {
-    _aten.view.default,
-    _aten._unsafe_view.default,
-    _aten.reshape.default,
-    _aten.slice.Tensor,
-    _aten.select.int,
-    _aten.split.Tensor,
-    _aten.split_with_sizes.default,
-    _aten.unbind.int,
-    _aten.unsqueeze.default,
-    _aten.squeeze.dim,
-    _aten.permute.default,
-    _aten.transpose.int,
-    _aten.t.default,
-    _aten.expand.default,
-    _aten.as_strided.default,
-    _aten.detach.default,
-    _aten.alias.default,
-}
-
-
 class _Watch(TorchDispatchMode):
     """Gives out the memory of a recorded step, and notes the first operator that computes."""
 
@@ -55,9 +34,10 @@ class _Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         if func is _aten.empty.memory_format and kwargs.get("device") in (None, torch.device("cpu")):
             return self._empty(args[0], kwargs.get("dtype") or torch.get_default_dtype())
-        if func not in _VIEWS and self.foreign is None:
+        result = func(*args, **kwargs)
+        if self.foreign is None and not _looks(func, args, result):
             self.foreign = str(func)
-        return func(*args, **kwargs)
+        return result
 
     def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Memory that nobody looks at any more may be given out again: the replay writes and reads in the same order."""
@@ -72,6 +52,15 @@ class _Watch(TorchDispatchMode):
     def memory(self) -> list[torch.UntypedStorage]:
         """Everything given out."""
         return self._owned
+
+
+def _looks(func: Any, args: tuple[Any, ...], result: Any) -> bool:
+    """Whether an operator only looked at its first argument's memory in another shape."""
+    if func._schema.is_mutable or not args or not isinstance(args[0], Tensor):
+        return False
+    memory = args[0].untyped_storage().data_ptr()
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return all(isinstance(one, Tensor) and one.untyped_storage().data_ptr() == memory for one in results)
 
 
 def _unused(storage: torch.UntypedStorage) -> bool:

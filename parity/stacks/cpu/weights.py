@@ -26,8 +26,9 @@ class Layout:
 
 
 LAYOUTS = {name: Layout(*values) for name, values in native().formats().items()}
-FORMATS = frozenset(name for name, layout in LAYOUTS.items() if layout.columns)
-"""Packed formats that `linear` and `embed` compute on."""
+_PACKED = frozenset(name for name, layout in LAYOUTS.items() if layout.columns)
+FORMATS = _PACKED | {str(dtype).removeprefix("torch.") for dtype in PLAIN}
+"""Formats that `linear` and `embed` compute on: packed ones, and plain numbers by the dtype's name."""
 
 
 def prepare(weight: Weight) -> Weight:
@@ -36,7 +37,7 @@ def prepare(weight: Weight) -> Weight:
         return weight.contiguous()
     if isinstance(weight, Rows):
         return Rows(tuple(prepare(part) for part in weight.parts))  # type: ignore[misc]
-    if "panels" in weight.arrays or weight.format not in FORMATS:
+    if "panels" in weight.arrays or weight.format not in _PACKED:
         return weight
     layout = LAYOUTS[weight.format]
     *stack, rows, columns = weight.shape
