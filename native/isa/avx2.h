@@ -7,6 +7,8 @@
 
 namespace parity::PARITY_ISA {
 
+constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 2048;
+
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
 struct B { __m256i a, b; };
@@ -128,7 +130,7 @@ template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     return start;
 }
 
-template <int kBound, int kSteps, int kTokens> void dot_half(__m256i* sums, const uint8_t* w, const int8_t* a, ptrdiff_t stride) {
+template <int kBound, int kSteps, int kTokens> void dot_half(__m256i* sums, const uint8_t* w, const int8_t* a) {
     constexpr int most = kGroup<kBound> < 4 ? kGroup<kBound> : 4;
     constexpr int group = most < kSteps ? most : kSteps;
 #pragma GCC unroll 8
@@ -138,21 +140,24 @@ template <int kBound, int kSteps, int kTokens> void dot_half(__m256i* sums, cons
         for (int i = 0; i < group; ++i) weights[i] = load256(w + 64 * (s + i));
 #pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) {
-            const int8_t* row = a + t * stride + 4 * s;
-            __m256i words = products<kBound>(weights[0], four(row));
+            const int8_t* at = a + 4 * (s * kTileTokens + t);
+            __m256i words = products<kBound>(weights[0], four(at));
 #pragma GCC unroll 4
-            for (int i = 1; i < group; ++i) words = _mm256_add_epi16(words, products<kBound>(weights[i], four(row + 4 * i)));
+            for (int i = 1; i < group; ++i) words = _mm256_add_epi16(words, products<kBound>(weights[i], four(at + 4 * i * kTileTokens)));
             sums[t] = add_pairs(sums[t], words);
         }
     }
 }
 
-template <int kBound, int kSteps, int kTokens> void dot_tile(I* sums, const uint8_t* w, const int8_t* a, ptrdiff_t stride) {
-    __m256i low[kTokens], high[kTokens];
-    for (int t = 0; t < kTokens; ++t) low[t] = sums[t].a, high[t] = sums[t].b;
-    dot_half<kBound, kSteps, kTokens>(low, w, a, stride);
-    dot_half<kBound, kSteps, kTokens>(high, w + 32, a, stride);
-    for (int t = 0; t < kTokens; ++t) sums[t] = {low[t], high[t]};
+template <int kBound, int kSteps, int kPanels, int kTokens>
+void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
+    for (int p = 0; p < kPanels; ++p, w += panel_bytes) {
+        __m256i low[kTokens], high[kTokens];
+        for (int t = 0; t < kTokens; ++t) low[t] = sums[p][t].a, high[t] = sums[p][t].b;
+        dot_half<kBound, kSteps, kTokens>(low, w, a);
+        dot_half<kBound, kSteps, kTokens>(high, w + 32, a);
+        for (int t = 0; t < kTokens; ++t) sums[p][t] = {low[t], high[t]};
+    }
 }
 
 // to[8 columns][8 rows, `stride` apart] from 8 rows of 8 numbers.
@@ -180,8 +185,5 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-
-constexpr int kTile = 4;
-constexpr int kTileDirect = 2;
 
 }  // namespace parity::PARITY_ISA

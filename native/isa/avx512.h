@@ -7,6 +7,10 @@
 
 namespace parity::PARITY_ISA {
 
+// A product of matrices takes `kTilePanels` panels and `kTileTokens` rows of activations at a time; for up to `kDirectTokens`
+// rows, weights are unpacked as they are used. Panels are fetched `kAhead` bytes before they are read.
+constexpr int kTilePanels = 2, kTileTokens = 6, kDirectTokens = 4, kAhead = 2048;
+
 struct F { __m512 v; };
 struct I { __m512i v; };
 struct B { __m512i v; };
@@ -75,12 +79,19 @@ template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     return {_mm512_add_epi32(even, odd)};
 }
 
-template <int kBound, int kSteps, int kTokens> void dot_tile(I* sums, const uint8_t* w, const int8_t* a, ptrdiff_t stride) {
+template <int kBound, int kSteps, int kPanels, int kTokens>
+void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
 #pragma GCC unroll 8
     for (int s = 0; s < kSteps; ++s) {
-        const __m512i weights = _mm512_load_si512(w + 64 * s);
-#pragma GCC unroll 16
-        for (int t = 0; t < kTokens; ++t) sums[t].v = _mm512_dpbusd_epi32(sums[t].v, weights, four(a + t * stride + 4 * s));
+        __m512i weights[kPanels];
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) weights[p] = _mm512_load_si512(w + p * panel_bytes + 64 * s);
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) {
+            const __m512i activations = four(a + 4 * (s * kTileTokens + t));
+#pragma GCC unroll 2
+            for (int p = 0; p < kPanels; ++p) sums[p][t].v = _mm512_dpbusd_epi32(sums[p][t].v, weights[p], activations);
+        }
     }
 }
 
@@ -108,8 +119,5 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
 }
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
-
-constexpr int kTile = 12;        // tokens of a tile of the matrix product
-constexpr int kTileDirect = 4;   // most tokens for which weights are unpacked as they are used
 
 }  // namespace parity::PARITY_ISA

@@ -12,6 +12,10 @@
 
 namespace parity::PARITY_ISA {
 
+// A product of matrices takes `kTilePanels` panels and `kTileTokens` rows of activations at a time; for up to `kDirectTokens`
+// rows, weights are unpacked as they are used. Panels are fetched `kAhead` bytes before they are read.
+constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 1, kAhead = 0;
+
 struct F { float v[16]; };
 struct I { int32_t v[16]; };
 struct B { uint8_t v[64]; };
@@ -108,11 +112,13 @@ template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     return start;
 }
 
-// The same for `kTokens` rows of activations, `stride` apart, added to sums; w is aligned to 64 bytes.
-template <int kBound, int kSteps, int kTokens> void dot_tile(I* sums, const uint8_t* w, const int8_t* a, ptrdiff_t stride) {
-    for (int s = 0; s < kSteps; ++s)
-        for (int t = 0; t < kTokens; ++t)
-            for (int i = 0; i < 64; ++i) sums[t].v[i / 4] += int(w[64 * s + i]) * a[t * stride + 4 * s + i % 4];
+// The same for `kPanels` panels, `panel_bytes` apart and aligned to 64 bytes, and `kTokens` of a tile of activations: sums +=.
+template <int kBound, int kSteps, int kPanels, int kTokens>
+void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
+    for (int p = 0; p < kPanels; ++p, w += panel_bytes)
+        for (int s = 0; s < kSteps; ++s)
+            for (int t = 0; t < kTokens; ++t)
+                for (int i = 0; i < 64; ++i) sums[p][t].v[i / 4] += int(w[64 * s + i]) * a[4 * (s * kTileTokens + t) + i % 4];
 }
 
 // to[16 columns][16 rows, `stride` apart] from 16 rows of 16 numbers.
@@ -122,8 +128,5 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
 }
 
 inline void prefetch(const void*) {}
-
-constexpr int kTile = 4;
-constexpr int kTileDirect = 1;
 
 }  // namespace parity::PARITY_ISA

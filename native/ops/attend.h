@@ -6,7 +6,7 @@ namespace parity::PARITY_ISA {
 
 constexpr int64_t kEntries = 64;   // of a tile
 constexpr int64_t kQueries = 32;   // about as many (row, head) pairs share a tile's keys
-constexpr int kQueryRows = kTile > 4 ? 4 : 2;
+constexpr int kQueryRows = kTilePanels > 1 ? 4 : 2;
 
 // keys [count, dim], each `row(e)`, to columns [dim, 64].
 template <class Row> void transpose_keys(Row row, int64_t count, int64_t dim, float* to) {
@@ -23,7 +23,7 @@ template <class Row> void transpose_keys(Row row, int64_t count, int64_t dim, fl
 
 // scores [kRows, 64] = q [kRows, dim] . keys [dim, 64]
 template <int kRows> void score_rows(const float* const* q, const float* keys, int64_t dim, float* scores) {
-    constexpr int wide = kTile > 4 ? 4 : 2;
+    constexpr int wide = kTilePanels > 1 ? 4 : 2;
     for (int at = 0; at < 4; at += wide) {
         F totals[kRows][wide];
         for (auto& row : totals)
@@ -68,7 +68,7 @@ void add_values(const float* weights, Row row, int64_t count, float* sums, int64
 
 template <int kRows, class Row>
 void add_all_values(const float* weights, Row row, int64_t count, float* sums, int64_t stride, int64_t width) {
-    constexpr int wide = kTile > 4 ? 4 : 2;
+    constexpr int wide = kTilePanels > 1 ? 4 : 2;
     int64_t c = 0;
     for (; c + 16 * wide <= width; c += 16 * wide) add_values<kRows, wide>(weights, row, count, sums, stride, c);
     for (; c + 16 <= width; c += 16) add_values<kRows, 1>(weights, row, count, sums, stride, c);

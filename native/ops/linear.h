@@ -14,7 +14,11 @@ inline bool any_packed(const LinearArgs& args) {
 // With so few rows each thread makes its own copy of the activations' bytes rather than wait for the others.
 constexpr int64_t kOwnCopy = 2;
 
-inline size_t linear_scratch(const LinearArgs& args) { return any_packed(args) ? Activations::bytes(args.tokens, args.columns) : 0; }
+inline int64_t tile_width(const LinearArgs& args) { return args.tokens > kDirectTokens ? kTileTokens : 1; }
+
+inline size_t linear_scratch(const LinearArgs& args) {
+    return any_packed(args) ? Activations::bytes(args.tokens, args.columns, tile_width(args)) : 0;
+}
 
 // The part that holds the panel, and the panel's place in it.
 inline const Part& find_part(const LinearArgs& args, int64_t& panel) {
@@ -23,22 +27,32 @@ inline const Part& find_part(const LinearArgs& args, int64_t& panel) {
     return *part;
 }
 
-inline void linear_panel(const LinearArgs& args, const Activations& a, int64_t panel, std::byte* unpacked) {
+template <class W> void plain_panel(const Part& part, int64_t row, int64_t rows, const LinearArgs& args) {
+    const int64_t first = part.first + row;
+    plain_linear(static_cast<const W*>(part.data) + row * args.columns, rows, args, args.out + first, args.bias ? args.bias + first : nullptr);
+}
+
+// Computes one panel, or as many as the kernels take at a time of the `most` that follow; returns how many.
+inline int64_t linear_panels(const LinearArgs& args, const Activations& a, int64_t panel, int64_t most, std::byte* unpacked) {
     const Part& part = find_part(args, panel);
-    const int64_t row = panel * kPanelRows, left = part.rows - row, first = part.first + row;
-    const int64_t rows = left < kPanelRows ? left : kPanelRows;
-    const float* bias = args.bias ? args.bias + first : nullptr;
-    float* out = args.out + first;
+    const int64_t row = panel * kPanelRows, left = part.rows - row;
     const FormatInfo& info = format_info(part.format);
     if (!info.columns) {
-        const auto* data = static_cast<const uint8_t*>(part.data) + row * args.columns * info.bytes;
-        if (part.format == kF32) plain_linear(reinterpret_cast<const float*>(data), rows, args, out, bias);
-        if (part.format == kF16) plain_linear(reinterpret_cast<const Half*>(data), rows, args, out, bias);
-        if (part.format == kBf16) plain_linear(reinterpret_cast<const Bfloat*>(data), rows, args, out, bias);
-        return;
+        const int64_t rows = left < kPanelRows ? left : kPanelRows;
+        if (part.format == kF32) plain_panel<float>(part, row, rows, args);
+        if (part.format == kF16) plain_panel<Half>(part, row, rows, args);
+        if (part.format == kBf16) plain_panel<Bfloat>(part, row, rows, args);
+        return 1;
     }
     const auto* data = static_cast<const uint8_t*>(part.data) + panel * (args.columns / info.columns * info.panel_bytes);
-    with_codec(part.format, [&]<class C>(C) { panel_linear<C>(data, a, args.tokens, unpacked, Target{out, bias, args.out_stride, rows}); });
+    const int64_t first = part.first + row;
+    const Target to{args.out + first, args.bias ? args.bias + first : nullptr, args.out_stride, left};
+    const bool several = kTilePanels > 1 && most >= kTilePanels && left > (kTilePanels - 1) * kPanelRows;
+    with_codec(part.format, [&]<class C>(C) {
+        if (several) panels_linear<C, kTilePanels>(data, a, args.tokens, unpacked, to);
+        else panels_linear<C, 1>(data, a, args.tokens, unpacked, to);
+    });
+    return several ? kTilePanels : 1;
 }
 
 inline void linear(const void* raw, Team& team) {
@@ -50,23 +64,27 @@ inline void linear(const void* raw, Team& team) {
         panels += here;
         bytes += here * (info.columns ? args.columns / info.columns * info.panel_bytes : args.columns * info.bytes * kPanelRows);
     }
-    const size_t unpacked_bytes = size_t(args.columns / kBlock) * sizeof(Unpacked);
     const bool packed = any_packed(args), own = args.tokens <= kOwnCopy;
-    const size_t copy = packed && own ? Activations::bytes(args.tokens, args.columns) : 0;
-    std::byte* local = team.local(round_up(int64_t(unpacked_bytes), 64) + copy);
-    const Activations a(own ? local + round_up(int64_t(unpacked_bytes), 64) : team.shared(), args.tokens, args.columns);
+    const int64_t width = tile_width(args);
+    const size_t unpacked_bytes = packed && width > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
+    const size_t copy = packed && own ? Activations::bytes(args.tokens, args.columns, width) : 0;
+    std::byte* local = team.local(unpacked_bytes + copy);
+    const Activations a(own ? local + unpacked_bytes : team.shared(), args.tokens, args.columns, width);
     if (packed && own) {
         for (int64_t t = 0; t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
     } else if (packed) {
-        for (int64_t t = team.claim(); t < args.tokens; t = team.claim()) a.quantise(args.x + t * args.x_stride, t);
+        for (int64_t start = team.claim() * width; start < args.tokens; start = team.claim() * width)
+            for (int64_t t = start; t < start + width && t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
         team.barrier();
     }
     // Pieces of about 64 kB of weights, and at least four for each thread.
     int64_t chunk = (1 << 16) * panels / (bytes + 1) + 1;
     const int64_t most = panels / (4 * team.size) + 1;
-    if (chunk > most) chunk = most;
-    for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk)
-        for (int64_t panel = start; panel < start + chunk && panel < panels; ++panel) linear_panel(args, a, panel, local);
+    chunk = round_up(chunk < most ? chunk : most, kTilePanels);
+    for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk) {
+        const int64_t end = start + chunk < panels ? start + chunk : panels;
+        for (int64_t panel = start; panel < end;) panel += linear_panels(args, a, panel, end - panel, local);
+    }
 }
 
 template <class C> void embed_row(const uint8_t* panels, int64_t columns, int64_t row, float* out) {
@@ -74,18 +92,8 @@ template <class C> void embed_row(const uint8_t* panels, int64_t columns, int64_
     const int64_t lane = row % kPanelRows;
     alignas(64) Unpacked block;
     for (int64_t b = 0; b < columns / kBlock; ++b, out += kBlock) {
-        B w[8];
-        Scales s;
-        const uint8_t* at = panel + b / (C::columns / kBlock) * C::bytes;
-        const int j = int(b % (C::columns / kBlock));
-        C::weights(at, j, w), C::scales(at, j, s);
-        for (int i = 0; i < 8; ++i) store_bytes(block.w + 64 * i, w[i]);
-        store(block.scale, s.scale);
-        if constexpr (C::kind == kMin || C::kind == kSubMin) store(block.low, s.low);
-        if constexpr (C::kind == kSub || C::kind == kSubMin)
-            for (int i = 0; i < 2; ++i) store_int(block.sub[i], s.sub[i]);
-        if constexpr (C::kind == kSubMin)
-            for (int i = 0; i < 2; ++i) store_int(block.min[i], s.min[i]);
+        constexpr int per = C::columns / kBlock;
+        unpack_block<C>(panel + b / per * C::bytes, int(b % per), block);
         for (int c = 0; c < kBlock; ++c) {
             int q = block.w[64 * (c / 4) + 4 * lane + c % 4];
             if constexpr (C::bound == 255) q -= 128;

@@ -44,7 +44,7 @@ void dot_rows(const W* w, int64_t columns, const float* x, int64_t x_stride, flo
         for (int r = 0; r < kRows; ++r) out[t * out_stride + r] = sum(totals[r][t]) + (bias ? bias[r] : 0.0f);
 }
 
-constexpr int kPlainTokens = sizeof(F) == 64 && kTile > 4 ? 4 : 2;
+constexpr int kPlainTokens = sizeof(F) == 64 && kTilePanels > 1 ? 4 : 2;
 
 template <class W, int kRows> void plain_rows(const W* w, const LinearArgs& args, float* out, const float* bias) {
     int64_t t = 0;
