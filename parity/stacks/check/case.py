@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...core.batch import Batch
-from .tolerance import Tolerance
+from .tolerance import ONE_ROUNDING, Tolerance
+
+Args = dict[str, Any]
+"""Arguments by name, being put together."""
 
 Chunks = Sequence[tuple[int, int]]
 """(tokens whose state exists, tokens computed) of each sequence."""
@@ -39,7 +43,7 @@ class Case:
     name: str
     args: Mapping[str, object]
     options: Mapping[str, object] = field(default_factory=dict)
-    tolerance: Tolerance = Tolerance()
+    tolerance: Tolerance = ONE_ROUNDING
     equal: bool = False
     rows: tuple[str, ...] = ()
     state: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ import torch
 
 from ...core.weights import Packed, Rows
 from ..ops import Activation, Routing
-from .case import Case, Make
+from .case import Args, Case, Make
 from .tolerance import Tolerance
 from .weights import by_rows, weights
 
@@ -28,6 +28,7 @@ def embed(make: Make) -> Iterator[Case]:
 
 
 def linear(make: Make) -> Iterator[Case]:
+    args: Args
     for t, i, o in ((1, 64, 48), (5, 64, 48), (3, 33, 7), (1, 1, 1), (17, 130, 65), (40, 256, 96), (0, 64, 48)):
         args = {"x": make.normal(t, i), "weight": make.normal(o, i, std=i**-0.5)}
         yield Case(f"{t} x {i} -> {o}", args, tolerance=Tolerance(i, 2), rows=("x",))
@@ -85,6 +86,7 @@ def rms_norm(make: Make) -> Iterator[Case]:
 
 
 def add_rms_norm(make: Make) -> Iterator[Case]:
+    args: Args
     for t, d in ((1, 8), (5, 896), (3, 33)):
         args = {"x": make.normal(t, d), "residual": make.normal(t, d, std=4.0), "weight": make.normal(d, dtype=_F32)}
         # The sum is rounded to the dtype before it is normed: an error of that rounding is passed on.
@@ -102,10 +104,11 @@ def layer_norm(make: Make) -> Iterator[Case]:
 
 
 def gated_rms_norm(make: Make) -> Iterator[Case]:
+    args: Args
     for shape in ((1, 8), (5, 4, 128), (3, 2, 33)):
         for activation in ("silu", "sigmoid"):
-            args = {"x": make.normal(*shape), "gate": make.normal(*shape, std=3.0), "weight": make.normal(shape[-1], dtype=_F32)}
-            args |= {"eps": 1e-6, "activation": activation}
+            args = {"x": make.normal(*shape), "gate": make.normal(*shape, std=3.0)}
+            args |= {"weight": make.normal(shape[-1], dtype=_F32), "eps": 1e-6, "activation": activation}
             yield Case(f"{shape}, {activation}", args, tolerance=Tolerance(shape[-1], 2), rows=("x", "gate"))
     args = {"x": make.strided(make.normal(3, 4, 16)), "gate": make.strided(make.normal(3, 4, 16)), "weight": make.normal(16)}
     yield Case("strided", args | {"eps": 1e-6, "activation": "silu"}, tolerance=Tolerance(16, 2))
@@ -224,12 +227,13 @@ def route(make: Make) -> Iterator[Case]:
             yield Case(f"{score}, extremes", args, tolerance=Tolerance(16, 1), result=_F32)
 
 
-def _routed(make: Make, t: int, e: int, k: int) -> dict[str, torch.Tensor]:
+def _routed(make: Make, t: int, e: int, k: int) -> Args:
     order = torch.rand(t, e, generator=make.generator).argsort(-1)[:, :k].int()
     return {"weights": make.uniform(t, k), "experts": order}
 
 
 def experts(make: Make) -> Iterator[Case]:
+    args: Args
     for t, d, i, e, k in ((1, 32, 16, 4, 2), (9, 48, 40, 6, 3), (33, 64, 32, 3, 1), (5, 32, 33, 16, 8)):
         for activation in _ACTIVATIONS[: 1 if t > 9 else 3]:
             args = {"x": make.normal(t, d), "gate_up": make.normal(e, 2 * i, d, std=2 * d**-0.5)}
@@ -243,7 +247,7 @@ def experts(make: Make) -> Iterator[Case]:
     ups, downs = weights(make, 512, 256, 4), weights(make, 256, 256, 4)
     for (label, gate_up), (_, down) in zip(ups, downs, strict=True):
         for t in (1, 6):
-            args = {"x": make.normal(t, 256), "gate_up": gate_up, "down": down} | _routed(make, t, 4, 2)
-            args |= {"activation": Activation()}
+            args = {"x": make.normal(t, 256), "gate_up": gate_up, "down": down}
+            args |= _routed(make, t, 4, 2) | {"activation": Activation()}
             rule = Tolerance(512, 4, eight_bit=2)
             yield Case(f"{label}, {t} rows", args, tolerance=rule, rows=("x", "weights", "experts"))

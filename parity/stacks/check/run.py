@@ -187,7 +187,7 @@ def _compare_results(case: Case, result: object, expected: object, dtype: torch.
     if expected is None:
         return
     names = ("result",) if isinstance(expected, Tensor) else tuple(f"result {i}" for i in range(len(expected)))  # type: ignore[arg-type]
-    wanted = (expected,) if isinstance(expected, Tensor) else tuple(expected)  # type: ignore[arg-type, var-annotated]
+    wanted = (expected,) if isinstance(expected, Tensor) else tuple(expected)  # type: ignore[arg-type]
     found = (result,) if isinstance(result, Tensor) else tuple(result) if isinstance(result, tuple | list) else ()
     if len(found) != len(wanted):
         yield _Outcome(f"gave {type(result).__name__}, not {len(wanted)} tensor(s)", math.inf)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.batch import Batch
-from .case import DECODES, MIXED, PROMPT, Case, Chunks, Make, longest
+from .case import DECODES, MIXED, PROMPT, Args, Case, Chunks, Make, longest
 from .dense import angles
 from .tolerance import Tolerance
 
@@ -62,9 +62,8 @@ def rope_write(make: Make) -> Iterator[Case]:
                 yield Case(name, args, options, Tolerance(2, 1), rows=rows, state=state)
     batch = make.batch(MIXED, 16)
     args = _rotated(make, batch, 4, 2, 32, 32, 32)
-    joined = torch.cat([args[name] for name in ("q", "k", "v")], dim=1)  # type: ignore[misc]  # tensors by these names
-    q, k, v = joined.split([4, 2, 2], dim=1)
-    args |= {"q": q, "k": k, "v": v}
+    joined = torch.cat([args[name] for name in ("q", "k", "v")], dim=1)
+    args |= dict(zip(("q", "k", "v"), torch.split(joined, [4, 2, 2], dim=1), strict=True))
     yield Case("cut out of one product", args, tolerance=Tolerance(2, 1), state=("k_pages", "v_pages"))
     gated = make.normal(batch.num_tokens, 4, 2, 32)
     yield Case("beside a gate", args | {"q": gated[:, :, 0]}, tolerance=Tolerance(2, 1), state=("k_pages", "v_pages"))
@@ -74,7 +73,7 @@ def rope_write(make: Make) -> Iterator[Case]:
     yield Case("pages of another dtype", args, tolerance=Tolerance(2, 2), state=("k_pages", "v_pages"))
 
 
-def _rotated(make: Make, batch: Batch, h: int, k: int, d: int, e: int, width: int) -> dict[str, object]:
+def _rotated(make: Make, batch: Batch, h: int, k: int, d: int, e: int, width: int) -> Args:
     t = batch.num_tokens
     return {
         "q": make.normal(t, h, d),
@@ -87,7 +86,7 @@ def _rotated(make: Make, batch: Batch, h: int, k: int, d: int, e: int, width: in
     }
 
 
-def _attended(make: Make, batch: Batch, h: int, k: int, d: int, e: int, pages: torch.dtype | None = None) -> dict[str, object]:
+def _attended(make: Make, batch: Batch, h: int, k: int, d: int, e: int, pages: torch.dtype | None = None) -> Args:
     return {
         "q": make.normal(batch.num_tokens, h, d),
         "k_pages": _kept(make, batch, k, d, dtype=pages),
@@ -106,7 +105,7 @@ def attend(make: Make) -> Iterator[Case]:
             name = f"{label}, {h}/{k} heads of {d}"
             yield Case(name, _attended(make, batch, h, k, d, e), tolerance=rule, rows=("q",))
         for window in (1, 4, 8, 1000):
-            options: dict[str, object] = {"window": window}
+            options: Args = {"window": window}
             yield Case(f"{label}, window {window}", _attended(make, batch, 4, 2, 32, 32), options, rule, rows=("q",))
         options = {"window": 5, "sinks": make.normal(4, dtype=_F32, std=2.0)}
         yield Case(f"{label}, window and sinks", _attended(make, batch, 4, 2, 32, 32), options, rule, rows=("q",))
@@ -144,7 +143,7 @@ def attend_latent(make: Make) -> Iterator[Case]:
     yield Case("all selected, unseen ones too", args | {"selected": every}, tolerance=rule)
 
 
-def _latent(make: Make, batch: Batch, h: int, wide: int, r: int) -> dict[str, object]:
+def _latent(make: Make, batch: Batch, h: int, wide: int, r: int) -> Args:
     return {
         "q": make.normal(batch.num_tokens, h, wide),
         "q_rope": make.normal(batch.num_tokens, h, r),
@@ -213,22 +212,22 @@ def gated_delta(make: Make) -> Iterator[Case]:
     yield _delta_case("heads of 128", _recurrent(make, batch, 1, 1, 128, 128, False))
     batch = make.batch(MIXED, 16)
     args = _recurrent(make, batch, 2, 4, 16, 16, True)
-    strong = args["decay"] * 40  # type: ignore[operator]  # a tensor
+    strong = args["decay"] * 40
     # What is left is k . q times v, and k . q cancels: the error is larger against the result's own size.
     forgotten = Tolerance(1 << 16, 4)
     yield replace(_delta_case("all but forgotten", args | {"decay": strong}), tolerance=forgotten)
     joined = make.normal(batch.num_tokens, 8, 16)
-    q, k, v = joined.split([2, 2, 4], dim=1)
+    q, k, v = torch.split(joined, [2, 2, 4], dim=1)
     yield _delta_case("cut out of one product", args | {"q": q, "k": k, "v": v})
 
 
-def _delta_case(name: str, args: dict[str, object]) -> Case:
+def _delta_case(name: str, args: Args) -> Case:
     # Kernels may compute a chunk as products of matrices in the compute dtype.
     rows = ("q", "k", "v", "decay", "beta")
     return Case(name, args, tolerance=Tolerance(1024, 4), rows=rows, state=("state",))
 
 
-def _recurrent(make: Make, batch: Batch, hk: int, hv: int, d: int, e: int, by_channel: bool) -> dict[str, object]:
+def _recurrent(make: Make, batch: Batch, hk: int, hv: int, d: int, e: int, by_channel: bool) -> Args:
     t = batch.num_tokens
     return {
         "q": make.normal(t, hk, d),

@@ -58,6 +58,9 @@ class Tolerance:
         return share * size + _TINY
 
 
+ONE_ROUNDING = Tolerance()
+
+
 def roundoff(dtype: torch.dtype) -> float:
     """The unit roundoff: half the distance from 1 to the next number."""
     return torch.finfo(dtype).eps / 2
