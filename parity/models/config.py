@@ -105,6 +105,10 @@ class Fields:
             raise ConfigError(f"{self._where}: {key} = {value!r} is not supported for {self.model_type!r} (only {choice})")
         return value
 
+    def either(self, *keys: Any) -> Any:
+        """The one of several names that the config uses for the same thing; the first if it has none of them."""
+        return next((key for key in keys if self._values.get(key) is not None), keys[0])
+
     def has(self, key: Any) -> Any:
         """Whether the config has the key at all, be it null."""
         return key in self._values

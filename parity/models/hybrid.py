@@ -58,7 +58,7 @@ def shared_expert_mlp(fields: Fields, ops: Ops, sizes: Sizes, routing: Routing) 
     """Routed experts and a gated shared one; called for each layer, so it takes nothing but sizes."""
     moe_size = fields.size("moe_intermediate_size", 512)
     shared_size = fields.size("shared_expert_intermediate_size", 512)
-    num_experts = fields.size("num_experts")
+    num_experts = fields.size(fields.either("num_experts", "num_local_experts"))
     return SparseMLP(
         ops,
         sizes.hidden,

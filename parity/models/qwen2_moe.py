@@ -22,7 +22,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     mixer, ropes = standard_attention(fields, ops, sizes, bias=fields.bool("qkv_bias", True))
     dense = dense_mlp(fields, ops, sizes)
     step, dense_layers = fields.size("decoder_sparse_step", 1), fields.list("mlp_only_layers", [])
-    num_experts, moe_size = fields.int("num_experts"), fields.size("moe_intermediate_size")
+    num_experts, moe_size = fields.int(fields.either("num_experts", "num_local_experts")), fields.size("moe_intermediate_size")
     shared_size = fields.size("shared_expert_intermediate_size")
     routing = Routing(fields.size("num_experts_per_tok"), renormalize=fields.bool("norm_topk_prob", False))
 
