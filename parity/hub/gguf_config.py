@@ -16,6 +16,8 @@ from .gguf_names import LAYOUTS, Layout
 # Llama 3.1 and its kin; GGUF keeps only the frequencies' factors that these numbers give.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 SIGMOID = 2
+RELEASED_GROUPS = {256: (8, 4), 160: (8, 3)}
+"""Router groups by number of experts, of DeepSeek-V3 and V2: files made before llama.cpp knew of groups do not say."""
 
 END_OF_TURN = (
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<｜end▁of▁sentence｜>", "[EOS]",
@@ -119,10 +121,13 @@ def _latent(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) ->
     config["qk_nope_head_dim"] = width - config["qk_rope_head_dim"]
     config["num_key_value_heads"] = config["num_attention_heads"]  # 1 in files that keep the latent form
     config.setdefault("q_lora_rank", None)
+    groups, chosen = RELEASED_GROUPS.get(config.get("n_routed_experts", 0), (1, 1))
+    config.setdefault("n_group", groups)
+    config.setdefault("topk_group", chosen)
     if metadata.get(prefix + "expert_gating_func") == SIGMOID:
         return
     config["model_type"] = "deepseek_v2"
-    config["topk_method"] = "group_limited_greedy" if config.get("n_group", 1) > 1 else "greedy"
+    config["topk_method"] = "group_limited_greedy" if config["n_group"] > 1 else "greedy"
     config.setdefault("norm_topk_prob", False)
 
 

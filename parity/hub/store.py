@@ -54,7 +54,7 @@ class Store:
         """What was recorded of a complete model."""
         try:
             found = json.loads((self.folder(wanted) / MANIFEST).read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) and isinstance(found.get("files"), list) else None
 
