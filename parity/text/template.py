@@ -47,6 +47,7 @@ class ChatTemplate:
         named: texts it may ask for, such as `bos_token` and `eos_token`.
         now: the clock of `strftime_now`.
         limits: what a rendering may use before it is stopped.
+        sort_tools: give tools with all keys in order, as the tokenizers of the Kimi models do.
 
     Raises:
         FormatError: the source is not Jinja.
@@ -59,7 +60,9 @@ class ChatTemplate:
         *,
         now: Callable[[], datetime] = datetime.now,
         limits: Limits = Limits(),  # noqa: B008  (frozen)
+        sort_tools: bool = False,
     ) -> None:
+        self._sort_tools = sort_tools
         self._limits = limits
         self.source = source
         self._named = dict(named or {})
@@ -80,9 +83,12 @@ class ChatTemplate:
     ) -> str:
         """See `Template.render`."""
         plain = [message_dict(message, objects=self.takes_objects) for message in messages]
+        described = [tool_dict(tool) for tool in tools]
+        if self._sort_tools:
+            described = json.loads(json.dumps(described, sort_keys=True))
         if "developer" not in self.source:
             plain = [{**message, "role": "system"} if message["role"] == "developer" else message for message in plain]
-        return self._render(plain, [tool_dict(tool) for tool in tools], add_generation_prompt, options, self._limits)
+        return self._render(plain, described, add_generation_prompt, options, self._limits)
 
     @cached_property
     def takes_objects(self) -> bool:

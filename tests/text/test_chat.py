@@ -152,3 +152,16 @@ def test_default_model_prompts(default: Tokenizer, default_metadata: Mapping[str
     assert list(prompt.tokens) == default.encode(prompt.text, add_special_tokens=False)
     assert render_chat(default, chat.template, messages, TOOLS) == list(prompt.tokens)
     assert chat.dialect.name == "hermes"
+
+
+def test_kimis_tools_are_sorted(small: Tokenizer) -> None:
+    source = "{{ tools | tojson(separators=(',', ':')) }}{# <|tool_calls_section_begin|> #}"
+    text = (
+        Chat.of(small, "kimi_k2", template=source)
+        .prompt([], [Tool("f", "d", {"type": "object", "b": [{"z": 1, "a": 2}]})])
+        .text
+    )
+    wanted = (
+        '[{"function":{"description":"d","name":"f","parameters":{"b":[{"a":2,"z":1}],"type":"object"}},"type":"function"}]'
+    )
+    assert text == wanted
