@@ -86,8 +86,8 @@ class RecordedStep:
         return len(self._recording)
 
 
-def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep, Tensor] | None:
-    """Runs once, recording; None, said once by name, if the step computes with anything but native kernels."""
+def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep | None, Tensor]:
+    """Runs once, recording; no step, said once by name, if the step computes with anything but native kernels."""
     recording, watch = native().Recording(), _Watch()
     recording.start()
     try:
@@ -97,5 +97,5 @@ def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep, Tensor] | None:
         recording.stop()
     if watch.foreign is not None:
         log.info("cpu: the step is not recorded, since it uses %s", watch.foreign)
-        return None
+        return None, result
     return RecordedStep(recording, watch.memory), result
