@@ -135,7 +135,8 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """The logits of normed hidden states [rows, hidden]: float32 [rows, vocabulary]."""
-        return self.lm_head(hidden).float()
+        logits: Tensor = self.lm_head(hidden).float()
+        return logits
 
     def forward(self, batch: Batch, state: State) -> Tensor:
         """The logits of every row: float32 [T, vocabulary]."""

@@ -6,7 +6,7 @@ sequences of the batch instead of padding, float32 inside.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -28,8 +28,8 @@ def _plain(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def embed(tokens: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
-    if isinstance(weight, Tensor):
-        return weight[tokens.long()].to(dtype)
+    if isinstance(weight, Rows):
+        return _plain(weight, dtype)[tokens.long()]
     return expand(rows(weight, tokens.long()), dtype)
 
 
@@ -64,7 +64,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
 
 
-_GATES = {"silu": F.silu, "sigmoid": torch.sigmoid}
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, activation: str) -> Tensor:
@@ -365,7 +365,7 @@ def attend_pooled(
 
 # --- experts ----------------------------------------------------------------------------------------------------------------
 
-_SCORES = {
+_SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda x: x.softmax(-1),
     "sigmoid": torch.sigmoid,
     "sqrtsoftplus": lambda x: F.softplus(x).sqrt(),
