@@ -29,7 +29,8 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     """A Qwen4-exp model."""
     fields = text_fields(fields)
     sizes = read_sizes(fields)
-    fields.skip("number_of_conv_states", "intermediate_size")
+    fields.skip("number_of_conv_states", "intermediate_size", "mamba_ssm_dtype")
+    fields.skip("mtp", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
     fields.expect("norm_topk_prob", True)
     every, indexer = _indexer(fields, ops, sizes)
     activation = fields.expect("output_gate_type", "silu", "sigmoid", default="silu")

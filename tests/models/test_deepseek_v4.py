@@ -145,6 +145,10 @@ def test_the_released_config_is_accounted_for() -> None:
     assert [counts[str(layer)] for layer in range(43)] == [published[ratio] for ratio in FLASH["compress_ratios"][:43]]
     parameters = sum(torch.Size(slot.shape).numel() for name, slot in slots.items() if not name.endswith("tid2eid"))
     assert round(parameters / 1e9) == 284
+    with torch.device("meta"):
+        reference = transformers.DeepseekV4ForCausalLM(transformers.DeepseekV4Config(**deepcopy(FLASH)))
+    biases = sum(buffer.numel() for name, buffer in reference.named_buffers() if name.endswith("correction_bias"))
+    assert parameters - biases == sum(parameter.numel() for parameter in reference.parameters())
     some = [name for name in slots if "experts." not in name and not re.search(r"layers\.(1|\d\d|[4-9])\.", name)]
     vendor = [to_checkpoint(name, architecture.rules) for name in some]
     assert [to_model(name, architecture.rules) for name in vendor] == some

@@ -30,7 +30,7 @@ class StreamNorm(nn.Module):
 
 
 class GatedStreams(nn.Module):
-    """x = mean_i sigmoid(mix_i) n_i of the normed streams n, with mix = up silu(down n / N); stream_i += 2 sigmoid(w n / N)_i y.
+    """x = mean_i sigmoid(mix_i) n_i of the normed streams n, mix = up silu(down n / N); stream_i += 2 sigmoid(w n / N)_i y.
 
     Args:
         rank: of the mix.
