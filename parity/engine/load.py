@@ -235,7 +235,7 @@ def make_engine(
         Sampler(stack.ops, eos),
         page_size=page_size,
         max_pages=-(-max_model_len // page_size),
-        graphs=not config.enforce_eager,
+        graphs=not config.enforce_eager and model.recordable,
     )
     log.info(
         "state: %d pages of %d tokens (%.0f MiB), context %d", num_pages, page_size, num_pages * per_page / 2**20, max_model_len

@@ -16,6 +16,7 @@ from ..core.state import LayerState, State, StateSpec
 from ..core.weights import Ignore
 from ..stacks.ops import Ops
 from .layers.linear import Embedding, Linear, TiedHead
+from .layers.ngram import HostTable
 from .layers.residual import Pending, PlainSite, Site, Stream, Streams
 from .layers.rope import Rope
 from .layers.weight import Slot, slots
@@ -107,6 +108,11 @@ class Decoder(nn.Module):
     def tied(self) -> bool:
         """Whether the head takes the embedding's matrix."""
         return isinstance(self.lm_head, TiedHead)
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a step can be recorded and replayed: not where tables are read on the host."""
+        return not any(isinstance(module, HostTable) for module in self.modules())
 
     @property
     def state(self) -> list[tuple[StateSpec, ...]]:
