@@ -92,7 +92,8 @@ def _alone(rank: int, size: int) -> Comm:
     return Alone()
 
 
-def _as_is(weight: Weight) -> Weight:
+def as_is(weight: Weight) -> Weight:
+    """Weights are computed on as they come."""
     return weight
 
 
@@ -109,9 +110,11 @@ class Stack:
         formats: packed weight formats that `ops.linear`, `ops.embed` and `ops.experts` compute on.
         prepare: called once for each weight at load, given that its format is in `formats`; may copy it into the order
             that the kernels read. The argument is not used again.
+        memory_fraction: share of the free memory that pages take by default.
         page_size: tokens in a page, unless the model's state asks for more.
         comm: (rank, size) -> Comm.
         notes: op name to why it is not the stack's own here.
+        tables: other tables on the same device by name, such as a batch-invariant one.
     """
 
     name: str
@@ -120,7 +123,9 @@ class Stack:
     train_ops: Ops
     dtypes: tuple[torch.dtype, ...]
     formats: frozenset[str] = frozenset()
-    prepare: Callable[[Weight], Weight] = _as_is
+    prepare: Callable[[Weight], Weight] = as_is
+    memory_fraction: float = 0.9
     page_size: int = 64
     comm: Callable[[int, int], Comm] = _alone
     notes: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[], Stack]] = field(default_factory=dict)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-
 @dataclass(frozen=True, slots=True)
 class Activation:
     """How a gated MLP joins gate and up.
@@ -52,7 +51,6 @@ class Routing:
     num_groups: int = 1
     top_groups: int = 1
     group_score: str = "top2"
-
 
 
 @dataclass(frozen=True)
