@@ -21,8 +21,8 @@ class Answer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    finish: Finish = Finish("stop")
-    usage: Usage = Usage()
+    finish: Finish = field(default_factory=lambda: Finish("stop"))
+    usage: Usage = field(default_factory=Usage)
 
     @property
     def text(self) -> str:

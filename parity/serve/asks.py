@@ -70,7 +70,7 @@ class ChatAsk:
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     policy: ToolPolicy = ToolPolicy()
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
     form: Form | None = None
     template: Mapping[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
@@ -107,7 +107,7 @@ class TextAsk:
     """A text or tokens to be continued as they are."""
 
     prompt: str | tuple[int, ...]
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
     form: Form | None = None
     add_special_tokens: bool = True
     cache: bool = True

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Self
 from weakref import WeakKeyDictionary
@@ -14,6 +16,8 @@ from weakref import WeakKeyDictionary
 from ..core.request import Finish, Output, Request, Usage
 from ..core.service import Service
 from .metrics import Metrics, Watch
+
+_NUM_SUBMITTERS = 64
 
 GRACE_S = 5.0
 """How long after its deadline a request is given up, should the engine not have ended it itself."""
@@ -30,8 +34,9 @@ class Bridge:
         self._service = service
         self._metrics = metrics
         self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Mailbox] = WeakKeyDictionary()
+        self._submitters = ThreadPoolExecutor(_NUM_SUBMITTERS, thread_name_prefix="submit")
 
-    def start(self, requests: Sequence[Request]) -> Run:
+    async def start(self, requests: Sequence[Request]) -> Run:
         """Submits requests that belong together, such as the samples of one prompt.
 
         Raises:
@@ -41,12 +46,21 @@ class Bridge:
         mailbox = self._mailboxes.setdefault(loop, _Mailbox(loop))
         run = Run(self._service, requests, [self._metrics.watch() for _ in requests])
         try:
-            for request in requests:
-                self._service.submit(request, mailbox.slot(run))
+            await loop.run_in_executor(self._submitters, self._submit, requests, run, mailbox)
         except BaseException:
             run.abort()
             raise
         return run
+
+    def _submit(self, requests: Sequence[Request], run: Run, mailbox: _Mailbox) -> None:
+        """In a thread, since an engine takes requests between two steps."""
+        for request in requests:
+            if run.is_aborted:
+                break
+            self._service.submit(request, partial(mailbox.put, run))
+        if run.is_aborted:
+            for request in requests:
+                self._service.abort(request.id)
 
 
 class _Mailbox:
@@ -56,9 +70,6 @@ class _Mailbox:
         self._loop = loop
         self._outputs: deque[tuple[Run, Output]] = deque()
         self._is_woken = False
-
-    def slot(self, run: Run) -> _Slot:
-        return _Slot(self, run)
 
     def put(self, run: Run, output: Output) -> None:
         """Called on the engine's thread."""
@@ -75,15 +86,6 @@ class _Mailbox:
         while self._outputs:
             run, output = self._outputs.popleft()
             run.deliver(output)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    mailbox: _Mailbox
-    run: Run
-
-    def __call__(self, output: Output) -> None:
-        self.mailbox.put(self.run, output)
 
 
 @dataclass(slots=True)
@@ -109,6 +111,7 @@ class Run:
         self._give_up_s = max(deadlines) + GRACE_S if deadlines else None
         self._ready: deque[tuple[int, Output]] = deque()
         self._bell = asyncio.Event()
+        self.is_aborted = False
 
     def deliver(self, output: Output) -> None:
         """Takes an output; those of a request that has ended here already are dropped."""
@@ -133,6 +136,7 @@ class Run:
 
     def abort(self) -> None:
         """Ends whatever still runs."""
+        self.is_aborted = True
         for request_id in tuple(self._open):
             self._end(request_id, Finish("abort"))
             self._service.abort(request_id)

@@ -77,7 +77,7 @@ class Desk:
             for ask, prompt in zip(asks, prompts, strict=True):
                 requests += await aside(partial(self._requests, ask, prompt, deadline_s))
                 streams += [self.words.stream(ask, prompt) for _ in range(ask.params.n)]
-            run = await stack.enter_async_context(self._bridge.start(requests))
+            run = await stack.enter_async_context(await self._bridge.start(requests))
             one_call = any(isinstance(ask, ChatAsk) and not ask.policy.parallel for ask in asks)
             return Job(run, streams, prompts, one_call, stack.pop_all())
 
@@ -89,7 +89,7 @@ class Desk:
             for text in tokens
         ]
         outputs: dict[int, Output] = {}
-        async with self.lanes.admitted(owner), self._bridge.start(requests) as run:
+        async with self.lanes.admitted(owner), await self._bridge.start(requests) as run:
             async for index, output in run:
                 outputs[index] = output
         return [outputs[index] for index in range(len(requests))]
@@ -138,10 +138,8 @@ class Desk:
 
     def _refuse_hopeless(self, ask: ChatAsk | TextAsk) -> None:
         """Refuses a text that cannot fit whatever its tokens, before time is spent on cutting it."""
-        if isinstance(ask, TextAsk):
-            size = len(ask.prompt)
-        else:
-            size = sum(len(message.content) for message in ask.messages)
+        texts = [ask.prompt] if isinstance(ask, TextAsk) else [message.content for message in ask.messages]
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
         fewest = size // max(1, self.words.longest_token_bytes)
         if fewest > self.info.max_model_len:
             raise ContextExceeded(fewest, self.info.max_model_len)
@@ -171,7 +169,7 @@ class Job:
         async for index, output in self.run:
             if index in ended:
                 continue
-            for event in self.streams[index].feed(output):
+            for event in self.streams[index].push(output):
                 yield index, event, output
                 if self.one_call and isinstance(event, ToolCallEnd):
                     event = Finished(output.finish or Finish("stop"), output.usage)

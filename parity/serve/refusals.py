@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import msgspec
 from starlette.responses import Response
@@ -29,18 +28,31 @@ _ANTHROPIC_TYPES = {
 }
 
 
-@dataclass(frozen=True)
 class Refusal(Exception):
-    """An HTTP error: its status, its text, the field of the request that caused it, and a code for programs."""
+    """An HTTP error.
 
-    status: int
-    message: str
-    field: str | None = None
-    code: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+    Args:
+        status: the HTTP status.
+        message: what was wrong and what to do.
+        field: the field of the request that caused it.
+        code: a word for programs.
+        headers: further headers of the answer.
+    """
 
-    def __str__(self) -> str:
-        return self.message
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        field: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.field = field
+        self.code = code
+        self.headers = dict(headers or {})
 
 
 class OpenAIErrorBody(msgspec.Struct, rename={"type_": "type"}):
@@ -130,4 +142,4 @@ def error_body(refusal: Refusal, path: str, request_id: str | None = None) -> Op
 def error_response(refusal: Refusal, path: str, request_id: str | None = None) -> Response:
     """The whole HTTP answer of a refusal."""
     body = msgspec.json.encode(error_body(refusal, path, request_id))
-    return Response(body, refusal.status, dict(refusal.headers), "application/json")
+    return Response(body, refusal.status, refusal.headers, "application/json")

@@ -20,7 +20,7 @@ from .openai.models import ModelList, ModelOut, Models
 from .openai.responses import Responses
 from .openai.responses_types import DeletedResponse, ResponseOut, ResponsesRequest
 from .status import Health, Ready, Status, StatusRoutes, Version
-from .tokens import Detokenized, DetokenizeRequest, Tokenizing, TokenizeRequest, Tokens
+from .tokens import Detokenized, DetokenizeRequest, TokenizeRequest, Tokenizing, Tokens
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

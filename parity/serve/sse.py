@@ -15,7 +15,11 @@ from starlette.types import Receive, Scope, Send
 from .settings import Settings
 
 _LOG = logging.getLogger(__name__)
-_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"))
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 
 DONE = b"data: [DONE]\n\n"
 

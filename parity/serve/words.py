@@ -22,7 +22,7 @@ class Prompt:
 class AnswerStream(Protocol):
     """Turns one request's outputs into events; the last event is `Finished`, which may come before the engine's own end."""
 
-    def feed(self, output: Output) -> Sequence[Event]:
+    def push(self, output: Output) -> Sequence[Event]:
         """The events that an output completes."""
 
 

@@ -129,5 +129,3 @@ def _check_place(role: str, block: object, index: int) -> None:
     if wrong:
         kind = block.__struct_config__.tag  # type: ignore[attr-defined]
         raise RequestError(f"a {kind} block cannot be in a message of the role {role}", field=f"messages.content[{index}]")
-
-

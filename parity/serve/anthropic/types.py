@@ -158,7 +158,7 @@ class CountRequest(Strict):
     speed: Literal["standard"] | None = None
 
 
-class MessagesRequest(CountRequest):
+class MessagesRequest(CountRequest, kw_only=True):
     """A conversation to be continued."""
 
     max_tokens: int

@@ -23,9 +23,7 @@ def tool_input(arguments: str) -> dict[str, Any]:
 
 def usage_out(usage: Usage) -> UsageOut:
     """Token counts."""
-    return UsageOut(
-        usage.num_prompt_tokens - usage.num_cached_tokens, usage.num_generated_tokens, usage.num_cached_tokens
-    )
+    return UsageOut(usage.num_prompt_tokens - usage.num_cached_tokens, usage.num_generated_tokens, usage.num_cached_tokens)
 
 
 def stop_reason(finish: Finish, has_calls: bool) -> StopReason:

@@ -38,7 +38,6 @@ from .chat_types import (
 from .models import check_model
 from .writing import logprobs_out, reason_of, usage_out
 
-
 PATH = "/v1/chat/completions"
 
 

@@ -112,7 +112,7 @@ class JsonObjectFormat(Strict, tag="json_object"):
     """Any JSON object."""
 
 
-class JsonSchemaSpec(Strict):
+class JsonSchemaSpec(Strict, kw_only=True):
     """A JSON schema and its name."""
 
     name: str | None = None
@@ -175,7 +175,7 @@ class Sampling(Strict):
     prompt_cache_key: str | None = None
 
 
-class ChatRequest(Sampling):
+class ChatRequest(Sampling, kw_only=True):
     """A conversation to be continued."""
 
     messages: list[ChatMessage]

@@ -32,7 +32,7 @@ MAX_PROMPTS = 64
 _DEFAULT_MAX_TOKENS = 16
 
 
-class CompletionRequest(Sampling):
+class CompletionRequest(Sampling, kw_only=True):
     """A text to be continued; a list of texts, or of token lists, are several."""
 
     prompt: str | list[str | int | list[int]]
@@ -99,9 +99,7 @@ class Completions:
         prompt_logprobs = body.prompt_logprobs
         if body.echo and body.logprobs is not None:
             prompt_logprobs = body.logprobs
-        params = sampling(
-            body, self._desk, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs
-        )
+        params = sampling(body, self._desk, max_tokens=max_tokens, logprobs=body.logprobs, prompt_logprobs=prompt_logprobs)
         special = body.add_special_tokens is not False
         form = structured(body.structured_outputs)
         prompts = _prompts(body.prompt)
@@ -114,9 +112,7 @@ class Completions:
         async with aclosing(await self._desk.start(asks, owner)) as job:
             answers = await gather(job)
         num_samples = asks[0].params.n
-        choices = [
-            self._choice(index, body, job.prompts[index // num_samples], answer) for index, answer in enumerate(answers)
-        ]
+        choices = [self._choice(index, body, job.prompts[index // num_samples], answer) for index, answer in enumerate(answers)]
         usage = usage_out(total_usage(answers, num_samples))
         return json_response(Completion(_new_id(), int(time.time()), body.model, choices, usage=usage))
 

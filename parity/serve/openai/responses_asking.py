@@ -59,8 +59,10 @@ def responses_ask(body: ResponsesRequest, earlier: Sequence[Message], desk: Desk
     template = dict(desk.settings.default_template) | (body.chat_template_kwargs or {})
     if body.reasoning is not None:
         template |= thinking(body.reasoning.effort)
-    tools = tuple(Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict)) for tool in body.tools or ())
-    return ChatAsk(tuple(messages), tools, _policy(body), params, _form(body), template)
+    tools = tuple(
+        Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict)) for tool in body.tools or ()
+    )
+    return ChatAsk(tuple(messages), tuple(tools), _policy(body), params, _form(body), template)
 
 
 def turns(given: str | Sequence[Item]) -> list[Message]:

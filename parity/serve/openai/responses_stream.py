@@ -105,9 +105,7 @@ class ResponseWriter:
             case MessageOutItem() as item:
                 part = OutputText(text, [], self._token_logprobs)
                 item.content = [part]
-                yield self._item_event(
-                    "response.output_text.done", content_index=0, text=text, logprobs=self._token_logprobs
-                )
+                yield self._item_event("response.output_text.done", content_index=0, text=text, logprobs=self._token_logprobs)
                 yield self._item_event("response.content_part.done", content_index=0, part=part)
             case ReasoningOutItem() as item:
                 thought = ReasoningTextOut(text)

@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 _TYPES = {"html": "text/html; charset=utf-8", "css": "text/css; charset=utf-8", "js": "text/javascript; charset=utf-8"}
-_FILES = {"/": "index.html"} | {f"/page/{name}": name for name in ("style.css", "app.js", "store.js", "markdown.js", "highlight.js")}
+_PARTS = ("style.css", "app.js", "api.js", "message.js", "store.js", "markdown.js", "highlight.js")
+_FILES = {"/": "index.html"} | {f"/page/{name}": name for name in _PARTS}
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
