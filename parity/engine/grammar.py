@@ -47,7 +47,6 @@ class Grammars:
         token_bytes: the bytes of each token id; empty for ids that stand for no text.
         special: the ids of control tokens, which no text may spell.
         eos: the ids that end an answer; allowed wherever the grammar is satisfied.
-        encode: text to token ids.
         num_threads: workers that compute masks ahead of need.
     """
 
@@ -187,7 +186,7 @@ class _Vocabulary:
 
     def __init__(self, tokens: tuple[bytes, ...], special: Collection[int], eos: Sequence[int]) -> None:
         self.tokens = tokens
-        self.special_token_ids = sorted(special)
+        self.special_token_ids = sorted(token for token in special if tokens[token])
         self.eos_token_id = eos[0]
         self._single = {token: index for index, token in enumerate(tokens) if len(token) == 1}
 

@@ -52,7 +52,7 @@ class Desk:
 
     def params(self, **given: object) -> SamplingParams:
         """Sampling parameters from the model's defaults and what was given."""
-        return SamplingParams.of(self.info.sampling_defaults, **given)
+        return SamplingParams.of({**self.info.sampling_defaults, **dict(self.settings.sampling)}, **given)
 
     async def count(self, ask: ChatAsk) -> int:
         """The number of tokens of a conversation's prompt."""

@@ -27,6 +27,7 @@ class Settings:
         keepalive_s: an idle stream gets a comment (Anthropic: a ping) this often.
         max_stored_responses: answers of `/v1/responses` kept for `previous_response_id`.
         default_template: template variables when a request gives none.
+        sampling: sampling defaults, in place of the model's own.
         request_templates: whether a request may bring its own chat template.
         constrain_calls: whether every tool call is held to its schema, rather than those of strict tools alone.
         log_requests: a line for each request, without its text.
@@ -49,6 +50,7 @@ class Settings:
     keepalive_s: float = 15.0
     max_stored_responses: int = 1024
     default_template: tuple[tuple[str, object], ...] = ()
+    sampling: tuple[tuple[str, object], ...] = ()
     request_templates: bool = False
     constrain_calls: bool = True
     log_requests: bool = True
