@@ -102,6 +102,7 @@ class GrammarConstraint:
     def __init__(self, matcher: LLMatcher, workers: ThreadPoolExecutor) -> None:
         self._matcher = matcher
         self._workers = workers
+        self._done = False  # a matcher that computes a mask cannot be asked
         self._next: Future[np.ndarray] = workers.submit(self._compute)
 
     def mask(self) -> np.ndarray | None:
@@ -117,13 +118,14 @@ class GrammarConstraint:
         self._next.result()
         if not self._matcher.consume_token(token):
             raise RequestError(f"the grammar stopped: {_first_lines(self._matcher.get_error())}")
-        if not self._matcher.is_stopped():
+        self._done = self._matcher.is_stopped()
+        if not self._done:
             self._next = self._workers.submit(self._compute)
 
     @property
     def done(self) -> bool:
         """Whether the grammar is complete, so that only an end may follow."""
-        return self._matcher.is_stopped()
+        return self._done
 
     def _compute(self) -> np.ndarray:
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
