@@ -73,7 +73,7 @@ class Grammars:
         Raises:
             RequestError: the grammar cannot be honoured; the text names the keyword, and `field` the request's field.
         """
-        return GrammarConstraint(self._matcher(grammar, field), self._workers)
+        return GrammarConstraint(self._matcher(grammar, field), self._tokenizer.vocab_size, self._workers)
 
     def close(self) -> None:
         """Stops the workers."""
@@ -88,7 +88,7 @@ class Grammars:
             raise RequestError(f"the grammar has {len(grammar)} bytes; at most {MAX_GRAMMAR_BYTES} are allowed", field=field)
         matcher = LLMatcher(self._tokenizer, grammar, log_level=0, limits=_LIMITS)
         if matcher.is_error():
-            raise RequestError(f"this cannot be honoured: {_first_lines(matcher.get_error())}", field=field)
+            raise RequestError(f"{field or 'the grammar'} cannot be honoured: {_first_lines(matcher.get_error())}", field=field)
         with self._lock:
             self._compiled[grammar] = matcher
             if len(self._compiled) > _CACHED_GRAMMARS:
@@ -99,8 +99,9 @@ class Grammars:
 class GrammarConstraint:
     """A `core.request.Constraint` over one matcher. One request's calls come one after the other."""
 
-    def __init__(self, matcher: LLMatcher, workers: ThreadPoolExecutor) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int, workers: ThreadPoolExecutor) -> None:
         self._matcher = matcher
+        self._num_words = -(-vocab_size // 32)
         self._workers = workers
         self._done = False  # a matcher that computes a mask cannot be asked
         self._next: Future[np.ndarray] = workers.submit(self._compute)
@@ -128,7 +129,7 @@ class GrammarConstraint:
         return self._done
 
     def _compute(self) -> np.ndarray:
-        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)
+        mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)[: self._num_words]
         if self._matcher.is_error():
             raise RequestError(f"the grammar stopped: {_first_lines(self._matcher.get_error())}")
         return mask
@@ -197,5 +198,5 @@ class _Vocabulary:
         return [self._single[bytes([byte])] for byte in data if bytes([byte]) in self._single]
 
 
-def _first_lines(text: str, num_lines: int = 3) -> str:
+def _first_lines(text: str, num_lines: int = 4) -> str:
     return "; ".join(line.strip() for line in text.strip().splitlines()[:num_lines] if line.strip())

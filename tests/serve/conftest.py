@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+import anthropic
 import httpx
+import openai
 import pytest
 
 from parity.serve.app import create_app
@@ -46,10 +50,22 @@ def serve() -> Iterator[Callable[..., str]]:
         yield start
 
 
+@pytest.fixture
+def openai_at() -> Iterator[Callable[..., openai.OpenAI]]:
+    """Official clients, closed at the end: `openai_at(url)`."""
+    with _stack() as enter:
+        yield lambda url, api_key="none": enter(openai.OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=0))
+
+
+@pytest.fixture
+def anthropic_at() -> Iterator[Callable[..., anthropic.Anthropic]]:
+    """Official clients, closed at the end: `anthropic_at(url)`."""
+    with _stack() as enter:
+        yield lambda url, api_key="none": enter(anthropic.Anthropic(base_url=url, api_key=api_key, max_retries=0))
+
+
 @contextmanager
 def _stack() -> Iterator[Callable[..., str]]:
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         yield stack.enter_context
 
@@ -58,3 +74,13 @@ def client_of(desk: Desk) -> httpx.AsyncClient:
     """A client that calls the application without a socket."""
     transport = httpx.ASGITransport(create_app(desk), raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs coroutine tests in a loop of their own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True

@@ -78,9 +78,9 @@ def test_thinking_streams_with_its_signature(client):
     assert final.content[0].signature
 
 
-def test_a_thinking_budget_closes_the_thought(serve):
+def test_a_thinking_budget_closes_the_thought(serve, anthropic_at):
     service = ScriptedService(lambda prompt: "never ending thought " * 20)
-    client = anthropic.Anthropic(base_url=serve(service, default_template=(("opens_thought", True),)), api_key="none")
+    client = anthropic_at(serve(service, default_template=(("opens_thought", True),)))
     answer = client.messages.create(
         model="scripted", max_tokens=60, messages=user("x"), thinking={"type": "enabled", "budget_tokens": 10}
     )

@@ -62,7 +62,9 @@ class Babbler:
 
 
 def random_schema(rng, depth=0):
-    kind = rng.choice(["string", "integer", "number", "boolean", "enum", "array", "object"] if depth < 2 else ["string", "integer"])
+    kind = rng.choice(
+        ["string", "integer", "number", "boolean", "enum", "array", "object"] if depth < 2 else ["string", "integer"]
+    )
     if kind == "enum":
         return {"enum": rng.sample(["red", "green", "blue", "two words"], 2)}
     if kind == "array":

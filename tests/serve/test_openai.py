@@ -68,9 +68,9 @@ def test_max_tokens_ends_with_length(client):
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_stop_string_is_not_part_of_the_answer_and_ends_the_request(serve):
+def test_stop_string_is_not_part_of_the_answer_and_ends_the_request(serve, openai_at):
     service = ScriptedService(SCRIPT, step_s=0.002)
-    client = openai.OpenAI(base_url=serve(service) + "/v1", api_key="none")
+    client = openai_at(serve(service))
     answer = client.chat.completions.create(model="scripted", messages=user("long"), stop=["45", "zz"])
     assert answer.choices[0].finish_reason == "stop"
     assert answer.choices[0].model_extra["stop_reason"] == "45"
@@ -87,9 +87,9 @@ def test_several_samples_are_separate(client):
     assert texts == {0: "0123", 1: "0123", 2: "0123"}
 
 
-def test_parameters_reach_the_engine(serve):
+def test_parameters_reach_the_engine(serve, openai_at):
     service = ScriptedService(SCRIPT)
-    client = openai.OpenAI(base_url=serve(service) + "/v1", api_key="none")
+    client = openai_at(serve(service))
     client.chat.completions.create(
         model="scripted",
         messages=user("long"),
@@ -115,9 +115,9 @@ def test_parameters_reach_the_engine(serve):
     assert (params.logit_bias, params.min_tokens, params.stop_token_ids, params.ignore_eos) == ({65: -100}, 1, (9,), True)
 
 
-def test_the_models_defaults_hold_where_nothing_is_given(serve):
+def test_the_models_defaults_hold_where_nothing_is_given(serve, openai_at):
     service = ScriptedService(SCRIPT)
-    client = openai.OpenAI(base_url=serve(service) + "/v1", api_key="none")
+    client = openai_at(serve(service))
     client.chat.completions.create(model="scripted", messages=user("x"))
     assert service.seen[0].params.temperature == 0.0
 
@@ -159,9 +159,9 @@ def test_streamed_calls_add_up(client):
     assert reason == "tool_calls"
 
 
-def test_one_call_where_parallel_calls_are_off(serve):
+def test_one_call_where_parallel_calls_are_off(serve, openai_at):
     service = ScriptedService(SCRIPT, step_s=0.002)
-    client = openai.OpenAI(base_url=serve(service) + "/v1", api_key="none")
+    client = openai_at(serve(service))
     answer = client.chat.completions.create(
         model="scripted", messages=user("twice"), tools=[WEATHER], parallel_tool_calls=False
     )
@@ -217,13 +217,13 @@ def test_embeddings_are_refused_by_a_model_not_made_for_them(client):
         client.embeddings.create(model="scripted", input="x")
 
 
-def test_embeddings(serve):
+def test_embeddings(serve, openai_at):
     from dataclasses import replace
 
     from .scripted import INFO
 
     service = ScriptedService(info=replace(INFO, embeds=True))
-    client = openai.OpenAI(base_url=serve(service) + "/v1", api_key="none")
+    client = openai_at(serve(service))
     answer = client.embeddings.create(model="scripted", input=["one", "three"])  # the client asks for base64 here
     assert [len(item.embedding) for item in answer.data] == [8, 8]
     assert sum(value * value for value in answer.data[0].embedding) == pytest.approx(1.0, abs=1e-6)

@@ -90,17 +90,17 @@ def test_structured_output(client):
     assert isinstance(answer.output_parsed, City)
 
 
-def test_the_store_is_bounded(serve):
-    client = openai.OpenAI(base_url=serve(ScriptedService(SCRIPT), max_stored_responses=2) + "/v1", api_key="none")
+def test_the_store_is_bounded(serve, openai_at):
+    client = openai_at(serve(ScriptedService(SCRIPT), max_stored_responses=2))
     ids = [client.responses.create(model="scripted", input="x").id for _ in range(3)]
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(ids[0])
     assert client.responses.retrieve(ids[2]).id == ids[2]
 
 
-def test_a_key_sees_its_own_responses_only(serve):
-    url = serve(ScriptedService(SCRIPT), api_keys=("one", "two")) + "/v1"
-    one, two = (openai.OpenAI(base_url=url, api_key=key) for key in ("one", "two"))
+def test_a_key_sees_its_own_responses_only(serve, openai_at):
+    url = serve(ScriptedService(SCRIPT), api_keys=("one", "two"))
+    one, two = (openai_at(url, key) for key in ("one", "two"))
     answer = one.responses.create(model="scripted", input="x")
     with pytest.raises(openai.NotFoundError):
         two.responses.retrieve(answer.id)
