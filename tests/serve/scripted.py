@@ -249,9 +249,10 @@ class ScriptedService:
 
 
 def answering(answers: Mapping[str, str], otherwise: str = "hello") -> Callable[[str], str]:
-    """A script that answers by what the prompt contains."""
+    """A script that answers by what the prompt contains from the last user's words on."""
 
     def script(prompt: str) -> str:
+        prompt = prompt.rpartition("user:")[2]
         return next((answer for part, answer in answers.items() if part in prompt), otherwise)
 
     return script

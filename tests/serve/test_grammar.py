@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import time
@@ -85,10 +86,8 @@ def test_a_grammar_that_is_too_large_is_refused():
 def test_a_schema_bomb_is_refused_or_soon_done():
     schema = {"type": "string", "pattern": "((((a{1,100}){1,100}){1,100}){1,100})"}
     start_s = time.monotonic()
-    try:
+    with contextlib.suppress(RequestError):
         grammars().constraint(json_schema_grammar(schema)).mask()
-    except RequestError:
-        pass
     assert time.monotonic() - start_s < 5
 
 

@@ -196,14 +196,10 @@ function stop() {
 
 // The question
 
-function send() {
+async function send() {
+  if (!models.length) await loadModels();
   const text = $("question").value.trim();
-  if (!text || running) return;
-  if (!models.length) {
-    $("announce").textContent = "The server has not answered yet.";
-    loadModels();
-    return;
-  }
+  if (!text || running || !models.length) return;
   $("question").value = "";
   sizeQuestion();
   if (!conversation.title) {
