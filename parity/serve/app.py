@@ -53,7 +53,7 @@ def create_app(desk: Desk) -> Starlette:
             *page_routes(),
         ],
         middleware=middleware,
-        exception_handlers=handlers,  # type: ignore[arg-type]
+        exception_handlers=handlers,
     )
 
 

@@ -7,9 +7,9 @@ shows which text is fixed and where the names and values go.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from llguidance import LLMatcher
@@ -102,7 +102,8 @@ class _Seams:
     @property
     def close(self) -> str:
         """What follows any value."""
-        return os.path.commonprefix([self.between, self.tail])
+        pairs = zip(self.between, self.tail, strict=False)
+        return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 class _Parameters:
@@ -163,8 +164,8 @@ class _Parameters:
             return name
         if not _is_text(schema):
             shared = {key: self._schema[key] for key in ("$defs", "definitions") if key in self._schema}
-            inner = schema if isinstance(schema, bool) else {**shared, **schema}
-            part = self._grammar.schema(f"{name}_json", {} if inner is True else inner)
+            inner = {**shared, **schema} if isinstance(schema, Mapping) else {} if schema else {"not": {}}
+            part = self._grammar.schema(f"{name}_json", inner)
             self._grammar.rules[name] = f"{part} {self._grammar.literal(close)}"
             return name
         choices = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -199,6 +200,6 @@ def _is_text(schema: Any) -> bool:
     if not isinstance(schema, Mapping):
         return False
     if "type" in schema:
-        return schema["type"] == "string"
+        return bool(schema["type"] == "string")
     values = [schema["const"]] if "const" in schema else schema.get("enum", ())
     return bool(values) and all(isinstance(value, str) for value in values)

@@ -93,13 +93,14 @@ class Embeddings:
             return [numbers]
         if not 1 <= len(given) <= MAX_TEXTS:
             raise RequestError(f"input must hold 1 to {MAX_TEXTS} texts, not {len(given)}", field="input")
-        texts = [self._desk.words.encode(item) if isinstance(item, str) else item for item in given]  # type: ignore[misc]
+        lists = [item for item in given if not isinstance(item, int)]
+        texts = [self._desk.words.encode(item) if isinstance(item, str) else item for item in lists]
         for tokens in texts:
             if not tokens:
                 raise RequestError("input holds a text without tokens", field="input")
             if len(tokens) > self._desk.info.max_model_len:
                 raise ContextExceeded(len(tokens), self._desk.info.max_model_len)
-        return texts  # type: ignore[return-value]
+        return texts
 
 
 def _vector(output: Output, dimensions: int | None) -> np.ndarray:
