@@ -48,7 +48,8 @@ class Writer:
 
     def add(self, name: str, data: bytes) -> None:
         """Appends one entry."""
-        assert _NAME.fullmatch(name) and name not in self._entries, name
+        assert _NAME.fullmatch(name), name
+        assert name not in self._entries, name
         if len(data) > _MAX_ENTRY_BYTES:
             raise FormatError(f"{name} would hold {len(data)} bytes and an entry holds at most {_MAX_ENTRY_BYTES}")
         self._file.write(data)
