@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
-    from .request import Request
+    from .request import Request, TokenLogprobs
 
 Rows = Literal["none", "last", "all"]
 
@@ -35,8 +36,10 @@ class Chunk:
         rows: the positions whose logits are wanted.
         sample: whether a token is chosen from the last row.
         num_generated: tokens generated before this step: the position in the random sequence.
+        generated: those tokens, where `sample` is set and a penalty needs them; otherwise empty.
         restore: a snapshot copied into the slot before the step; with None and `start` 0 the slot is zeroed.
-        save: a snapshot that the slot is copied to after the step.
+        save: a snapshot that the slot is copied to after the step. One chunk may save to the id that another restores
+            from, so all restores of a step come before all its saves.
     """
 
     request: Request
@@ -47,6 +50,7 @@ class Chunk:
     rows: Rows = "last"
     sample: bool = True
     num_generated: int = 0
+    generated: tuple[int, ...] = ()
     restore: int | None = None
     save: int | None = None
 
@@ -71,6 +75,27 @@ class Plan:
         return sum(len(chunk.tokens) for chunk in self.chunks)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """What a step brought for one chunk.
+
+    Args:
+        token: the token chosen, where the chunk's `sample` was set.
+        logprob: that token's, where the request asks for them.
+        prompt_logprobs: where `rows` is "all" and the request asks for them: one for each row whose next token is in the
+            prompt, in order (the row at position p gives prompt token p + 1).
+        array: float32: the logits [rows, vocabulary] of a `want="logits"` chunk whose `rows` is "all", or the last hidden
+            state [hidden] for a `want="embedding"` chunk whose `rows` is "last".
+        error: why this request cannot go on; the others are unaffected.
+    """
+
+    token: int | None = None
+    logprob: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    array: np.ndarray | None = None
+    error: str | None = None
+
+
 Probe: TypeAlias = "Callable[[int, str, torch.Tensor], torch.Tensor | None]"
 """Called as (layer, site, value [tokens, ...]) inside the model; a tensor returned takes the value's place."""
 
@@ -86,7 +111,6 @@ class Batch:
         lengths: int32 [num_sequences], tokens whose state exists after the step.
         pages: int32 [num_sequences, max_pages]; entries past a sequence's pages are unspecified.
         slots: int32 [num_sequences], the place of each sequence's per-request state.
-        rows: int32 [num_rows], the rows whose logits are wanted.
         page_size: tokens in a page.
         host_starts: `starts`.
         host_lengths: `lengths`. In a captured graph these are the numbers at capture: kernels read the tensors.
@@ -99,7 +123,6 @@ class Batch:
     lengths: torch.Tensor
     pages: torch.Tensor
     slots: torch.Tensor
-    rows: torch.Tensor
     page_size: int
     host_starts: tuple[int, ...]
     host_lengths: tuple[int, ...]

@@ -83,9 +83,7 @@ class SamplingParams:
         if self.top_p <= 0:
             raise RequestError(f"top_p must be above 0 and at most 1, not {self.top_p!r}", field="top_p")
         if self.max_tokens is not None and self.max_tokens < self.min_tokens:
-            raise RequestError(
-                f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})", field="min_tokens"
-            )
+            raise RequestError(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})", field="min_tokens")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise RequestError("stop must hold non-empty strings", field="stop")
         for token, bias in self.logit_bias.items():

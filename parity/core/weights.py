@@ -54,3 +54,22 @@ class Rows:
 
 
 Weight: TypeAlias = "torch.Tensor | Packed | Rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A checkpoint's name to ours by regular expression, and back: `pattern` and `replacement` use the same groups in order."""
+
+    pattern: str
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Checkpoint tensors that are deliberately not loaded, and why."""
+
+    pattern: str
+    why: str
+
+
+Rule: TypeAlias = "Rename | Ignore"

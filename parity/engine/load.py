@@ -1,0 +1,278 @@
+"""From a checkpoint on disk to an engine ready to step."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import Unsupported, UsageError
+from ..core.service import ModelInfo
+from ..core.weights import Packed, Rows, Weight
+from ..formats import expand
+from ..hub import account, open_checkpoint
+from ..hub.checkpoint import Checkpoint
+from ..models import registry
+from ..models.decoder import Decoder
+from ..stacks.base import Stack
+from ..stacks.registry import dtype_of, open_stack
+from .engine import Engine
+from .memory import StateMemory, choose_num_pages, choose_page_size, page_bytes, slot_bytes
+from .runner import Runner
+from .sampler import Sampler
+from .scheduler import Scheduler, SchedulerConfig
+
+log = logging.getLogger("parity")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """How a model is run; None lets the model, the stack and the free memory decide.
+
+    Args:
+        stack: such as `cpu` or `cpu:reference:float32`.
+        dtype: compute dtype by name; `auto` is None.
+        max_model_len: most tokens of prompt and answer together.
+        max_num_seqs: most requests running at once.
+        max_num_batched_tokens: most tokens computed in one step.
+        max_num_waiting: most requests queued.
+        memory_fraction: share of the free memory, after the weights, that pages may take.
+        num_pages: pages of state, instead of a share of the memory.
+        page_size: tokens in a page.
+        kv_cache_dtype: dtype of the pages by name; None is the compute dtype.
+        enable_prefix_caching: keep state for requests to come.
+        enforce_eager: record no graphs.
+        num_snapshots: copies of per-request state kept for prefix reuse.
+    """
+
+    stack: str | None = None
+    dtype: str | None = None
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+    max_num_waiting: int = 1024
+    memory_fraction: float | None = None
+    num_pages: int | None = None
+    page_size: int | None = None
+    kv_cache_dtype: str | None = None
+    enable_prefix_caching: bool = True
+    enforce_eager: bool = False
+    num_snapshots: int = 32
+
+
+def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Checkpoint]:
+    """Opens a checkpoint, loads its weights onto a stack and lays out its state.
+
+    Raises:
+        ParityError: the checkpoint, the stack or the settings do not fit; the text says which and why.
+    """
+    started = time.monotonic()
+    stack, stack_dtype = open_stack(config.stack)
+    checkpoint = open_checkpoint(path)
+    dtype = _compute_dtype(stack, stack_dtype, config.dtype, checkpoint.config)
+    model = load_model(checkpoint, stack, dtype)
+    log.info("loaded %s on %s in %.1f s", name, stack.name, time.monotonic() - started)
+    return make_engine(model, checkpoint, stack, dtype, name, config), checkpoint
+
+
+def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Decoder:
+    """The model with its weights on the stack; nothing big is allocated before every tensor is accounted for.
+
+    Raises:
+        Unsupported, ConfigError: the architecture or a setting of it is not computed.
+        WeightError: a tensor is missing, left over, or of another shape.
+    """
+    model, architecture = registry.build(checkpoint.config, stack.ops, dtype)
+    slots = model.all_slots()
+    rules = architecture.rules
+    if model.tied:
+        rules = (*rules, registry.TIED)
+    plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
+    placer = Placer(stack, dtype)
+    # In the file's order, so that reading it is one pass.
+    order = {source: index for index, source in enumerate(checkpoint.tensors)}
+    for name, source in sorted(plan.sources.items(), key=lambda pair: order[pair[1]]):
+        slot = slots[name]
+        slot.put(checkpoint.read(source), placer.exact if slot.exact else placer.place)
+    for pattern, names in plan.ignored.items():
+        log.info("not loaded: %d tensor(s) such as %s: %s", len(names), names[0], pattern)
+    placer.report()
+    model.to(stack.device.torch_device)
+    return model.eval()
+
+
+class Placer:
+    """Brings weights to a stack: onto its device, expanded if it does not compute on their format, in its kernels' order."""
+
+    def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
+        self._stack, self._dtype = stack, dtype
+        self._expanded: dict[str, tuple[int, int]] = {}
+
+    def exact(self, weight: Weight) -> Tensor:
+        """A small weight that is kept in float32."""
+        return expand(weight, torch.float32).to(self._stack.device.torch_device)
+
+    def place(self, weight: Weight) -> Weight:
+        """A matrix."""
+        if all(_format(part) in self._stack.formats for part in _parts(weight)):
+            return self._stack.prepare(_to(weight, self._stack.device.torch_device))
+        for part in _parts(weight):
+            if isinstance(part, Packed):
+                before, after = self._expanded.get(part.format, (0, 0))
+                size = torch.Size(part.shape).numel() * self._dtype.itemsize
+                self._expanded[part.format] = (before + part.nbytes, after + size)
+        return expand(_to(weight, self._stack.device.torch_device), self._dtype)
+
+    def report(self) -> None:
+        """Says which formats were expanded, and what that costs."""
+        for name, (before, after) in self._expanded.items():
+            log.info(
+                "%s weights are expanded to %s on %s, which does not compute on them: %.0f MiB become %.0f MiB",
+                name,
+                _name(self._dtype),
+                self._stack.name,
+                before / 2**20,
+                after / 2**20,
+            )
+
+
+def _parts(weight: Weight) -> tuple[Tensor | Packed, ...]:
+    return weight.parts if isinstance(weight, Rows) else (weight,)
+
+
+def _format(part: Tensor | Packed) -> str:
+    return part.format if isinstance(part, Packed) else _name(part.dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _to(weight: Weight, device: torch.device) -> Weight:
+    if isinstance(weight, Tensor):
+        return weight.to(device)
+    if isinstance(weight, Packed):
+        arrays = {role: array.to(device) for role, array in weight.arrays.items()}
+        return Packed(weight.format, weight.shape, arrays, weight.meta)
+    return Rows(tuple(_to(part, device) for part in weight.parts))  # type: ignore[misc]  # parts are never rows
+
+
+def _compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None, config: Mapping[str, Any]) -> torch.dtype:
+    """What was asked for, else the model's own dtype where the stack is good at it, else the stack's first."""
+    if asked not in (None, "auto"):
+        dtype = dtype_of(str(asked))
+        if from_spec not in (None, dtype):
+            raise UsageError(f"the stack names dtype {_name(from_spec)} and dtype={asked} was given; give one")  # type: ignore[arg-type]
+        return dtype
+    if from_spec is not None:
+        return from_spec
+    own = {_name(dtype): dtype for dtype in stack.dtypes}.get(str(config.get("dtype") or config.get("torch_dtype")))
+    return own or stack.dtypes[0]
+
+
+def make_engine(
+    model: Decoder, checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, name: str, config: EngineConfig
+) -> Engine:
+    """Lays out the state for a loaded model.
+
+    Raises:
+        CapacityError: no page fits in the memory.
+        UsageError: a setting is out of its range.
+    """
+    specs = model.state
+    state_dtype = dtype if config.kv_cache_dtype in (None, "auto") else dtype_of(str(config.kv_cache_dtype))
+    page_size = choose_page_size(specs, config.page_size or stack.page_size)
+    max_model_len = config.max_model_len or model.max_position
+    if max_model_len > model.max_position:
+        raise UsageError(
+            f"max_model_len {max_model_len} is above the {model.max_position} tokens that {name} was made for; lower it"
+        )
+    per_page, per_slot = page_bytes(specs, page_size, state_dtype), slot_bytes(specs, state_dtype)
+    num_snapshots = config.num_snapshots if per_slot and config.enable_prefix_caching else 0
+    num_pages = config.num_pages
+    if num_pages is None:
+        fraction = config.memory_fraction if config.memory_fraction is not None else stack.memory_fraction
+        free = int(stack.device.memory().free * fraction) - per_slot * (config.max_num_seqs + num_snapshots)
+        num_pages = choose_num_pages(free, per_page, page_size, max_model_len, config.max_num_seqs)
+    if config.max_model_len is None:
+        max_model_len = min(max_model_len, num_pages * page_size)
+    memory = StateMemory(
+        specs,
+        num_pages=num_pages,
+        page_size=page_size,
+        num_slots=config.max_num_seqs,
+        num_snapshots=num_snapshots,
+        dtype=state_dtype,
+        device=stack.device.torch_device,
+    )
+    eos = eos_token_ids(checkpoint)
+    scheduler = Scheduler(
+        SchedulerConfig(
+            page_size=page_size,
+            num_pages=num_pages,
+            max_model_len=max_model_len,
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
+            max_num_waiting=config.max_num_waiting,
+            eos_token_ids=eos,
+            prefix_caching=config.enable_prefix_caching,
+            has_slots=bool(per_slot),
+            num_slots=config.max_num_seqs if per_slot else 0,
+            num_snapshots=num_snapshots,
+        )
+    )
+    runner = Runner(
+        stack,
+        model,
+        memory,
+        Sampler(stack.ops, eos),
+        page_size=page_size,
+        max_pages=-(-max_model_len // page_size),
+        graphs=not config.enforce_eager,
+    )
+    log.info(
+        "state: %d pages of %d tokens (%.0f MiB), context %d", num_pages, page_size, num_pages * per_page / 2**20, max_model_len
+    )
+    info = ModelInfo(
+        name=name,
+        architecture=str(checkpoint.config["model_type"]),
+        max_model_len=max_model_len,
+        vocab_size=model.vocab_size,
+        stack=stack.name,
+        dtype=_name(dtype),
+        num_pages=num_pages,
+        page_size=page_size,
+        eos_token_ids=eos,
+        sampling_defaults=sampling_defaults(checkpoint.generation_config),
+    )
+    return Engine(info, scheduler, runner)
+
+
+def eos_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
+    """The tokens that end an answer, from both configs."""
+    found: set[int] = set()
+    for config in (checkpoint.generation_config, checkpoint.config):
+        value = config.get("eos_token_id")
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    return frozenset(found)
+
+
+def sampling_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a generation_config says of sampling, in the names of `SamplingParams`.
+
+    Raises:
+        Unsupported: it asks for a decoding method that Parity does not have.
+    """
+    if config.get("num_beams", 1) not in (None, 1):
+        raise Unsupported("the model's generation_config asks for beam search, which Parity does not do")
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    defaults = {name: config[name] for name in names if config.get(name) is not None}
+    if config.get("do_sample") is False:
+        defaults["temperature"] = 0.0
+    return defaults

@@ -1,0 +1,108 @@
+"""The arrays behind the two kinds of state, and how many pages fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.errors import CapacityError
+from ..core.state import PerRequest, PerToken, State, StateSpec
+
+Specs = Sequence[tuple[StateSpec, ...]]
+
+
+def page_bytes(specs: Specs, page_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one page over all layers."""
+    return sum(
+        page_size // spec.every * math.prod(spec.shape) * (spec.dtype or dtype).itemsize
+        for layer in specs
+        for spec in layer
+        if isinstance(spec, PerToken)
+    )
+
+
+def slot_bytes(specs: Specs, dtype: torch.dtype) -> int:
+    """Bytes of one request's own state over all layers; 0 if the model keeps none."""
+    return sum(
+        math.prod(spec.shape) * (spec.dtype or dtype).itemsize
+        for layer in specs
+        for spec in layer
+        if isinstance(spec, PerRequest)
+    )
+
+
+def choose_page_size(specs: Specs, preferred: int) -> int:
+    """The stack's page size, raised to what entries for several tokens need."""
+    every = math.lcm(*(spec.every for layer in specs for spec in layer if isinstance(spec, PerToken)), 1)
+    return math.lcm(preferred, every)
+
+
+def choose_num_pages(free_bytes: int, bytes_per_page: int, page_size: int, max_model_len: int, max_num_seqs: int) -> int:
+    """As many pages as all requests at full length could use, or as fit.
+
+    Raises:
+        CapacityError: not even one page fits.
+    """
+    wanted = -(-max_model_len // page_size) * max_num_seqs
+    fitting = wanted if bytes_per_page == 0 else free_bytes // bytes_per_page
+    if fitting < 1:
+        raise CapacityError(
+            f"no memory for state: one page of {page_size} tokens takes {bytes_per_page / 2**20:.1f} MiB and "
+            f"{max(free_bytes, 0) / 2**20:.1f} MiB are free; free some memory or choose a smaller model"
+        )
+    return min(wanted, fitting)
+
+
+class StateMemory:
+    """The state of every layer, and the snapshots of per-request state.
+
+    Args:
+        specs: what each layer keeps.
+        dtype: for specs that name none.
+    """
+
+    def __init__(
+        self,
+        specs: Specs,
+        *,
+        num_pages: int,
+        page_size: int,
+        num_slots: int,
+        num_snapshots: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._slots: list[Tensor] = []
+        self._saved: list[Tensor] = []
+        layers = []
+        for layer in specs:
+            arrays = {}
+            for spec in layer:
+                kind = spec.dtype or dtype
+                if isinstance(spec, PerToken):
+                    shape = (num_pages, page_size // spec.every, *spec.shape)
+                    arrays[spec.name] = torch.zeros(shape, dtype=kind, device=device)
+                else:
+                    arrays[spec.name] = torch.zeros(num_slots, *spec.shape, dtype=kind, device=device)
+                    self._slots.append(arrays[spec.name])
+                    self._saved.append(torch.zeros(num_snapshots, *spec.shape, dtype=kind, device=device))
+            layers.append(arrays)
+        self.state = State(layers)
+
+    def clear(self, slot: int) -> None:
+        """Zeroes a slot for a new request."""
+        for array in self._slots:
+            array[slot].zero_()
+
+    def restore(self, snapshot: int, slot: int) -> None:
+        """Copies a snapshot into a slot."""
+        for array, saved in zip(self._slots, self._saved, strict=True):
+            array[slot].copy_(saved[snapshot])
+
+    def save(self, slot: int, snapshot: int) -> None:
+        """Copies a slot into a snapshot."""
+        for array, saved in zip(self._slots, self._saved, strict=True):
+            saved[snapshot].copy_(array[slot])

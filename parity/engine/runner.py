@@ -1,0 +1,204 @@
+"""Turns a plan into tensors, runs the model over them, and brings back one result for each chunk."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.batch import Batch, Chunk, Plan, Probe, Result
+from ..models.decoder import Decoder
+from ..stacks.base import Graph, Stack
+from .memory import StateMemory
+from .sampler import Sampler, token_logprobs
+
+log = logging.getLogger("parity")
+
+_HEAD_ROWS = 128  # rows of logits held at a time when a prompt's are asked for
+_MAX_GRAPH_ROWS = 64
+
+
+class Runner:
+    """Runs steps on one stack. Knows tensors; decides nothing.
+
+    Args:
+        stack: where to run.
+        model: with its weights.
+        memory: the state.
+        sampler: chooses tokens.
+        page_size: tokens in a page.
+        max_pages: most pages of one sequence.
+        graphs: whether decode steps are recorded and replayed where the device can.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        model: Decoder,
+        memory: StateMemory,
+        sampler: Sampler,
+        *,
+        page_size: int,
+        max_pages: int,
+        graphs: bool = True,
+    ) -> None:
+        self._stack, self._model, self._memory, self._sampler = stack, model, memory, sampler
+        self._page_size, self._max_pages = page_size, max_pages
+        self._graphs: dict[int, Recorded] | None = {} if graphs else None
+        self.probe: Probe | None = None
+        """Sees values inside the model, in steps computed without a graph."""
+
+    @torch.inference_mode()
+    def run(self, plan: Plan) -> list[Result]:
+        """One result for each chunk, in order."""
+        self._bring_state(plan)
+        if _decodes(plan) and self.probe is None and self._graphs is not None and len(plan.chunks) <= _MAX_GRAPH_ROWS:
+            logits = self._replay(plan)
+            results = self._sampler(logits, plan.chunks)
+        else:
+            hidden = self._model.hidden(self._prepare(plan), self._memory.state)
+            results = self._results(plan, hidden)
+        for chunk in plan.chunks:
+            if chunk.save is not None:
+                self._memory.save(chunk.slot, chunk.save)
+        return results
+
+    def _bring_state(self, plan: Plan) -> None:
+        for chunk in plan.chunks:
+            if chunk.restore is not None:
+                self._memory.restore(chunk.restore, chunk.slot)
+            elif chunk.start == 0:
+                self._memory.clear(chunk.slot)
+
+    # The batch
+
+    def _prepare(self, plan: Plan) -> Batch:
+        arrays = _arrays(plan, max(len(chunk.pages) for chunk in plan.chunks))
+        device = self._stack.device.torch_device
+        tokens, positions, starts, lengths, pages, slots = (torch.from_numpy(array).to(device) for array in arrays)
+        return Batch(
+            tokens,
+            positions,
+            starts,
+            lengths,
+            pages,
+            slots,
+            self._page_size,
+            host_starts=tuple(arrays[2].tolist()),
+            host_lengths=tuple(arrays[3].tolist()),
+            probe=self.probe,
+        )
+
+    def _replay(self, plan: Plan) -> Tensor:
+        """The logits of a step in which each sequence decodes one token, from a graph if the device records them."""
+        assert self._graphs is not None
+        num_rows = len(plan.chunks)
+        recorded = self._graphs.get(num_rows)
+        if recorded is not None:
+            recorded.fill(plan)
+            recorded.graph.replay()
+            return recorded.logits.clone()
+        batch = self._prepare(plan)
+        pages = batch.pages.new_zeros(num_rows, self._max_pages)
+        pages[:, : batch.pages.shape[1]] = batch.pages
+        batch = _with_pages(batch, pages)
+        captured = self._stack.device.capture(lambda: self._model(batch, self._memory.state))
+        if captured is None:
+            self._graphs = None
+            return self._model(batch, self._memory.state)
+        self._graphs[num_rows] = Recorded(batch, *captured)
+        return captured[1].clone()
+
+    # The results
+
+    def _results(self, plan: Plan, hidden: Tensor) -> list[Result]:
+        ends = list(itertools.accumulate(len(chunk.tokens) for chunk in plan.chunks))
+        sampled = [index for index, chunk in enumerate(plan.chunks) if chunk.sample]
+        chosen: Iterator[Result] = iter(())
+        if sampled:
+            rows = [ends[index] - 1 for index in sampled]
+            last = hidden if len(rows) == hidden.shape[0] else hidden[rows]
+            chosen = iter(self._sampler(self._model.head(last), [plan.chunks[index] for index in sampled]))
+        results = []
+        for end, chunk in zip(ends, plan.chunks, strict=True):
+            result = next(chosen) if chunk.sample else Result()
+            results.append(self._with_rows(result, chunk, hidden[end - len(chunk.tokens) : end]))
+        return results
+
+    def _with_rows(self, result: Result, chunk: Chunk, hidden: Tensor) -> Result:
+        """Adds what a request wants of all rows of its chunk."""
+        request = chunk.request
+        if request.want == "embedding" and chunk.rows == "last":
+            return Result(array=hidden[-1].float().cpu().numpy())
+        if chunk.rows != "all":
+            return result
+        array, logprobs = None, []
+        if request.want == "logits":
+            array = np.concatenate([part.cpu().numpy() for part in self._head(hidden)])
+        elif request.params.prompt_logprobs is not None:
+            following = request.tokens[chunk.start + 1 : chunk.length + 1]
+            for start, part in zip(itertools.count(0, _HEAD_ROWS), self._head(hidden[: len(following)])):
+                part_tokens = following[start : start + _HEAD_ROWS]
+                logprobs += token_logprobs(part, part_tokens, request.params.prompt_logprobs)
+        return Result(result.token, result.logprob, tuple(logprobs), array, result.error)
+
+    def _head(self, hidden: Tensor) -> Iterator[Tensor]:
+        for part in hidden.split(_HEAD_ROWS):
+            if len(part):
+                yield self._model.head(part)
+
+
+class Recorded:
+    """A recorded decode step and the tensors that it reads its batch from."""
+
+    def __init__(self, batch: Batch, graph: Graph, logits: Tensor) -> None:
+        self.batch, self.graph, self.logits = batch, graph, logits
+
+    def fill(self, plan: Plan) -> None:
+        """Brings a plan into the tensors of the recording."""
+        arrays = _arrays(plan, max(len(chunk.pages) for chunk in plan.chunks))
+        tokens, positions, _, lengths, pages, slots = map(torch.from_numpy, arrays)
+        self.batch.tokens.copy_(tokens)
+        self.batch.positions.copy_(positions)
+        self.batch.lengths.copy_(lengths)
+        self.batch.pages[:, : pages.shape[1]].copy_(pages)
+        self.batch.slots.copy_(slots)
+
+
+def _decodes(plan: Plan) -> bool:
+    return all(len(chunk.tokens) == 1 and chunk.sample and chunk.rows == "last" for chunk in plan.chunks)
+
+
+def _with_pages(batch: Batch, pages: Tensor) -> Batch:
+    return Batch(
+        batch.tokens,
+        batch.positions,
+        batch.starts,
+        batch.lengths,
+        pages,
+        batch.slots,
+        batch.page_size,
+        batch.host_starts,
+        batch.host_lengths,
+    )
+
+
+def _arrays(plan: Plan, max_pages: int) -> Sequence[np.ndarray]:
+    """tokens, positions, starts, lengths, pages and slots of a plan, all int32."""
+    chunks = plan.chunks
+    counts = [len(chunk.tokens) for chunk in chunks]
+    tokens = np.fromiter(itertools.chain.from_iterable(chunk.tokens for chunk in chunks), np.int32, sum(counts))
+    starts = np.zeros(len(chunks) + 1, np.int32)
+    np.cumsum(counts, out=starts[1:])
+    first = np.array([chunk.start for chunk in chunks], np.int32)
+    positions = np.arange(starts[-1], dtype=np.int32) + np.repeat(first - starts[:-1], counts)
+    lengths = first + np.array(counts, np.int32)
+    pages = np.zeros((len(chunks), max_pages), np.int32)
+    for row, chunk in enumerate(chunks):
+        pages[row, : len(chunk.pages)] = chunk.pages
+    slots = np.array([chunk.slot for chunk in chunks], np.int32)
+    return tokens, positions, starts, lengths, pages, slots

@@ -1,0 +1,150 @@
+"""The engine's thread and front door: requests come from any thread, steps happen in one."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..core.errors import EngineError, RequestError
+from ..core.request import Finish, Output, Request
+from ..core.service import ModelInfo, Stats
+from .engine import Engine
+
+log = logging.getLogger("parity")
+
+Emit = Callable[[Output], None]
+
+
+class EngineService:
+    """A `core.service.Service` over one engine.
+
+    Args:
+        engine: stepped by the service's own thread and by nothing else from now on.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._emits: dict[str, Emit] = {}
+        self._closing = threading.Event()
+        self._stop_at_s: float | None = None
+        self._stats = engine.stats()
+        self._thread = threading.Thread(target=self._loop, name="parity-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is being run."""
+        return self._engine.info
+
+    def submit(self, request: Request, emit: Emit) -> None:
+        """Queues a request; see `core.service.Service.submit`. Waits for at most the step in progress."""
+        top = max(request.tokens, default=0)
+        if top >= self.info.vocab_size or min(request.tokens, default=0) < 0:
+            bad = top if top >= self.info.vocab_size else min(request.tokens)
+            raise RequestError(f"token id {bad} is not in the vocabulary of {self.info.vocab_size}", field="prompt")
+        if request.params.seed is None and request.params.temperature > 0:
+            request = replace(request, params=request.params.replace(seed=secrets.randbits(63)))
+        self.call(lambda: self._add(request, emit))
+
+    def _add(self, request: Request, emit: Emit) -> None:
+        self._engine.add(request)
+        self._emits[request.id] = emit
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request with `abort`; unknown ids are ignored."""
+        self._calls.put(lambda: self._engine.abort(request_id))
+
+    def stats(self) -> Stats:
+        """Counts after the latest step."""
+        return self._stats
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Runs `work` on the engine's thread between two steps and returns, or raises, what it does.
+
+        Raises:
+            EngineError: the engine has stopped.
+        """
+        answer: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+        def answered() -> None:
+            try:
+                answer.put((work(), None))
+            except Exception as error:
+                answer.put((None, error))
+
+        if self._closing.is_set():
+            raise EngineError("the engine has stopped; open the model again")
+        self._calls.put(answered)
+        while True:
+            try:
+                value, error = answer.get(timeout=1.0)
+                break
+            except queue.Empty:
+                if not self._thread.is_alive():
+                    raise EngineError("the engine has stopped; open the model again") from None
+        if error is not None:
+            raise error
+        return value
+
+    def close(self, timeout_s: float = 0.0) -> None:
+        """Stops: what still runs after `timeout_s` ends with `abort`. A second call does nothing."""
+        if self._closing.is_set():
+            return
+        self._stop_at_s = time.monotonic() + timeout_s
+        self._closing.set()
+        self._calls.put(None)
+        self._thread.join()
+
+    # On the engine's thread
+
+    def _loop(self) -> None:
+        try:
+            while not self._done():
+                self._take_calls(wait=not self._engine.has_work and not self._closing.is_set())
+                if self._engine.has_work:
+                    self._deliver(self._engine.step())
+                    self._stats = self._engine.stats()
+        except BaseException as error:
+            log.exception("the engine's thread stopped")
+            self._end_all(Finish("error", message=f"the engine stopped: {error}"))
+        finally:
+            self._closing.set()
+            self._end_all(Finish("abort"))
+            self._take_calls(wait=False)
+
+    def _done(self) -> bool:
+        if not self._closing.is_set():
+            return False
+        return not self._engine.has_work or time.monotonic() >= (self._stop_at_s or 0.0)
+
+    def _take_calls(self, *, wait: bool) -> None:
+        while True:
+            try:
+                call = self._calls.get(block=wait)
+            except queue.Empty:
+                return
+            wait = False
+            if call is not None:
+                call()
+
+    def _deliver(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            emit = self._emits.pop(output.request_id, None) if output.finish else self._emits.get(output.request_id)
+            if emit is None:
+                continue
+            try:
+                emit(output)
+            except Exception:
+                log.exception("the receiver of request %s failed; the request is aborted", output.request_id)
+                self._engine.abort(output.request_id)
+
+    def _end_all(self, finish: Finish) -> None:
+        for request_id in list(self._emits):
+            self._deliver([Output(request_id, finish=finish)])

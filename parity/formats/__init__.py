@@ -1,0 +1,122 @@
+"""Packed number formats: what each means (`expand`), how to make it (`pack`), and cutting rows without expanding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from parity.core.errors import Unsupported
+from parity.core.weights import Packed, Rows, Weight
+
+from . import columns, float_blocks, gguf_blocks, gguf_super, int_groups
+from .base import Format
+
+__all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "stack"]
+
+FORMATS: Mapping[str, Format] = {
+    form.name: form for module in (gguf_blocks, gguf_super, float_blocks, int_groups, columns) for form in module.FORMATS
+}
+"""Every packed format by name."""
+
+_CHUNK = 1 << 20  # weights expanded at a time: the temporaries stay in the cache
+
+
+def format_of(name: str) -> Format:
+    """The format by name.
+
+    Raises:
+        Unsupported: there is none of that name.
+    """
+    if name not in FORMATS:
+        raise Unsupported(f"no weight format {name!r}; there are {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
+def expand(weight: Weight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """The numbers of a weight, [..., out, in]: computed in float32 by the format's definition, then rounded to `dtype`."""
+    if isinstance(weight, torch.Tensor):
+        return weight.to(dtype)
+    if isinstance(weight, Rows):
+        return torch.cat([expand(part, dtype) for part in weight.parts])
+    form = format_of(weight.format)
+    height, width = weight.shape[-2:]
+    device = next(iter(weight.arrays.values())).device
+    out = torch.empty(math.prod(weight.shape[:-2]), height, width, dtype=dtype, device=device)
+    matrices = {role: array.reshape(-1, *array.shape[len(weight.shape) - 2 :]) for role, array in weight.arrays.items()}
+    per_entry = form.rows_per_entry(weight)
+    unit = math.lcm(*per_entry.values()) if per_entry else height
+    step = max(_CHUNK // max(width, 1) // unit, 1) * unit
+    for matrix, target in enumerate(out):
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            part = {role: array[matrix] for role, array in matrices.items()}
+            for role, per in per_entry.items():
+                part[role] = part[role][start // per : -(-stop // per)]
+            target[start:stop] = form.expand_matrix(part, (stop - start, width), weight.meta)
+    return out.reshape(weight.shape)
+
+
+def pack(tensor: torch.Tensor, format: str, **meta: int) -> Packed:
+    """The nearest weight in a format to `tensor` [..., out, in]; `meta` as the format's page says, such as `group_size`.
+
+    Raises:
+        Unsupported: the format cannot be made here, or the width is not a multiple of its block.
+    """
+    form = format_of(format)
+    if form.pack is None:
+        makers = [name for name, other in FORMATS.items() if other.pack]
+        raise Unsupported(f"weights cannot be made in {format}; they can in {', '.join(makers)}")
+    multiple = math.lcm(form.multiple, meta.get("group_size", 1))
+    if tensor.dim() < 2 or tensor.shape[-1] % multiple:
+        raise Unsupported(f"{format} needs [..., out, in] with `in` a multiple of {multiple}, not {tuple(tensor.shape)}")
+    return form.pack(tensor, meta)
+
+
+def rows(weight: torch.Tensor | Packed, index: torch.Tensor) -> torch.Tensor | Packed:
+    """Some rows (the second last dimension) in the order of `index`, int64 [n]; nothing is expanded.
+
+    Raises:
+        Unsupported: the format does not store rows apart.
+    """
+    if isinstance(weight, torch.Tensor):
+        return weight.index_select(max(weight.dim() - 2, 0), index)
+    form = format_of(weight.format)
+    if not form.row_arrays:
+        raise Unsupported(f"{weight.format} does not keep its rows apart; expand it first")
+    axis = len(weight.shape) - 2
+    arrays = {role: _select(weight.arrays[role], axis, index // per) for role, per in form.rows_per_entry(weight).items()}
+    meta = dict(weight.meta) | {per: 1 for per in form.row_arrays.values() if isinstance(per, str)}
+    return Packed(weight.format, (*weight.shape[:-2], len(index), weight.shape[-1]), arrays, meta)
+
+
+def stack(weights: Sequence[torch.Tensor | Packed]) -> torch.Tensor | Packed:
+    """Equal-shaped weights, such as experts, one above the other: [n, out, in]."""
+    first = weights[0]
+    if isinstance(first, torch.Tensor):
+        return torch.stack([weight for weight in weights if isinstance(weight, torch.Tensor)])
+    kinds = {(w.format, w.shape, *sorted(w.meta.items())) if isinstance(w, Packed) else w.dtype for w in weights}
+    if len(kinds) > 1:
+        raise Unsupported(f"weights of different kinds cannot be stacked: {sorted(map(str, kinds))}")
+    packed = [weight for weight in weights if isinstance(weight, Packed)]
+    arrays = {role: _stack([weight.arrays[role] for weight in packed]) for role in first.arrays}
+    return Packed(first.format, (len(weights), *first.shape), arrays, first.meta)
+
+
+def nbytes(weight: Weight) -> int:
+    """Bytes held."""
+    return weight.nbytes
+
+
+def _select(array: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:
+    # Torch has no index_select for the eight-bit floats: their bytes do as well.
+    if array.dtype.itemsize == 1:
+        return array.view(torch.uint8).index_select(axis, index).view(array.dtype)
+    return array.index_select(axis, index)
+
+
+def _stack(arrays: list[torch.Tensor]) -> torch.Tensor:
+    if arrays[0].dtype.itemsize == 1:
+        return torch.stack([array.view(torch.uint8) for array in arrays]).view(arrays[0].dtype)
+    return torch.stack(arrays)

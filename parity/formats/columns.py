@@ -1,0 +1,48 @@
+"""AWQ and GPTQ 4 bit: stored transposed, input by output, with zero points.
+
+`awq`: `data` int32 [..., in, out / 8], the columns of a word in the order 0 2 4 6 1 3 5 7; `zeros` int32
+[..., in / group_size, out / 8] likewise; `scale` [..., in / group_size, out].
+`gptq`: `data` int32 [..., in / 8, out]; `zeros` and `scale` of the shapes above, in plain order; `groups` int32 [..., in], the
+group of each input. Its first version stores zero points less one (`zero_offset` 1).
+Both: weight = (code - zero) * scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .base import Format
+from .int_groups import unpack_words
+
+AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
+"""Nibble of a word that holds column 0, 1, ... 7."""
+
+
+def awq_codes(words: torch.Tensor) -> torch.Tensor:
+    """int32 [n, out / 8] -> uint8 [n, out]."""
+    order = torch.tensor(AWQ_ORDER, device=words.device)
+    return unpack_words(words).reshape(len(words), -1, 8).index_select(-1, order).flatten(-2)
+
+
+def _expand_awq(arrays: Mapping[str, torch.Tensor], shape: tuple[int, int], meta: Mapping[str, int]) -> torch.Tensor:
+    group_size = meta["group_size"]
+    codes = awq_codes(arrays["data"]).to(torch.int8).reshape(-1, group_size, shape[0])
+    zeros = awq_codes(arrays["zeros"]).to(torch.int8).unsqueeze(1)
+    return ((codes - zeros).float() * arrays["scale"].float().unsqueeze(1)).flatten(0, 1).t().contiguous()
+
+
+def _expand_gptq(arrays: Mapping[str, torch.Tensor], shape: tuple[int, int], meta: Mapping[str, int]) -> torch.Tensor:
+    codes = unpack_words(arrays["data"].t().contiguous()).to(torch.int8)
+    zeros = (unpack_words(arrays["zeros"]) + meta["zero_offset"]).to(torch.int8).t()
+    groups = arrays["groups"].long()
+    scale = arrays["scale"].float().t()
+    weights: torch.Tensor = (codes - zeros[:, groups]).float() * scale[:, groups]
+    return weights
+
+
+FORMATS = (
+    Format("awq", 4.25, 8, _expand_awq),
+    Format("gptq", 4.25, 8, _expand_gptq),
+)

@@ -1,0 +1,440 @@
+"""`LLM`: a model in this process, text in and text out."""
+
+from __future__ import annotations
+
+import itertools
+import queue
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from .core.batch import Probe
+from .core.chat import Event, Finished, Message, ReasoningDelta, TextDelta, Tool, ToolCall, ToolCallEnd, ToolCallStart
+from .core.errors import EngineError, RequestError
+from .core.request import Finish, Output, Request, SamplingParams, TokenLogprobs, Usage, Want
+from .core.service import ModelInfo, Stats
+from .text import AnswerStream, Chat, TextStream, Tokenizer
+
+if TYPE_CHECKING:
+    from .engine.load import EngineConfig
+
+DEFAULT_MODEL = "qwen2.5-coder-0.5b"
+
+Prompt = str | Sequence[int]
+Messages = str | Sequence[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds on the monotonic clock: from submission to the first token, and to the end."""
+
+    first_token_s: float = 0.0
+    total_s: float = 0.0
+
+    def tokens_per_second(self, num_tokens: int) -> float:
+        """The rate of decoding: tokens after the first over the time after the first."""
+        elapsed = self.total_s - self.first_token_s
+        return (num_tokens - 1) / elapsed if num_tokens > 1 and elapsed > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One finished sample.
+
+    Args:
+        text: what was generated, without a stop string; for a chat, the content without reasoning and tool calls.
+        tokens: the generated token ids, an end token included.
+        finish: why it ended.
+        prompt_tokens: the prompt's token ids.
+        usage: token counts.
+        timings: seconds.
+        logprobs: one entry for each token, if asked for.
+        prompt_logprobs: one entry for each prompt token but the first, if asked for.
+        reasoning: a chat model's thinking.
+        tool_calls: the calls it made.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish: Finish
+    prompt_tokens: tuple[int, ...]
+    usage: Usage
+    timings: Timings
+    logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What has come of one request so far."""
+
+    prompt: tuple[int, ...]
+    started_s: float
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
+    arrays: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    first_s: float | None = None
+    output: Output | None = None
+
+    def take(self, output: Output) -> None:
+        if output.tokens and self.first_s is None:
+            self.first_s = time.monotonic()
+        self.tokens.extend(output.tokens)
+        self.logprobs.extend(output.logprobs)
+        if output.prompt_logprobs is not None:
+            self.prompt_logprobs = output.prompt_logprobs
+        if output.array is not None:
+            self.arrays.append(output.array)
+        self.output = output
+
+    def answer(self, text: str, stop: str | None, **more: Any) -> Answer:
+        assert self.output is not None and (self.output.finish is not None or stop is not None)
+        now = time.monotonic()
+        finish = Finish("stop", stop=stop) if stop is not None else self.output.finish
+        assert finish is not None
+        return Answer(
+            text=text,
+            tokens=tuple(self.tokens),
+            finish=finish,
+            prompt_tokens=self.prompt,
+            usage=self.output.usage,
+            timings=Timings((self.first_s or now) - self.started_s, now - self.started_s),
+            logprobs=tuple(self.logprobs),
+            prompt_logprobs=self.prompt_logprobs,
+            **more,
+        )
+
+
+class LLM:
+    """A model, loaded.
+
+    Args:
+        model: a catalogue name, `org/repo`, a folder, or a `.gguf` file.
+        stack: where to run, such as `cpu`, `cuda` or `cpu:reference:float32`; None takes the best that works here.
+        dtype: the compute dtype, such as `bfloat16`; None takes the model's, where the stack is good at it.
+        max_model_len: most tokens of prompt and answer together; None takes what the model and the memory allow.
+        chat_template: Jinja source, instead of the model's own.
+        options: more fields of `parity.engine.load.EngineConfig`.
+
+    Raises:
+        ParityError: the model cannot be found, read or run; the text says why and what to do.
+
+    Safe to use from several threads; requests made at once are computed in one batch.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        stack: str | None = None,
+        dtype: str | None = None,
+        max_model_len: int | None = None,
+        chat_template: str | None = None,
+        **options: Any,
+    ) -> None:
+        from .engine.load import EngineConfig, load_engine
+        from .engine.service import EngineService
+        from .hub import pull
+
+        # In process nobody is turned away: all of a list of prompts may wait.
+        options.setdefault("max_num_waiting", 2**31)
+        try:
+            config: EngineConfig = EngineConfig(stack=stack, dtype=dtype, max_model_len=max_model_len, **options)
+        except TypeError as error:
+            raise RequestError(f"LLM: {error}") from None
+        engine, checkpoint = load_engine(pull(str(model)), str(model), config)
+        self.chat_format = Chat.load(checkpoint.text_source, str(checkpoint.config["model_type"]), chat_template)
+        self.tokenizer = self.chat_format.tokenizer
+        self._engine = engine
+        self.service = EngineService(engine)
+        self._ids = itertools.count()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is being run."""
+        return self.service.info
+
+    def stats(self) -> Stats:
+        """Counts since the start."""
+        return self.service.stats()
+
+    def close(self) -> None:
+        """Stops; what still runs ends with `abort`."""
+        self.service.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def params(self, **given: Any) -> SamplingParams:
+        """Sampling params from the model's own defaults, with what is `given` instead."""
+        return SamplingParams.of(self.info.sampling_defaults, **given)
+
+    def encode(self, prompt: Prompt) -> tuple[int, ...]:
+        """The token ids of a prompt: a text, with the tokenizer's own beginning, or ids as they are."""
+        if isinstance(prompt, str):
+            return tuple(self.tokenizer.encode(prompt))
+        return tuple(int(token) for token in prompt)
+
+    # Text and tokens
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        on_answer: Callable[[int, Answer], None] | None = None,
+    ) -> list[Answer]:
+        """Continues prompts, all in one batch.
+
+        Args:
+            prompts: one or many; each a text or a list of token ids.
+            params: for all of them; None takes the model's defaults.
+            on_answer: called with (index in the result, answer) as each finishes.
+
+        Returns:
+            The answers in the order of the prompts; with `n` above 1, the n samples of a prompt side by side.
+
+        Raises:
+            RequestError: a prompt is empty, too long, or has an unknown token; nothing is left running.
+            EngineError: a step failed.
+        """
+        params = params or self.params()
+        tokens = [self.encode(prompt) for prompt in _listed(prompts)]
+        jobs = [(prompt, sample) for prompt in tokens for sample in range(params.n)]
+        streams = [TextStream(self.tokenizer, params.stop) for _ in jobs]
+        texts: list[list[str]] = [[] for _ in jobs]
+        answers: list[Answer | None] = [None] * len(jobs)
+        for index, progress in self._run(jobs, params):
+            assert progress.output is not None
+            if answers[index] is not None:
+                continue
+            texts[index].append(streams[index].push(progress.output.tokens))
+            stop = streams[index].stopped
+            if stop is not None and progress.output.finish is None:
+                self.service.abort(progress.output.request_id)
+            if stop is not None or progress.output.finish is not None:
+                texts[index].append(streams[index].flush() if stop is None else "")
+                answer = answers[index] = progress.answer("".join(texts[index]), stop)
+                _raise_errors(answer)
+                if on_answer is not None:
+                    on_answer(index, answer)
+        return [answer for answer in answers if answer is not None]
+
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Tool] | None = None,
+        **template: Any,
+    ) -> Answer:
+        """Answers a conversation.
+
+        Args:
+            messages: the turns so far, or one user message.
+            params: None takes the model's defaults; `n` must be 1.
+            tools: functions that the model may call.
+            template: more for the chat template, such as `enable_thinking=False`.
+
+        Raises:
+            RequestError: the conversation does not fit the template or the context.
+        """
+        parts: list[str] = []
+        reasoning: list[str] = []
+        calls: list[ToolCall] = []
+        stream = self._chat_stream(messages, params, tools, template)
+        starts: dict[int, ToolCallStart] = {}
+        for event in stream:
+            match event:
+                case TextDelta(text=text):
+                    parts.append(text)
+                case ReasoningDelta(text=text):
+                    reasoning.append(text)
+                case ToolCallStart(index=index):
+                    starts[index] = event
+                case ToolCallEnd(index=index, arguments=arguments):
+                    calls.append(ToolCall(starts[index].id, starts[index].name, arguments))
+        answer = stream.progress.answer("".join(parts), stream.stop, reasoning="".join(reasoning), tool_calls=tuple(calls))
+        _raise_errors(answer)
+        return answer
+
+    def stream(
+        self,
+        prompt: Messages | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Tool] | None = None,
+        raw: bool = False,
+        **template: Any,
+    ) -> Iterator[Event]:
+        """The events of one answer as they come; the last is `Finished`. Closing the iterator ends the request.
+
+        Args:
+            prompt: a conversation or a user message; with `raw`, a text or token ids to continue.
+            params, tools, template: as for `chat`.
+        """
+        if raw:
+            params = _single(params or self.params())
+            items = self._run([(self.encode(prompt), 0)], params)  # type: ignore[arg-type]
+            return _Stream(items, _RawEvents(self.tokenizer, params.stop).push)
+        return self._chat_stream(prompt, params, tools, template)  # type: ignore[arg-type]
+
+    # Numbers
+
+    def score(self, tokens: Prompt, top: int = 0) -> tuple[TokenLogprobs, ...]:
+        """The log-probability of each token after those before it, and the `top` most likely ones there.
+
+        Returns:
+            One entry for each token but the first.
+        """
+        params = SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=top)
+        ((_, progress),) = [item for item in self._run([(self.encode(tokens), 0)], params) if item[1].output.finish]  # type: ignore[union-attr]
+        _raise_errors(progress.answer("", None))
+        return progress.prompt_logprobs or ()
+
+    def logits(self, tokens: Prompt, *, probe: Probe | None = None, cache: bool = False) -> npt.NDArray[np.float32]:
+        """The logits after each token: float32 [tokens, vocabulary].
+
+        Args:
+            tokens: a text or token ids.
+            probe: sees (and may replace) values inside the model; nothing else may run meanwhile.
+            cache: take and leave state in the prefix cache; then only the rows computed are returned.
+        """
+        params = SamplingParams(temperature=0.0, max_tokens=0)
+        self._engine.runner.probe = probe
+        try:
+            items = list(self._run([(self.encode(tokens), 0)], params, want="logits", cache=cache))
+        finally:
+            self._engine.runner.probe = None
+        progress = items[-1][1]
+        _raise_errors(progress.answer("", None))
+        return np.concatenate(progress.arrays)
+
+    def embed(self, tokens: Prompt) -> npt.NDArray[np.float32]:
+        """The last hidden state of a prompt: float32 [hidden]."""
+        params = SamplingParams(temperature=0.0, max_tokens=0)
+        progress = list(self._run([(self.encode(tokens), 0)], params, want="embedding"))[-1][1]
+        _raise_errors(progress.answer("", None))
+        return progress.arrays[-1]
+
+    # Inside
+
+    def _run(
+        self, jobs: Sequence[tuple[tuple[int, ...], int]], params: SamplingParams, want: Want = "tokens", cache: bool = True
+    ) -> Iterator[tuple[int, _Progress]]:
+        """(job, its progress) after each output, until all have ended; leaving early ends the rest."""
+        outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        started_s = time.monotonic()
+        index_of: dict[str, int] = {}
+        progress = [_Progress(prompt, started_s) for prompt, _ in jobs]
+        try:
+            for index, (prompt, sample) in enumerate(jobs):
+                request = Request(
+                    id=f"llm-{next(self._ids)}",
+                    tokens=prompt,
+                    params=params.replace(n=1),
+                    sample=sample,
+                    arrival_s=started_s,
+                    want=want,
+                    cache=cache and want == "tokens",
+                )
+                self.service.submit(request, outputs.put)
+                index_of[request.id] = index
+            open_ids = set(index_of)
+            while open_ids:
+                output = outputs.get()
+                index = index_of[output.request_id]
+                progress[index].take(output)
+                if output.finish is not None:
+                    open_ids.discard(output.request_id)
+                    del index_of[output.request_id]
+                yield index, progress[index]
+        finally:
+            for request_id in index_of:
+                self.service.abort(request_id)
+
+    def _chat_stream(
+        self, messages: Messages, params: SamplingParams | None, tools: Sequence[Tool] | None, template: dict[str, Any]
+    ) -> _Stream:
+        turns = [Message("user", messages)] if isinstance(messages, str) else list(messages)
+        params = _single(params or self.params())
+        prompt = self.chat_format.prompt(turns, tools or (), **template)
+        answer = AnswerStream(self.chat_format, prompt, tools or (), params.stop)
+        return _Stream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
+
+
+class _RawEvents:
+    """The events of a continued prompt: plain text, cut at stop strings."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
+        self._text = TextStream(tokenizer, stop)
+
+    def push(self, output: Output) -> list[Event]:
+        text, finish = self._text.push(output.tokens), output.finish
+        if self._text.stopped is not None:
+            finish = Finish("stop", stop=self._text.stopped)
+        elif finish is not None:
+            text += self._text.flush()
+        events: list[Event] = [TextDelta(text, output.tokens, output.logprobs)] if text or output.tokens else []
+        return [*events, Finished(finish, output.usage)] if finish is not None else events
+
+
+class _Stream(Iterator[Event]):
+    """The events of one request as its outputs come; `close` ends it."""
+
+    def __init__(self, items: Iterator[tuple[int, _Progress]], push: Callable[[Output], Iterable[Event]]) -> None:
+        self._items = items
+        self._events = self._produce(push)
+        self.stop: str | None = None
+        self.progress: _Progress
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Ends the request if it still runs."""
+        self._events.close()
+
+    def _produce(self, push: Callable[[Output], Iterable[Event]]) -> Generator[Event, None, None]:
+        try:
+            for _, self.progress in self._items:
+                assert self.progress.output is not None
+                for event in push(self.progress.output):
+                    if isinstance(event, Finished):
+                        self.stop = event.finish.stop if isinstance(event.finish.stop, str) else None
+                        yield event
+                        return
+                    yield event
+        finally:
+            self._items.close()  # type: ignore[attr-defined]  # it is a generator
+
+
+def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and all(isinstance(one, int) for one in prompts):
+        return [prompts]  # type: ignore[list-item]
+    return list(prompts)  # type: ignore[arg-type]
+
+
+def _single(params: SamplingParams) -> SamplingParams:
+    if params.n != 1:
+        raise RequestError(f"n must be 1 for a chat or a stream, not {params.n}", field="n")
+    return params
+
+
+def _raise_errors(answer: Answer) -> None:
+    if answer.finish.reason == "error":
+        raise EngineError(answer.finish.message or "the engine failed")

@@ -1,0 +1,140 @@
+"""Reading a checkpoint's config strictly: every key is used, known to be harmless, or refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from ..core.errors import ConfigError
+
+T = TypeVar("T")
+_MISSING: Any = object()
+
+# Keys that never change what a loaded model computes: provenance, training, and the runtime of other libraries.
+HARMLESS = frozenset(
+    """_attn_implementation _name_or_path architectures attention_dropout attn_implementation auto_map bos_token_id
+    chunk_size_feed_forward classifier_dropout cross_attention_hidden_size dtype embd_pdrop eos_token_id ep_size finetuning_task
+    gguf hidden_dropout hidden_dropout_prob id2label initializer_range is_decoder is_encoder_decoder is_llama_config
+    keys_to_ignore_at_inference label2id max_length model_type name_or_path output_attentions output_hidden_states
+    output_router_logits pad_token_id padding_idx pretraining_tp problem_type resid_pdrop return_dict return_dict_in_generate
+    rope_interleaved router_aux_loss_coef seq_aux aux_loss_alpha sep_token_id task_specific_params temperature tf_legacy_loss
+    tokenizer_class torch_dtype torchscript transformers_version transformers.js_config unsloth_fixed unsloth_version
+    use_bfloat16
+    use_cache add_cross_attention tie_encoder_decoder bad_words_ids begin_suppress_tokens suppress_tokens decoder_start_token_id
+    num_return_sequences early_stopping min_length do_sample num_beams top_k top_p typical_p repetition_penalty length_penalty
+    diversity_penalty num_beam_groups no_repeat_ngram_size encoder_no_repeat_ngram_size forced_bos_token_id forced_eos_token_id
+    exponential_decay_length_penalty output_scores remove_invalid_values prefix pruned_heads quantization_config""".split()
+)
+
+
+class Fields:
+    """A config's keys, each taken once by name; `finish` refuses what nobody took.
+
+    Raises (from every method):
+        ConfigError: a key is missing, of the wrong type, or has a value that is not computed.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str = "config.json") -> None:
+        self._values = values
+        self._where = where
+        self._taken: set[str] = set(HARMLESS)
+
+    @property
+    def model_type(self) -> str:
+        """The architecture's name."""
+        return str(self._values.get("model_type", ""))
+
+    def _take(self, key: str, kind: type[T] | tuple[type, ...], default: Any) -> Any:
+        self._taken.add(key)
+        value = self._values.get(key)
+        if value is None:
+            if default is _MISSING:
+                raise ConfigError(f"{self._where} of {self.model_type!r} lacks {key!r}")
+            return default
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join(k.__name__ for k in kinds)
+            raise ConfigError(f"{self._where}: {key} must be {names}, not {value!r}")
+        return value
+
+    def int(self, key: str, default: Any = _MISSING) -> Any:
+        """A whole number above or equal to 0."""
+        value = self._take(key, int, default)
+        if isinstance(value, int) and value < 0:
+            raise ConfigError(f"{self._where}: {key} must not be negative, not {value}")
+        return value
+
+    def size(self, key: str, default: Any = _MISSING) -> Any:
+        """A whole number above 0."""
+        value = self.int(key, default)
+        if value is not None and value <= 0:
+            raise ConfigError(f"{self._where}: {key} must be above 0, not {value}")
+        return value
+
+    def float(self, key: str, default: Any = _MISSING) -> Any:
+        """A number."""
+        value = self._take(key, (int, float), default)
+        return value if value is None else float(value)
+
+    def bool(self, key: str, default: Any = _MISSING) -> Any:
+        """True or false."""
+        return self._take(key, bool, default)
+
+    def str(self, key: str, default: Any = _MISSING) -> Any:
+        """A string."""
+        return self._take(key, str, default)
+
+    def list(self, key: str, default: Any = _MISSING) -> Any:
+        """A list."""
+        return self._take(key, list, default)
+
+    def mapping(self, key: str, default: Any = _MISSING) -> Any:
+        """A nested object."""
+        return self._take(key, dict, default)
+
+    def expect(self, key: str, *allowed: Any, default: Any = None) -> Any:
+        """A value that must be one of `allowed` (or absent, which means `default`): others are not computed."""
+        self._taken.add(key)
+        value = self._values.get(key)
+        if value is None:
+            return default
+        if value not in allowed:
+            choice = " or ".join(repr(one) for one in allowed)
+            raise ConfigError(f"{self._where}: {key} = {value!r} is not supported for {self.model_type!r} (only {choice})")
+        return value
+
+    def skip(self, *keys: str) -> None:
+        """Keys that this architecture carries and that change nothing here."""
+        self._taken.update(keys)
+
+    def finish(self) -> None:
+        """Refuses the keys that were not taken."""
+        left = sorted(key for key, value in self._values.items() if key not in self._taken and value is not None)
+        if left:
+            text = ", ".join(f"{key} = {self._values[key]!r}"[:80] for key in left[:8])
+            raise ConfigError(
+                f"{self._where} of {self.model_type!r} has {len(left)} key(s) that Parity does not know, and ignoring them "
+                f"could change the answers: {text}"
+            )
+
+
+def divides(fields: Fields, whole: str, total: int, part: str, count: int) -> int:
+    """total / count, exactly.
+
+    Raises:
+        ConfigError: it does not divide.
+    """
+    if total % count:
+        raise ConfigError(f"config of {fields.model_type!r}: {part} = {count} must divide {whole} = {total}")
+    return total // count
+
+
+def layer_types(fields: Fields, num_layers: int, allowed: Sequence[str], default: Sequence[str]) -> list[str]:
+    """The kind of each layer, from `layer_types` if it is there."""
+    kinds = fields.list("layer_types", None) or list(default)
+    if len(kinds) != num_layers:
+        raise ConfigError(f"layer_types has {len(kinds)} entries for {num_layers} layers")
+    for kind in kinds:
+        if kind not in allowed:
+            raise ConfigError(f"layer_types holds {kind!r}: {fields.model_type!r} computes {', '.join(allowed)}")
+    return kinds

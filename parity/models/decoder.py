@@ -1,0 +1,153 @@
+"""The decoder that every architecture is: embed, blocks, norm, head.
+
+tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -> head -> logits
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..core.state import LayerState, State, StateSpec
+from ..stacks.ops import Ops
+from .layers.linear import Embedding, Linear, TiedHead
+from .layers.residual import Pending, PlainSite, Site, Stream
+from .layers.rope import Rope
+from .layers.weight import Slot, slots
+from .step import Step
+
+
+class Part(Protocol):
+    """A mixer or an MLP. A mixer also has `state`, the specs of what it keeps."""
+
+    def __call__(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
+        """x [T, hidden] -> [T, hidden]."""
+
+
+class Block(nn.Module):
+    """One layer: each site reads the stream, its part computes, the result joins the stream.
+
+    Args:
+        parts: (site, part, name of the part's modules) for the mixer and the MLP.
+        modules: the layer's modules under their checkpoint names.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Site, Part]], modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+        self.parts = tuple(parts)
+        self.state: tuple[StateSpec, ...] = tuple(spec for _, part in parts for spec in getattr(part, "state", ()))
+
+    def forward(self, stream: Stream, step: Step, state: LayerState) -> Stream:
+        for site, part in self.parts:
+            x, stream = site.enter(stream, step)
+            stream = site.leave(stream, part(x, step, state), step)
+        return stream
+
+
+class Body(nn.Module):
+    """What checkpoints call `model`: embedding, layers and last norm."""
+
+    def __init__(self, embed_tokens: Embedding, layers: Sequence[Block], modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.embed_tokens = embed_tokens
+        self.layers = nn.ModuleList(layers)
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+
+class Decoder(nn.Module):
+    """A whole language model.
+
+    Args:
+        ops: the kernel table that everything in it computes with.
+        body: the modules under their checkpoint names.
+        lm_head: the output head; None takes the embedding's matrix.
+        last: the site after the layers, which norms.
+        ropes: the rotations in use, by the name that layers ask for.
+        max_position: the context that it was made for.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        body: Body,
+        lm_head: Linear | None,
+        last: Site,
+        ropes: Mapping[str, Rope],
+        *,
+        vocab_size: int,
+        max_position: int,
+    ) -> None:
+        super().__init__()
+        self.ops, self.last = ops, last
+        self.model = body
+        self.lm_head = lm_head if lm_head is not None else TiedHead(ops, body.embed_tokens)
+        self.vocab_size, self.max_position = vocab_size, max_position
+        self._ropes = dict(ropes)
+        for name, rope in self._ropes.items():
+            self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)
+
+    @property
+    def tied(self) -> bool:
+        """Whether the head takes the embedding's matrix."""
+        return isinstance(self.lm_head, TiedHead)
+
+    @property
+    def state(self) -> list[tuple[StateSpec, ...]]:
+        """What each layer keeps."""
+        return [block.state for block in self.model.layers]  # type: ignore[misc]
+
+    def all_slots(self) -> dict[str, Slot]:
+        """Every tensor that loading must bring, by checkpoint name."""
+        return slots(self)
+
+    def start(self, x: Tensor) -> Stream:
+        """The stream at the first layer."""
+        return Pending(x, None)
+
+    def hidden(self, batch: Batch, state: State) -> Tensor:
+        """The normed hidden state of every row: [T, hidden]."""
+        step = Step(batch, {name: self._angles(name, batch.positions) for name in self._ropes})
+        stream = self.start(self.model.embed_tokens(batch.tokens))
+        for index, block in enumerate(self.model.layers):
+            stream = block(stream, step, state[index])
+            if batch.probe is not None:
+                stream = _probed(batch, index, stream)
+        return self.last.enter(stream, step)[0]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """The logits of normed hidden states [rows, hidden]: float32 [rows, vocabulary]."""
+        return self.lm_head(hidden).float()
+
+    def forward(self, batch: Batch, state: State) -> Tensor:
+        """The logits of every row: float32 [T, vocabulary]."""
+        return self.head(self.hidden(batch, state))
+
+    def _angles(self, name: str, positions: Tensor) -> Tensor:
+        return self.ops.rope_angles(positions, getattr(self, f"inv_freq_{name}"), self._ropes[name].scale)
+
+
+def _probed(batch: Batch, layer: int, stream: Any) -> Any:
+    """Shows the stream after a layer to the probe; what it returns takes the stream's place."""
+    assert batch.probe is not None
+    if isinstance(stream, Pending):
+        total = stream.total if stream.added is None else stream.total + stream.added
+        replaced = batch.probe(layer, "stream", total)
+        return Pending(total if replaced is None else replaced, None)
+    value = stream if isinstance(stream, Tensor) else torch.stack(stream)
+    batch.probe(layer, "stream", value)
+    return stream
+
+
+def plain_block(mixer: nn.Module, mlp: nn.Module, input_norm: Any, post_norm: Any, *, mixer_name: str = "self_attn") -> Block:
+    """The usual pre-norm layer under its usual names."""
+    return Block(
+        [(PlainSite(input_norm), mixer), (PlainSite(post_norm), mlp)],
+        {mixer_name: mixer, "mlp": mlp, "input_layernorm": input_norm, "post_attention_layernorm": post_norm},
+    )

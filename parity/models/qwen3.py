@@ -1,0 +1,27 @@
+"""Qwen3 dense: as Qwen2, with RMSNorms on the heads of q and k instead of biases."""
+
+from __future__ import annotations
+
+import torch
+
+from ..stacks.ops import Ops
+from .architecture import Architecture
+from .config import Fields
+from .decoder import Decoder
+from .standard import standard_decoder
+
+
+def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+    """A Qwen3 model."""
+    fields.expect("use_sliding_window", False)
+    fields.skip("sliding_window", "max_window_layers")
+    bias = fields.bool("attention_bias", False)
+    return standard_decoder(fields, ops, dtype, bias=bias, head_norm=True, head_dim=128)
+
+
+ARCHITECTURE = Architecture(
+    model_types=("qwen3",),
+    build=build,
+    checkpoints="Qwen3 0.6B to 32B, Qwen3-Embedding, DeepSeek-R1-0528-Qwen3-8B",
+    reference="transformers 5.23",
+)

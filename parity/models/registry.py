@@ -1,0 +1,59 @@
+"""From a config's `model_type` to the architecture that computes it; imports only the one asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from ..core.errors import Unsupported
+from ..core.weights import Ignore
+from ..stacks.ops import Ops
+from .architecture import Architecture
+from .config import Fields
+from .decoder import Decoder
+
+# model_type -> module; several types may share one.
+_MODULES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+
+
+def find(model_type: str) -> Architecture:
+    """The architecture of a model type.
+
+    Raises:
+        Unsupported: it is none of ours.
+    """
+    if model_type not in _MODULES:
+        known = ", ".join(sorted(_MODULES))
+        raise Unsupported(f"model_type {model_type!r} is not supported: Parity computes {known}")
+    architecture: Architecture = import_module(f".{_MODULES[model_type]}", __package__).ARCHITECTURE
+    return architecture
+
+
+def architectures() -> Iterator[Architecture]:
+    """Every architecture, once."""
+    for module in dict.fromkeys(_MODULES.values()):
+        yield import_module(f".{module}", __package__).ARCHITECTURE
+
+
+def build(config: Mapping[str, Any], ops: Ops, dtype: torch.dtype) -> tuple[Decoder, Architecture]:
+    """The model of a config, without weights.
+
+    Raises:
+        Unsupported: the architecture is not ours.
+        ConfigError: the config has a key or value that is not computed.
+    """
+    fields = Fields(config)
+    architecture = find(fields.model_type)
+    model = architecture.build(fields, ops, dtype)
+    fields.finish()
+    return model, architecture
+
+
+TIED = Ignore(r"lm_head\.weight", "the head is tied to the embedding")

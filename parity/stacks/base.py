@@ -1,0 +1,131 @@
+"""What a stack is: the protocols that each one fills in, and nothing of any vendor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..core.weights import Weight
+    from .ops import Ops
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of the memory that weights and pages live in."""
+
+    total: int
+    free: int
+
+
+class Graph(Protocol):
+    """A recorded step. `replay` computes it again over the same tensors, with whatever stands in them now."""
+
+    def replay(self) -> None:
+        """Runs the recorded step; its results are in the tensors it left at capture."""
+
+
+class Device(Protocol):
+    """The few things that differ between devices and are not computations."""
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Where tensors live."""
+
+    def memory(self) -> Memory:
+        """Bytes now."""
+
+    def synchronize(self) -> None:
+        """Waits for all work given to the device."""
+
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
+        """Runs once, recording; the graph and the result's tensor, or None if this device or table cannot record it."""
+
+    def describe(self) -> Mapping[str, str]:
+        """Names and versions that change numbers or speed: device, driver, runtime, threads, instruction set."""
+
+
+class Comm(Protocol):
+    """How the ranks of one model talk."""
+
+    @property
+    def rank(self) -> int:
+        """This process among `size`."""
+
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        """The sum over ranks, on each."""
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        """The ranks' tensors joined along the last dimension, on each."""
+
+    def broadcast(self, value: object) -> object:
+        """Rank 0's value, on each."""
+
+
+class Alone:
+    """The communication of a single rank."""
+
+    rank = 0
+    size = 1
+
+    def all_reduce(self, x: Tensor) -> Tensor:
+        return x
+
+    def all_gather(self, x: Tensor) -> Tensor:
+        return x
+
+    def broadcast(self, value: object) -> object:
+        return value
+
+
+def _alone(rank: int, size: int) -> Comm:
+    if size != 1:
+        raise ValueError(f"this stack runs one rank, not {size}")
+    return Alone()
+
+
+def as_is(weight: Weight) -> Weight:
+    """Weights are computed on as they come."""
+    return weight
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A place to run: a device, the kernels that are good there, and how ranks talk.
+
+    Args:
+        name: such as `cpu`, or `cpu:reference` for another table on the same device.
+        device: memory, capture, description.
+        ops: the kernels that serve.
+        train_ops: the differentiable table.
+        dtypes: the compute dtypes that it is good at, best first; a model's own dtype is taken if it is among them.
+        formats: packed weight formats that `ops.linear`, `ops.embed` and `ops.experts` compute on.
+        prepare: called once for each weight at load, given that its format is in `formats`; may copy it into the order
+            that the kernels read. The argument is not used again.
+        memory_fraction: share of the free memory that pages take by default.
+        page_size: tokens in a page, unless the model's state asks for more.
+        comm: (rank, size) -> Comm.
+        notes: op name to why it is not the stack's own here.
+        tables: other tables on the same device by name, such as a batch-invariant one.
+    """
+
+    name: str
+    device: Device
+    ops: Ops
+    train_ops: Ops
+    dtypes: tuple[torch.dtype, ...]
+    formats: frozenset[str] = frozenset()
+    prepare: Callable[[Weight], Weight] = as_is
+    memory_fraction: float = 0.9
+    page_size: int = 64
+    comm: Callable[[int, int], Comm] = _alone
+    notes: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Callable[[], Stack]] = field(default_factory=dict)
