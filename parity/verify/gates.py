@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..core.errors import FormatError
 from .container import canonical_json
 from .statistics.bounds import Resampled, prompts_needed, rate_upper
 from .statistics.decisions import holm
@@ -63,9 +64,19 @@ class Rules(msgspec.Struct, frozen=True):
         return self.layer_bands.get(dtype or "unknown", self.layer_bands["unknown"])
 
 
-def load_rules(path: Path = Path(__file__).with_name("gates.json")) -> Rules:
-    """The thresholds from a file."""
-    return msgspec.json.decode(path.read_bytes(), type=Rules)
+_OURS = Path(__file__).with_name("gates.json")
+
+
+def load_rules(path: Path = _OURS) -> Rules:
+    """The thresholds from a file.
+
+    Raises:
+        FormatError: it cannot be read, or is not one.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Rules)
+    except (OSError, msgspec.DecodeError) as error:
+        raise FormatError(f"cannot read the gates in {path}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -209,8 +220,9 @@ def _counted(m: Measurement, gate: Gate) -> Finding:
     bound = rate_upper(min(count, m.num_prompts), m.num_prompts, 0.99)
     if not count and gate.kind != "equal":
         parts.append(f"with 99 % confidence fewer than {100 * bound:.3g} % of such prompts")
+    text = "; ".join(parts)
     return Finding(
-        gate.name, gate.level, gate.says, outcome, m.num_prompts, float(count), bound, 0.0, not count, "; ".join(parts), m.events
+        gate.name, gate.level, gate.says, outcome, m.num_prompts, float(count), bound, 0.0, not count, text, m.events
     )
 
 

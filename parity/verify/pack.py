@@ -5,10 +5,12 @@
     prompts/00000.safetensors    what of it is numbers
     exact.json                   SHA-256 of each exact probe's result
     layers.json, .safetensors    the inside of the model on one prompt
+    isolated.json                each site's error when fed another pack's inner values
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +23,7 @@ import safetensors.numpy
 
 from ..core.errors import FormatError
 from .container import Reader, Writer, parse_json
-from .record import PATHS, Answer, Identity, Layers, Path, Plan, Positions, Record
+from .record import PATHS, Answer, Identity, Isolated, Layers, Path, Plan, Positions, Record
 from .statistics.divergence import Top
 
 CONTENT_FORMAT = 1
@@ -91,6 +93,10 @@ class PackWriter:
         arrays = {f"{index:05d}": value for index, value in enumerate(layers.values)} | {"tokens": layers.tokens}
         self._writer.add_json("layers.json", asdict(_LayersText(layers.sites)))
         self._writer.add("layers.safetensors", _save(arrays))
+
+    def add_isolated(self, isolated: Isolated) -> None:
+        """The sites' own errors."""
+        self._writer.add_json("isolated.json", msgspec.to_builtins(isolated))
 
     def __enter__(self) -> Self:
         return self
@@ -174,6 +180,18 @@ class Pack:
         tokens = _take(arrays, "tokens", "int32", (None,), what)
         values = tuple(_take(arrays, f"{i:05d}", "float32", (len(tokens), ...), what) for i in range(len(sites)))
         return Layers(tokens, sites, values)
+
+    def layers_hash(self) -> str | None:
+        """SHA-256 of the inner values."""
+        if "layers.safetensors" not in self._reader:
+            return None
+        return hashlib.sha256(self._reader.read("layers.safetensors")).hexdigest()
+
+    def isolated(self) -> Isolated | None:
+        """The sites' own errors; None where they were not captured."""
+        if "isolated.json" not in self._reader:
+            return None
+        return _typed(self._reader.read_json("isolated.json"), Isolated, f"isolated.json of {self.path}")
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each entry."""
@@ -272,7 +290,8 @@ def _load(data: bytes, what: str) -> Arrays:
     except Exception as error:  # the library raises several unrelated types on bad bytes
         raise FormatError(f"{what} is not a valid safetensors entry: {str(error)[:200]}") from None
     for name, array in arrays.items():
-        if array.dtype.name not in _DTYPES or not np.isfinite(array).all():
+        finite = np.isfinite(array) | (np.isnan(array) if name.endswith(".log_tail") else False)
+        if array.dtype.name not in _DTYPES or not finite.all():
             raise FormatError(f"{what}: {name[:80]!r} is not finite {' or '.join(_DTYPES)}")
     return arrays
 

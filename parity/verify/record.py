@@ -146,3 +146,14 @@ class Layers:
     tokens: Int32s
     sites: tuple[tuple[int, str], ...]
     values: tuple[Float32s, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """Each site's error when fed the reference's values, in the order computed: (layer, site, relative error).
+
+    `reference` is the SHA-256 of the inner values that it was fed.
+    """
+
+    reference: str
+    sites: tuple[tuple[int, str, float], ...]

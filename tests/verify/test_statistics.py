@@ -15,6 +15,7 @@ from parity.verify.statistics.divergence import (
     head_deltas,
     logsumexp,
     margins,
+    rough_log_tail,
     signs,
     sketch,
     squared_distance,
@@ -66,6 +67,22 @@ def test_coarse_kl_by_hand() -> None:
     a = Top(np.array([[0]]), np.log([[0.5]]), np.log([0.5]))
     b = Top(np.array([[0]]), np.log([[0.25]]), np.log([0.75]))
     assert coarse_kl(a, b)[0] == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-12)
+
+
+def test_without_tails_it_is_still_a_lower_bound_and_zero_for_equals(rng: np.random.Generator) -> None:
+    z = rng.normal(0, 3, (300, 200))
+    y = z + rng.normal(0, 1, z.shape)
+    exact = special.rel_entr(special.softmax(z, axis=1), special.softmax(y, axis=1)).sum(axis=1)
+    a, b = top_of(z, 32), top_of(y, 32)
+    blind = Top(b.ids, b.logprobs, np.full(300, np.nan))
+    assert (coarse_kl(a, blind) <= exact + 1e-6).all()
+    assert coarse_kl(a, blind).mean() > 0.3 * exact.mean()
+    assert (coarse_kl(blind, blind) == 0).all()
+
+
+def test_rough_tails_know_when_they_are_rough() -> None:
+    got = rough_log_tail(np.log(np.array([[0.5, 0.25], [0.5, 0.49999], [0.5, 0.1]])), np.array([[1, 2], [1, 2], [1, -1]]))
+    np.testing.assert_allclose(got, [math.log(0.25), math.nan, math.log(0.5)], rtol=1e-6)
 
 
 def test_coarse_kl_sees_small_noise_at_its_own_size(rng: np.random.Generator) -> None:
@@ -151,6 +168,17 @@ def test_bootstrap_ratio() -> None:
     assert exact.estimate == 2
     np.testing.assert_allclose(exact.draws, 2)
     assert bounds.bootstrap_ratio(below, np.zeros(20), seed=1, num_draws=99).estimate == math.inf
+
+
+def test_bootstrap_quantile(rng: np.random.Generator) -> None:
+    values, owners = rng.random(6000), np.repeat(np.arange(60), 100)
+    seen = bounds.bootstrap_quantile(values, owners, 0.9, seed=1)
+    assert seen.estimate == np.quantile(values, 0.9, method="inverted_cdf")
+    assert seen.lower(0.99) < 0.9 < seen.upper(0.99)
+    assert seen.upper(0.99) - seen.lower(0.99) < 0.05
+    one_bad = np.where(owners == 3, 1.0, 0.0)
+    assert bounds.bootstrap_quantile(one_bad, owners, 0.9, seed=1).upper(0.99) == 0.0
+    assert bounds.bootstrap_quantile(one_bad, owners, 0.99, seed=1).upper(0.99) == 1.0
 
 
 def test_clopper_pearson_published_values() -> None:

@@ -62,6 +62,24 @@ def bootstrap_ratio(numerator: Float64s, denominator: Float64s, *, seed: int, nu
     return Resampled(float(top.mean() / bottom.mean()) if bottom.mean() > 0 else math.inf, draws)
 
 
+def bootstrap_quantile(values: Float64s, prompts: npt.NDArray[np.integer], q: float, *, seed: int) -> Resampled:
+    """The q-quantile over all positions, with whole prompts resampled.
+
+    Args:
+        values: one a position.
+        prompts: which prompt each position belongs to, counted from 0.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, owners = np.asarray(values, np.float64)[order], np.asarray(prompts)[order]
+    num_prompts = int(owners.max()) + 1
+    weights = _resampling_weights(num_prompts, seed, 999) * num_prompts
+    draws = np.empty(len(weights))
+    for index, weight in enumerate(weights):
+        mass = weight[owners].cumsum()
+        draws[index] = ordered[min(int(np.searchsorted(mass, q * mass[-1])), len(ordered) - 1)]
+    return Resampled(float(np.quantile(ordered, q, method="inverted_cdf")), draws)
+
+
 def _resampling_weights(size: int, seed: int, num_draws: int) -> Float64s:
     generator = np.random.Generator(np.random.Philox(key=seed))
     return generator.multinomial(size, np.full(size, 1 / size), size=num_draws) / size

@@ -1,8 +1,9 @@
 """How far two next-token distributions are apart, from what a pack keeps of them.
 
 A pack keeps the most likely tokens with their log-probabilities and the log of all remaining mass. Nothing is ever made up
-about the remaining mass: it is one bucket. Merging outcomes can only lower a Kullback-Leibler divergence, so the coarse
-value is a true lower bound, and equal inputs give exactly 0.
+about the remaining mass: it is one bucket, or, where its size is not known exactly, it is left out and the divergence
+within the head is weighted by the head's mass (the chain rule without its other, never negative, terms). Both can only
+lower a Kullback-Leibler divergence, so the coarse value is a true lower bound, and equal inputs give exactly 0.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Top:
     Args:
         ids: [positions, K], distinct within a row, most likely first; -1 marks an unused place.
         logprobs: [positions, K], natural logarithm; ignored where `ids` is -1.
-        log_tail: [positions], the log of the mass of all other tokens.
+        log_tail: [positions], the log of the mass of all other tokens; NaN where it is known too roughly to be used.
     """
 
     ids: Ints
@@ -59,19 +60,29 @@ def _coarse_kl(a: Top, b: Top) -> Float64s:
     in_b, in_a = match.any(axis=2), match.any(axis=1)
     log_a, log_b = a.logprobs.astype(np.float64), b.logprobs.astype(np.float64)
     at_b = np.take_along_axis(log_b, match.argmax(axis=2), axis=1)
-    log_p = _with_bucket(np.where(in_b, log_a, -np.inf), np.where((a.ids >= 0) & ~in_b, log_a, -np.inf), a.log_tail)
-    log_q = _with_bucket(np.where(in_b, at_b, -np.inf), np.where((b.ids >= 0) & ~in_a, log_b, -np.inf), b.log_tail)
-    used = np.concatenate([in_b, np.ones((len(a), 1), bool)], axis=1)
+    head_a, head_b = np.where(in_b, log_a, -np.inf), np.where(in_b, at_b, -np.inf)
+    bucketed = np.asarray(np.isfinite(a.log_tail) & np.isfinite(b.log_tail))
+    rest_a = _bucket(np.where((a.ids >= 0) & ~in_b, log_a, -np.inf), a.log_tail, bucketed)
+    rest_b = _bucket(np.where((b.ids >= 0) & ~in_a, log_b, -np.inf), b.log_tail, bucketed)
+    log_p, mass = _normalised(np.concatenate([head_a, rest_a], axis=1))
+    log_q, _ = _normalised(np.concatenate([head_b, rest_b], axis=1))
+    used = np.isfinite(log_p) & np.isfinite(log_q)
     terms = np.where(used, np.exp(log_p) * (np.where(used, log_p, 0) - np.where(used, log_q, 0)), 0.0)
-    return np.asarray(np.maximum(terms.sum(axis=1), 0.0))
+    return np.asarray(np.maximum(terms.sum(axis=1), 0.0) * np.where(bucketed, 1.0, np.minimum(mass, 1.0)))
 
 
-def _with_bucket(common: Float64s, other: Float64s, log_tail: Floats) -> Float64s:
-    """[positions, K + 1]: the shared tokens and the bucket, normalised."""
-    tail = np.maximum(log_tail.astype(np.float64), _LOG_ZERO)[:, None]
-    bucket = logsumexp(np.concatenate([other, tail], axis=1))[:, None]
-    joined = np.concatenate([common, bucket], axis=1)
-    return np.asarray(joined - logsumexp(joined)[:, None])
+def _bucket(other: Float64s, log_tail: Floats, bucketed: npt.NDArray[np.bool_]) -> Float64s:
+    """[positions, 1]: the log of all mass outside the shared head; no bucket where a tail is not known."""
+    tail = np.maximum(np.where(bucketed, log_tail.astype(np.float64), 0.0), _LOG_ZERO)[:, None]
+    mass = logsumexp(np.concatenate([other, tail], axis=1))[:, None]
+    return np.asarray(np.where(bucketed[:, None], mass, -np.inf))
+
+
+def _normalised(logs: Float64s) -> tuple[Float64s, Float64s]:
+    """The rows as log-probabilities, and the mass that they had; a row of no mass stays empty."""
+    empty = ~np.isfinite(logs).any(axis=1)
+    total = logsumexp(np.where(empty[:, None], 0.0, logs))
+    return np.where(empty[:, None], -np.inf, logs - total[:, None]), np.where(empty, 0.0, np.exp(total))
 
 
 def logsumexp(values: Float64s) -> Float64s:
@@ -86,6 +97,12 @@ def head_deltas(a: Top, b: Top, *, count: int = 8) -> Float64s:
     match = (a.ids[:, :count, None] == b.ids[:, None, :]) & (a.ids[:, :count, None] >= 0)
     at_b = np.take_along_axis(b.logprobs.astype(np.float64), match.argmax(axis=2), axis=1)
     return np.asarray(np.abs(a.logprobs[:, :count].astype(np.float64) - at_b)[match.any(axis=2)])
+
+
+def rough_log_tail(logprobs: Floats, ids: Ints, *, exact_above: float = 1e-4) -> npt.NDArray[np.float32]:
+    """The log of what reported probabilities leave over: [positions]; NaN where rounding could be most of it."""
+    left = 1.0 - np.where(ids >= 0, np.exp(logprobs.astype(np.float64)), 0.0).sum(axis=1)
+    return np.where(left > exact_above, np.log(np.maximum(left, exact_above)), np.nan).astype(np.float32)
 
 
 def margins(a: Top, tokens: Ints) -> Float64s:
