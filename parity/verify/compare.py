@@ -87,9 +87,9 @@ def compare_records(a: Record, b: Record, oracle: Record | None = None) -> Promp
     tokens_equal = None if a.tokens is None or b.tokens is None else np.array_equal(a.tokens, b.tokens)
     counts = (a.num_tokens, b.num_tokens)
     fork, equal_answers = _fork(a.id, a.answer, b.answer)
-    base = dict(answers=(a.answer, b.answer), fork=fork, equal_answers=equal_answers, samples=(a.samples, b.samples))
+    answers, samples = (a.answer, b.answer), (a.samples, b.samples)
     if tokens_equal is False:
-        return PromptResult(a.id, False, counts, identical=False, **base)  # type: ignore[arg-type]
+        return PromptResult(a.id, False, counts, identical=False, answers=answers, samples=samples)
     at: dict[Where, Int32s] = {}
     kl: dict[Where, Float64s] = {}
     flips: list[Change] = []
@@ -118,8 +118,11 @@ def compare_records(a: Record, b: Record, oracle: Record | None = None) -> Promp
         identical,
         tuple(flips),
         _from_oracle(a, b, oracle),
-        first=_first(a),
-        **base,  # type: ignore[arg-type]
+        answers,
+        fork,
+        equal_answers,
+        samples,
+        _first(a),
     )
 
 
