@@ -18,6 +18,7 @@ from ..core.weights import Packed, Rows, Weight
 from ..formats import expand
 from ..hub import account, open_checkpoint
 from ..hub.checkpoint import Checkpoint
+from ..hub.weights import to_model
 from ..models import registry
 from ..models.decoder import Decoder
 from ..stacks.base import Stack
@@ -89,10 +90,10 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
         WeightError: a tensor is missing, left over, or of another shape.
     """
     model, architecture = registry.build(checkpoint.config, stack.ops, dtype)
-    slots = model.all_slots()
     rules = architecture.rules
     if model.tied:
         rules = (*rules, registry.TIED)
+    slots = model.all_slots({to_model(name, rules) for name in checkpoint.tensors})
     plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
     placer = Placer(stack, dtype)
     # In the file's order, so that reading it is one pass.
@@ -100,8 +101,8 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
     for name, source in sorted(plan.sources.items(), key=lambda pair: order[pair[1]]):
         slot = slots[name]
         slot.put(checkpoint.read(source), placer.exact if slot.exact else placer.place)
-    for pattern, names in plan.ignored.items():
-        log.info("not loaded: %d tensor(s) such as %s: %s", len(names), names[0], pattern)
+    for why, names in plan.ignored.items():
+        log.info("not loaded: %d tensor(s) such as %s: %s", len(names), names[0], why)
     placer.report()
     model.to(stack.device.torch_device)
     return model.eval()

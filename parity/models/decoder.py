@@ -5,7 +5,7 @@ tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import torch
@@ -103,9 +103,9 @@ class Decoder(nn.Module):
         """What each layer keeps."""
         return [block.state for block in self.model.layers]  # type: ignore[misc]
 
-    def all_slots(self) -> dict[str, Slot]:
-        """Every tensor that loading must bring, by checkpoint name."""
-        return slots(self)
+    def all_slots(self, names: Set[str] = frozenset()) -> dict[str, Slot]:
+        """Every tensor that loading must bring, by checkpoint name; `names` is what the checkpoint has."""
+        return slots(self, names)
 
     def start(self, x: Tensor) -> Stream:
         """The stream at the first layer."""

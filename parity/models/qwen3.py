@@ -16,7 +16,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     fields.expect("use_sliding_window", False)
     fields.skip("sliding_window", "max_window_layers")
     bias = fields.bool("attention_bias", False)
-    return standard_decoder(fields, ops, dtype, bias=bias, head_norm=True, head_dim=128)
+    return standard_decoder(fields, ops, dtype, bias=bias, output_bias=bias, head_norm=True, head_dim=128)
 
 
 ARCHITECTURE = Architecture(

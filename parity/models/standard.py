@@ -21,6 +21,7 @@ def standard_decoder(
     dtype: torch.dtype,
     *,
     bias: bool = False,
+    output_bias: bool = False,
     head_norm: bool = False,
     head_dim: int | None = None,
     theta: float = 1e6,
@@ -31,6 +32,7 @@ def standard_decoder(
 
     Args:
         bias: q, k and v have biases.
+        output_bias: so has the attention's output.
         head_norm: the heads of q and k are normed.
         head_dim: the default if the config has none; None means hidden_size / heads.
     """
@@ -54,6 +56,7 @@ def standard_decoder(
             num_kv_heads=kv_heads,
             head_dim=head_dim,
             bias=bias,
+            output_bias=output_bias,
             head_norm=norm_eps if head_norm else None,
         )
         mlp = GatedMLP(ops, hidden, intermediate)

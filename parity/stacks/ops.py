@@ -74,7 +74,9 @@ class Ops:
     gated_rms_norm: Callable[..., Tensor]
     # (gate_up [..., 2 I], activation: Activation) -> [..., I]; the first half is the gate
     gated_activation: Callable[..., Tensor]
-    # (x, gate) of one shape -> x * sigmoid(gate)
+    # (a, b) of one shape -> a + b
+    add: Callable[..., Tensor]
+    # (x [..., D], gate [..., D] or [..., 1]) -> x * sigmoid(gate)
     sigmoid_gate: Callable[..., Tensor]
 
     # --- rotation ------------------------------------------------------------------------------------------------------
@@ -113,6 +115,10 @@ class Ops:
     # (x [T, C], weight [C, K], state [slots, C, K - 1], batch, bias=None, activation="silu" | None) -> [T, C]: depthwise causal
     # convolution; the state holds the last K - 1 inputs, oldest first
     causal_conv: Callable[..., Tensor]
+    # (a [T, H] or [T, H, D], b [T, H], a_log float32 [H], dt_bias float32 like a's row, lower_bound=None) -> float32
+    # (decay like a, beta like b): decay = -exp(a_log) * softplus(a + dt_bias), or with a lower bound
+    # lower_bound * sigmoid(exp(a_log) * (a + dt_bias)); beta = sigmoid(b)
+    delta_gates: Callable[..., tuple[Tensor, Tensor]]
     # (q [T, Hk, D], k [T, Hk, D], v [T, Hv, E], decay float32 [T, Hv] or [T, Hv, D], beta float32 [T, Hv],
     #  state float32 [slots, Hv, D, E], batch, scale) -> [T, Hv, E]: per row, with q and k divided by their L2 norms
     # (x * rsqrt(sum x^2 + 1e-6)), heads of q and k repeated to Hv:

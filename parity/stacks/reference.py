@@ -81,6 +81,10 @@ def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
     return (F.silu(gate) * up).to(gate_up.dtype)
 
 
+def add(a: Tensor, b: Tensor) -> Tensor:
+    return a + b
+
+
 def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
     return (x.float() * torch.sigmoid(gate.float())).to(x.dtype)
 
@@ -289,6 +293,17 @@ def causal_conv(
     return out
 
 
+def delta_gates(
+    a: Tensor, b: Tensor, a_log: Tensor, dt_bias: Tensor, lower_bound: float | None = None
+) -> tuple[Tensor, Tensor]:
+    rate = a_log.float().exp()
+    if a.ndim == 3:
+        rate = rate[:, None]
+    moved = a.float() + dt_bias.float()
+    decay = -rate * F.softplus(moved) if lower_bound is None else lower_bound * torch.sigmoid(rate * moved)
+    return decay, torch.sigmoid(b.float())
+
+
 def gated_delta(
     q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Tensor, batch: Batch, scale: float
 ) -> Tensor:
@@ -349,6 +364,7 @@ OPS = Ops(
     layer_norm=layer_norm,
     gated_rms_norm=gated_rms_norm,
     gated_activation=gated_activation,
+    add=add,
     sigmoid_gate=sigmoid_gate,
     rope_angles=rope_angles,
     rope=rope,
@@ -360,6 +376,7 @@ OPS = Ops(
     route=route,
     experts=experts,
     causal_conv=causal_conv,
+    delta_gates=delta_gates,
     gated_delta=gated_delta,
     sample=sample,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -39,10 +39,20 @@ class TakesWeights(Protocol):
         """The tensors it wants."""
 
 
-def slots(model: nn.Module) -> dict[str, Slot]:
-    """Every tensor that the model wants, by checkpoint name."""
+@runtime_checkable
+class ChoosesForm(Protocol):
+    """A layer whose weights are released in more than one form, such as experts one by one or stacked."""
+
+    def choose_form(self, path: str, names: Set[str]) -> None:
+        """Looks at what the checkpoint has, before `slots` is asked; `path` is the layer's own name."""
+
+
+def slots(model: nn.Module, names: Set[str] = frozenset()) -> dict[str, Slot]:
+    """Every tensor that the model wants, by checkpoint name; `names` is what the checkpoint has."""
     found: dict[str, Slot] = {}
     for path, module in model.named_modules():
+        if isinstance(module, ChoosesForm):
+            module.choose_form(path, names)
         if not isinstance(module, TakesWeights):
             continue
         parent = path.rpartition(".")[0]

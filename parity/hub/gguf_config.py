@@ -1,0 +1,145 @@
+"""A Hugging Face config from GGUF metadata."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.core.errors import FormatError, Unsupported
+
+from .gguf_names import LAYOUTS, Layout
+
+# Llama 3.1 and its kin; GGUF keeps only the frequencies' factors that these numbers give.
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+SIGMOID = 2
+
+END_OF_TURN = (
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<｜end▁of▁sentence｜>", "[EOS]",
+)  # fmt: skip
+"""Texts of control tokens that end an answer, where a file names only one of them."""
+
+
+def layout_of(metadata: Mapping[str, Any], where: str) -> Layout:
+    """The architecture's layout.
+
+    Raises:
+        FormatError: the file names none.
+        Unsupported: it is one that Parity does not read.
+    """
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise FormatError(f"{where} names no architecture")
+    if architecture not in LAYOUTS:
+        raise Unsupported(f"{where}: GGUF architecture {architecture!r} is not read; Parity reads {', '.join(LAYOUTS)}")
+    return LAYOUTS[architecture]
+
+
+def hugging_face_config(
+    metadata: Mapping[str, Any], vocab_size: int, tied: bool, rope_factors: torch.Tensor | None, where: str
+) -> dict[str, Any]:
+    """The config that the metadata stands for.
+
+    Args:
+        vocab_size: rows of the embedding.
+        tied: whether the file has no output matrix.
+        rope_factors: the divisors of the rotation frequencies, if the file has them.
+
+    Raises:
+        FormatError, Unsupported: something is missing, or is not computed.
+    """
+    layout = layout_of(metadata, where)
+    prefix = metadata["general.architecture"] + "."
+    config: dict[str, Any] = {"model_type": layout.model_type}
+    for key, source in layout.numbers.items():
+        if prefix + source in metadata:
+            config[key] = _plain(metadata[prefix + source], where, source)
+    missing = [layout.numbers[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads") if key not in config]
+    if missing:
+        raise FormatError(f"{where} lacks the metadata {prefix}{missing[0]}")
+    config["num_hidden_layers"] -= int(metadata.get(prefix + "nextn_predict_layers", 0))
+    config |= {"vocab_size": vocab_size, "tie_word_embeddings": tied, **layout.constants}
+    for key, source in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
+        if f"tokenizer.ggml.{source}_token_id" in metadata:
+            config[key] = int(metadata[f"tokenizer.ggml.{source}_token_id"])
+    if "kv_lora_rank" in config:
+        _latent(config, metadata, prefix)
+    scaling = _rope_scaling(metadata, prefix, where)
+    if rope_factors is not None:
+        scaling = _llama3(config, rope_factors, where)
+    if scaling:
+        config["rope_scaling"] = scaling
+    return config
+
+
+def _plain(value: Any, where: str, source: str) -> Any:
+    """A number as a person would write it: GGUF's floats are float32."""
+    if isinstance(value, np.ndarray):
+        if len(set(value.tolist())) != 1:
+            raise Unsupported(f"{where}: {source} differs between layers, which is not read")
+        value = value.tolist()[0]
+    return float(str(np.float32(value))) if isinstance(value, float) else value
+
+
+def _rope_scaling(metadata: Mapping[str, Any], prefix: str, where: str) -> dict[str, Any] | None:
+    kind = metadata.get(prefix + "rope.scaling.type", "none")
+    if kind == "none":
+        return None
+    if kind not in ("linear", "yarn"):
+        raise Unsupported(f"{where}: rope scaling {kind!r} is not read from GGUF")
+    keys = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
+    keys |= {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+    found = {key: metadata.get(f"{prefix}rope.scaling.{source}") for key, source in keys.items()}
+    if (multiplier := metadata.get(f"{prefix}rope.scaling.yarn_log_multiplier")) is not None:
+        # The attention temperature's 0.1 * mscale_all_dim; DeepSeek's configs have both keys alike.
+        found["mscale"] = found["mscale_all_dim"] = _plain(multiplier, where, "mscale") / 0.1
+    return {"rope_type": kind} | {key: _plain(v, where, key) for key, v in found.items() if v is not None}
+
+
+def _llama3(config: Mapping[str, Any], factors: torch.Tensor, where: str) -> dict[str, Any]:
+    """The scaling whose factors these are; nothing is assumed that the tensor does not confirm."""
+    factor = factors.max().item()
+    dims = 2 * len(factors)
+    theta = float(config.get("rope_theta", 10000.0))
+    turns = LLAMA3["original_max_position_embeddings"] * theta ** -(torch.arange(0, dims, 2) / dims) / (2 * math.pi)
+    low, high = LLAMA3["low_freq_factor"], LLAMA3["high_freq_factor"]
+    blend = ((turns - low) / (high - low)).clamp(0, 1)
+    if not torch.allclose(1 / (blend + (1 - blend) / factor), factors.float(), rtol=1e-4):
+        raise Unsupported(f"{where}: its rope_freqs are of no scaling that Parity knows (Llama 3's)")
+    return {"rope_type": "llama3", "factor": factor, **LLAMA3}
+
+
+def _latent(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) -> None:
+    """Latent attention, DeepSeek's kinds: older files have the heads' widths under the plain keys."""
+    width = config.pop("qk_head_dim", None) or int(metadata[prefix + "attention.key_length"])
+    config.setdefault("v_head_dim", int(metadata.get(prefix + "attention.value_length", 0)))
+    config["qk_nope_head_dim"] = width - config["qk_rope_head_dim"]
+    config["num_key_value_heads"] = config["num_attention_heads"]  # 1 in files that keep the latent form
+    config.setdefault("q_lora_rank", None)
+    if metadata.get(prefix + "expert_gating_func") == SIGMOID:
+        return
+    config["model_type"] = "deepseek_v2"
+    config["topk_method"] = "group_limited_greedy" if config.get("n_group", 1) > 1 else "greedy"
+    config.setdefault("norm_topk_prob", False)
+
+
+def generation_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What generation_config.json would say: end tokens, and sampling defaults where the file has them."""
+    keys = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
+    ends = {int(metadata[key]) for key in keys if key in metadata}
+    tokens, kinds = metadata.get("tokenizer.ggml.tokens", []), metadata.get("tokenizer.ggml.token_type")
+    control = 3
+    if kinds is not None and len(kinds) == len(tokens):
+        ends |= {int(i) for i in np.flatnonzero(np.asarray(kinds) == control) if tokens[int(i)] in END_OF_TURN}
+    names = {
+        "temperature": "temp",
+        "top_k": "top_k",
+        "top_p": "top_p",
+        "min_p": "min_p",
+        "repetition_penalty": "penalty_repeat",
+    }
+    sampling = {key: metadata.get(f"general.sampling.{source}") for key, source in names.items()}
+    return {"eos_token_id": sorted(ends)} | {key: _plain(v, "", key) for key, v in sampling.items() if v is not None}

@@ -1,0 +1,149 @@
+"""Writing GGUF version 3, and translating a Hugging Face config and names to it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from parity.core.errors import Unsupported
+from parity.core.weights import Packed
+from parity.formats import rows
+
+from .gguf import ARRAY, BLOCKS, DEFAULT_ALIGNMENT, MAGIC, PLAIN, STRING
+from .gguf_checkpoint import gguf_name, hugging_face_name
+from .gguf_names import LAYOUTS, Layout
+from .safetensors import tensor_bytes
+
+_VERSION = 3
+_BLOCK_KINDS = {name: kind for kind, name in BLOCKS.items()}
+_PLAIN_KINDS = {dtype: kind for kind, (_, dtype) in PLAIN.items()}
+_ARRAY_KINDS = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
+
+
+def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor | Packed]) -> None:
+    """Writes a file with GGUF's own keys and names; it appears under its name only when complete.
+
+    Args:
+        metadata: strings, booleans, whole numbers (unsigned 32 bits where they fit, else 64), floats (32 bits), lists of
+            one kind, numpy arrays (their own dtype).
+        tensors: plain, or packed in a GGUF format.
+
+    Raises:
+        Unsupported: a tensor's dtype or format has no place in GGUF.
+    """
+    head = bytearray(MAGIC + struct.pack("<IQQ", _VERSION, len(tensors), len(metadata)))
+    for key, value in metadata.items():
+        head += _string(key) + _value(value)
+    position = 0
+    for name, tensor in tensors.items():
+        head += _string(name) + struct.pack("<I", len(tensor.shape))
+        head += b"".join(struct.pack("<Q", size) for size in reversed(tensor.shape))
+        head += struct.pack("<IQ", _kind(name, tensor), position)
+        position += tensor.nbytes + -tensor.nbytes % DEFAULT_ALIGNMENT
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        file.write(head + bytes(-len(head) % DEFAULT_ALIGNMENT))
+        for tensor in tensors.values():
+            file.write(tensor_bytes(tensor.arrays["data"] if isinstance(tensor, Packed) else tensor))
+            file.write(bytes(-tensor.nbytes % DEFAULT_ALIGNMENT))
+    partial.replace(path)
+
+
+def export_gguf(
+    path: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor | Packed], extra: Mapping[str, Any]
+) -> None:
+    """Writes a model given by Hugging Face's config and names; `extra` is further metadata, such as the tokenizer's.
+
+    Raises:
+        Unsupported: GGUF has no such architecture, or no name for a tensor.
+    """
+    architecture, layout = _layout(config)
+    metadata: dict[str, Any] = {"general.architecture": architecture, "general.type": "model"}
+    for key, target in layout.numbers.items():
+        if config.get(key) is not None:
+            metadata[f"{architecture}.{target}"] = config[key]
+    if layout.numbers.get("head_dim") == "rope.dimension_count" and "head_dim" not in config:
+        metadata[f"{architecture}.rope.dimension_count"] = config["hidden_size"] // config["num_attention_heads"]
+    metadata |= _scaling(config, architecture)
+    written = {}
+    for name, tensor in tensors.items():
+        if config.get("tie_word_embeddings") and name == "lm_head.weight":
+            continue
+        target = gguf_name(name, layout)
+        if hugging_face_name(target, layout) != name:
+            raise Unsupported(f"GGUF's {architecture} has no name for {name}")
+        written[target] = _changed(name, tensor, config, layout)
+    write_gguf(path, {**metadata, **extra}, written)
+
+
+def _layout(config: Mapping[str, Any]) -> tuple[str, Layout]:
+    for architecture, layout in LAYOUTS.items():
+        if layout.model_type == config["model_type"] and "kv_lora_rank" not in layout.numbers:
+            return architecture, layout
+    raise Unsupported(f"{config['model_type']!r} is not written as GGUF")
+
+
+def _scaling(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    scaling = dict(config.get("rope_scaling") or {})
+    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    if kind == "default":
+        return {}
+    if kind not in ("linear", "yarn"):
+        raise Unsupported(f"rope scaling {kind!r} is not written as GGUF")
+    names = {"original_max_position_embeddings": "original_context_length", "factor": "factor"}
+    names |= {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+    prefix = f"{architecture}.rope.scaling."
+    return {prefix + "type": kind} | {prefix + names[key]: value for key, value in scaling.items() if key in names}
+
+
+def _changed(name: str, tensor: torch.Tensor | Packed, config: Mapping[str, Any], layout: Layout) -> torch.Tensor | Packed:
+    module = name.rpartition(".")[0].split(".", 3)[-1]
+    change = layout.changes.get(module, "")
+    if change == "row" and isinstance(tensor, torch.Tensor):
+        return tensor.reshape(-1)
+    if change not in ("rope_q", "rope_k"):
+        return tensor
+    heads = config["num_attention_heads"]
+    heads = config.get("num_key_value_heads", heads) if change == "rope_k" else heads
+    return rows(tensor, torch.arange(tensor.shape[0]).reshape(heads, 2, -1).transpose(1, 2).reshape(-1))
+
+
+def _kind(name: str, tensor: torch.Tensor | Packed) -> int:
+    if isinstance(tensor, Packed):
+        if tensor.format in _BLOCK_KINDS:
+            return _BLOCK_KINDS[tensor.format]
+        raise Unsupported(f"{name}: {tensor.format} has no place in GGUF; expand it first")
+    if tensor.dtype in _PLAIN_KINDS:
+        return _PLAIN_KINDS[tensor.dtype]
+    raise Unsupported(f"{name}: {tensor.dtype} has no place in GGUF")
+
+
+def _string(text: str) -> bytes:
+    raw = text.encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+def _value(value: Any) -> bytes:
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _string(value)
+    if isinstance(value, bool):
+        return struct.pack("<IB", 7, value)
+    if isinstance(value, int):
+        small = 0 <= value < 2**32
+        return struct.pack("<II", 4, value) if small else struct.pack("<Iq", 11, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, np.ndarray):
+        kind = _ARRAY_KINDS[value.dtype.str[1:]]
+        return struct.pack("<IIQ", ARRAY, kind, value.size) + value.tobytes()
+    if isinstance(value, Sequence) and all(isinstance(one, str) for one in value):
+        return struct.pack("<IIQ", ARRAY, STRING, len(value)) + b"".join(map(_string, value))
+    if isinstance(value, Sequence):
+        array = np.asarray(value)
+        return _value(array.astype(np.float32 if array.dtype.kind == "f" else np.int32))
+    raise Unsupported(f"metadata of type {type(value).__name__} has no place in GGUF")

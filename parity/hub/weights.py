@@ -1,0 +1,103 @@
+"""Which checkpoint tensor fills which parameter: every parameter exactly once, every tensor used or deliberately ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from parity.core.errors import WeightError
+from parity.core.weights import Ignore, Rename, Rule
+
+from .checkpoint import Checkpoint
+
+_SHOWN = 10
+_GROUP = re.compile(r"\((?!\?)[^()]*\)")
+_REFERENCE = re.compile(r"\\(\d+)|\\g<(\w+)>")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The outcome: `sources` parameter to checkpoint tensor; `ignored` the reason to the tensors left out for it."""
+
+    sources: Mapping[str, str]
+    ignored: Mapping[str, tuple[str, ...]]
+
+
+def to_model(name: str, rules: Iterable[Rule]) -> str:
+    """Our name of a checkpoint tensor: the renames in order, each to the whole name that results from those before."""
+    for rule in rules:
+        if isinstance(rule, Rename):
+            name = re.sub(rule.pattern, rule.replacement, name)
+    return name
+
+
+def to_checkpoint(name: str, rules: Sequence[Rule]) -> str:
+    """The inverse of `to_model`: the checkpoint's name of a parameter."""
+    for rule in reversed(rules):
+        if isinstance(rule, Rename):
+            back = inverse(rule)
+            name = re.sub(back.pattern, back.replacement, name)
+    return name
+
+
+def inverse(rule: Rename) -> Rename:
+    r"""The rename back. `layers\.(\d+)\.attn` to `model.layers.\1.self_attn` gives the two exchanged.
+
+    Raises:
+        ValueError: pattern and replacement do not use the same groups in order.
+    """
+    groups = _GROUP.findall(rule.pattern)
+    used = _REFERENCE.findall(rule.replacement)
+    if [int(number or 0) for number, _ in used] != list(range(1, len(groups) + 1)):
+        raise ValueError(f"{rule.pattern!r} and {rule.replacement!r} do not use the same groups in order")
+    texts = _REFERENCE.split(rule.replacement)[::3]
+    start = "^" if rule.pattern.startswith("^") else ""
+    end = "$" if rule.pattern.endswith("$") else ""
+    pattern = "".join(re.escape(text) + group for text, group in zip(texts, [*groups, ""], strict=True))
+    literal = rule.pattern.removeprefix("^").removesuffix("$")
+    for number in range(1, len(groups) + 1):
+        literal = _GROUP.sub(lambda _, number=number: f"\x00{number}\x00", literal, count=1)  # type: ignore[misc]
+    literal = re.sub(r"\\(.)", r"\1", literal)
+    replacement = re.sub("\x00(\\d+)\x00", r"\\g<\1>", literal.replace("\\", r"\\"))
+    return Rename(start + pattern + end, replacement)
+
+
+def account(expected: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint, rules: Sequence[Rule] = ()) -> Plan:
+    """Decides where every tensor goes, from names and shapes alone.
+
+    Args:
+        expected: every parameter's name and logical shape.
+        rules: renames, and what is ignored (patterns match the beginning of the checkpoint's own name).
+
+    Raises:
+        WeightError: naming up to ten parameters that nothing or too much fills, tensors left over, and shapes that differ.
+    """
+    sources: dict[str, str] = {}
+    ignored: dict[str, tuple[str, ...]] = {}
+    wrong: list[str] = []
+    for name, info in checkpoint.tensors.items():
+        target = to_model(name, rules)
+        if target in expected:
+            if target in sources:
+                wrong.append(f"{target} is filled by both {sources[target]} and {name}")
+            elif info.shape != tuple(expected[target]):
+                wrong.append(f"{name} has shape {list(info.shape)}, the model wants {list(expected[target])}")
+            sources.setdefault(target, name)
+        elif (why := _ignored(name, rules)) is not None:
+            ignored[why] = (*ignored.get(why, ()), name)
+        else:
+            wrong.append(f"{name} is in the checkpoint and has no place in the model")
+    wrong += [f"{name} is missing" for name in expected if name not in sources]
+    if wrong:
+        more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        listed = "".join(f"\n  {line}" for line in wrong[:_SHOWN])
+        raise WeightError(f"the weights in {checkpoint.path} do not fit the model ({len(wrong)} problems):{listed}{more}")
+    return Plan(sources, ignored)
+
+
+def _ignored(name: str, rules: Iterable[Rule]) -> str | None:
+    for rule in rules:
+        if isinstance(rule, Ignore) and re.match(rule.pattern, name):
+            return rule.why
+    return None

@@ -1,0 +1,158 @@
+"""Gated delta rule layers: linear attention with a per-request state (Gated DeltaNet, arXiv 2412.06464)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...core.state import LayerState, PerRequest, StateSpec
+from ...core.weights import Weight
+from ...formats import expand
+from ...stacks.ops import Ops
+from ..step import Step
+from .linear import FusedLinear, Linear
+from .weight import Parameter, Place, Slot
+
+
+class Convolution(nn.Module):
+    """A depthwise causal convolution with SiLU over the joined channels of several checkpoint tensors.
+
+    Args:
+        members: (checkpoint name relative to the parent, channels) of each.
+    """
+
+    def __init__(self, ops: Ops, members: Sequence[tuple[str, int]], width: int) -> None:
+        super().__init__()
+        self.ops, self.width = ops, width
+        self._members = tuple(members)
+        self._parts: dict[str, Tensor] = {}
+        self._weight: Tensor
+        self.channels = sum(channels for _, channels in members)
+
+    def slots(self) -> Iterator[Slot]:
+        for name, channels in self._members:
+            yield Slot(f".{name}.weight", (channels, 1, self.width), self._put(name), exact=True)
+
+    def _put(self, name: str):  # type: ignore[no-untyped-def]  # a `Slot.put`
+        def put(weight: Weight, place: Place) -> None:
+            placed = place(weight)
+            assert isinstance(placed, Tensor)
+            self._parts[name] = placed.squeeze(1)
+            if len(self._parts) == len(self._members):
+                self._weight = torch.cat([self._parts[member] for member, _ in self._members])
+                self._parts.clear()
+
+        return put
+
+    def forward(self, x: Tensor, state: Tensor, step: Step) -> Tensor:
+        return self.ops.causal_conv(x, self._weight, state, step.batch)
+
+
+class GatedNorm(nn.Module):
+    """x / rms(x) * weight * activation(gate), over the last dimension."""
+
+    def __init__(self, ops: Ops, dim: int, eps: float, activation: str) -> None:
+        super().__init__()
+        self.ops, self.eps, self.activation = ops, eps, activation
+        self.weight = Parameter("weight", dim, exact=True)
+
+    def slots(self) -> Iterator[Slot]:
+        yield self.weight.slot()
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return self.ops.gated_rms_norm(x, gate, self.weight.tensor, self.eps, self.activation)
+
+
+class GatedDeltaNet(nn.Module):
+    """The linear attention of Qwen3-Next and Qwen3.5.
+
+    Args:
+        packed: the projections are released as `in_proj_qkvz` and `in_proj_ba`, interleaved by key head (Qwen3-Next), not as
+            `in_proj_qkv`, `in_proj_z`, `in_proj_b` and `in_proj_a`.
+        activation: of the output norm's gate.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        *,
+        hidden_size: int,
+        num_k_heads: int,
+        num_v_heads: int,
+        k_dim: int,
+        v_dim: int,
+        width: int,
+        eps: float,
+        packed: bool = False,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        self.ops = ops
+        self.num_k_heads, self.num_v_heads, self.k_dim, self.v_dim = num_k_heads, num_v_heads, k_dim, v_dim
+        keys, values = num_k_heads * k_dim, num_v_heads * v_dim
+        self.sizes = [2 * keys + values, values, num_v_heads, num_v_heads]
+        if packed:
+            self.in_proj: nn.Module = PackedProjections(ops, hidden_size, num_k_heads, num_v_heads, k_dim, v_dim)
+        else:
+            names = ("in_proj_qkv", "in_proj_z", "in_proj_b", "in_proj_a")
+            self.in_proj = FusedLinear(ops, hidden_size, list(zip(names, self.sizes, strict=True)))
+        self.convolution = Convolution(ops, [("conv1d", 2 * keys + values)], width)
+        self.A_log = Parameter("A_log", num_v_heads, exact=True)
+        self.dt_bias = Parameter("dt_bias", num_v_heads, exact=True)
+        self.norm = GatedNorm(ops, v_dim, eps, activation)
+        self.out_proj = Linear(ops, values, hidden_size, split="row")
+        self.state: tuple[StateSpec, ...] = (
+            PerRequest("conv", (self.convolution.channels, width - 1)),
+            PerRequest("memory", (num_v_heads, k_dim, v_dim), torch.float32),
+        )
+
+    def slots(self) -> Iterator[Slot]:
+        yield self.A_log.slot()
+        yield self.dt_bias.slot()
+
+    def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
+        """x [T, hidden] -> [T, hidden]; moves the rows' convolution tails and memories on."""
+        mixed, z, b, a = self.in_proj(x).split(self.sizes, dim=-1)
+        mixed = self.convolution(mixed, state["conv"], step)
+        keys = self.num_k_heads * self.k_dim
+        q, k, v = mixed.split([keys, keys, self.num_v_heads * self.v_dim], dim=-1)
+        q, k = (part.unflatten(-1, (self.num_k_heads, self.k_dim)) for part in (q, k))
+        v = v.unflatten(-1, (self.num_v_heads, self.v_dim))
+        decay, beta = self.ops.delta_gates(a, b, self.A_log.tensor, self.dt_bias.tensor)
+        out = self.ops.gated_delta(q, k, v, decay, beta, state["memory"], step.batch, self.k_dim**-0.5)
+        out = self.norm(out, z.unflatten(-1, (self.num_v_heads, self.v_dim)))
+        return self.out_proj(out.flatten(1))
+
+
+class PackedProjections(nn.Module):
+    """Qwen3-Next's two input projections, whose rows stand key head by key head; put in flat order once, at load."""
+
+    def __init__(self, ops: Ops, hidden_size: int, num_k_heads: int, num_v_heads: int, k_dim: int, v_dim: int) -> None:
+        super().__init__()
+        self.ops, self._inputs = ops, hidden_size
+        group = num_v_heads // num_k_heads
+        self._qkvz = (num_k_heads, [k_dim, k_dim, group * v_dim, group * v_dim])
+        self._ba = (num_k_heads, [group, group])
+        self._parts: dict[str, Tensor] = {}
+        self._weight: Weight
+
+    def slots(self) -> Iterator[Slot]:
+        for name, (heads, sizes) in (("in_proj_qkvz", self._qkvz), ("in_proj_ba", self._ba)):
+            yield Slot(f".{name}.weight", (heads * sum(sizes), self._inputs), self._put(name, heads, sizes))
+
+    def _put(self, name: str, heads: int, sizes: list[int]):  # type: ignore[no-untyped-def]  # a `Slot.put`
+        def put(weight: Weight, place: Place) -> None:
+            # Plain even where it was packed: its rows change places.
+            plain = expand(weight, weight.dtype if isinstance(weight, Tensor) else torch.bfloat16)
+            parts = plain.view(heads, sum(sizes), self._inputs).split(sizes, dim=1)
+            self._parts[name] = torch.cat([part.flatten(0, 1) for part in parts])
+            if len(self._parts) == 2:
+                self._weight = place(torch.cat([self._parts["in_proj_qkvz"], self._parts["in_proj_ba"]]))
+                self._parts.clear()
+
+        return put
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.linear(x, self._weight)

@@ -1,0 +1,1 @@
+"""Words to tokens and back: tokenizers, chat templates, incremental detokenising, and the dialects models answer in."""

@@ -1,0 +1,188 @@
+"""Chat templates: a conversation as the text that a model was trained to continue."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Protocol
+
+import jinja2
+from jinja2 import meta
+
+from parity.core.chat import Message, Tool
+from parity.core.errors import FormatError, RequestError
+
+from .sandbox import MAX_CHARACTERS, Sandbox, budget
+from .switches import aliased
+
+
+class Template(Protocol):
+    """Renders conversations; a Jinja source or an encoding that we wrote out."""
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any
+    ) -> str:
+        """The prompt as text.
+
+        Args:
+            messages: the conversation so far.
+            tools: what the model may call.
+            add_generation_prompt: end with the opening of the assistant's turn.
+            options: the template's own, such as `enable_thinking` or `reasoning_effort`; None means not given.
+
+        Raises:
+            RequestError: the template refuses the conversation; the text has its words.
+        """
+
+
+class ChatTemplate:
+    """A Jinja template as published with a model.
+
+    Args:
+        source: the Jinja text.
+        named: texts it may ask for, such as `bos_token` and `eos_token`.
+        now: the clock of `strftime_now`.
+
+    Raises:
+        FormatError: the source is not Jinja.
+    """
+
+    def __init__(
+        self, source: str, named: Mapping[str, str] | None = None, *, now: Callable[[], datetime] = datetime.now
+    ) -> None:
+        self.source = source
+        self._named = dict(named or {})
+        environment = Sandbox()
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise
+        environment.globals["strftime_now"] = lambda form: now().strftime(form)
+        try:
+            self._template = environment.from_string(source)
+            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
+        except jinja2.TemplateSyntaxError as error:
+            raise FormatError(f"the chat template is not valid Jinja: {error.message}, line {error.lineno}") from None
+        except RecursionError:
+            raise FormatError("the chat template is nested too deeply") from None
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any
+    ) -> str:
+        """See `Template.render`."""
+        plain = [message_dict(message, objects=self.takes_objects) for message in messages]
+        if "developer" not in self.source:
+            plain = [{**message, "role": "system"} if message["role"] == "developer" else message for message in plain]
+        return self._render(plain, [tool_dict(tool) for tool in tools], add_generation_prompt, options)
+
+    @cached_property
+    def takes_objects(self) -> bool:
+        """Whether it wants the arguments of earlier tool calls as objects, not as JSON text: found out by trying."""
+        call = {"id": "call", "type": "function", "function": {"name": "tool", "arguments": {"needle": "hay"}}}
+        probe: list[dict[str, Any]] = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "b", "tool_call_id": "call", "name": "tool"},
+        ]
+        try:
+            text = self._render(probe, [], False, {})
+        except RequestError:
+            return False
+        return "needle" in text and "'needle'" not in text
+
+    def _render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        options: Mapping[str, Any],
+    ) -> str:
+        context = {
+            **self._named,
+            **aliased(options, self.variables),
+            "messages": messages,
+            "tools": tools or None,
+            "documents": options.get("documents"),
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            with budget():
+                return self._collect(context)
+        except jinja2.TemplateRuntimeError as error:
+            raise RequestError(f"the chat template refuses the conversation: {error.message}", field="messages") from None
+        except jinja2.TemplateError as error:
+            raise RequestError(str(error.message), field="messages") from None
+        except Exception as error:  # whatever a stranger's program does with what it is given
+            words = str(error) or type(error).__name__
+            raise RequestError(f"the chat template cannot render the conversation: {words}", field="messages") from None
+
+    def _collect(self, context: dict[str, Any]) -> str:
+        parts: list[str] = []
+        size = 0
+        for part in self._template.generate(context):
+            size += len(part)
+            if size > MAX_CHARACTERS:
+                raise jinja2.TemplateRuntimeError("the template builds too long a text")
+            parts.append(part)
+        return "".join(parts)
+
+
+def message_dict(message: Message, *, objects: bool) -> dict[str, Any]:
+    """A message as templates know it; keys that do not apply are absent, as templates test for them."""
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.reasoning is not None:
+        plain["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        plain["content"] = message.content or None
+        plain["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call.arguments) if objects else call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        plain["name"] = message.name
+    return plain
+
+
+def tool_dict(tool: Tool) -> dict[str, Any]:
+    """A tool as templates know it, in OpenAI's shape."""
+    function = {"name": tool.name, "description": tool.description, "parameters": _plain(tool.parameters)}
+    return {"type": "function", "function": function}
+
+
+def _arguments(text: str) -> Any:
+    """The object that a call's arguments are; the text itself where a model wrote something else."""
+    try:
+        value = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and sequences as dicts and lists, which is all that JSON and the sandbox know."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Jinja's own filter escapes for HTML, which prompts are not."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+class _Refusal(jinja2.TemplateError):
+    """What a template raises on purpose."""
+
+
+def _raise(message: str) -> None:
+    raise _Refusal(str(message))

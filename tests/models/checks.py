@@ -1,0 +1,121 @@
+"""What must hold for every architecture, whatever it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from parity.core.request import Request
+
+from . import tiny
+
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Case:
+    """A tiny checkpoint and its reference.
+
+    Args:
+        folder: the checkpoint.
+        reference: float32 [tokens, vocabulary] for `tokens`.
+        tokens: a prompt long enough for every branch.
+        tolerance: relative error of logits.
+    """
+
+    folder: Path
+    reference: np.ndarray
+    tokens: list[int]
+    vocab_size: int
+    tolerance: float = TOLERANCE
+    page_size: int = 8
+
+    def engine(self, **options: object):  # type: ignore[no-untyped-def]
+        return tiny.open_engine(self.folder, page_size=self.page_size, **options)
+
+    def other(self, seed: int, length: int = 21) -> list[int]:
+        return tiny.prompt(length, self.vocab_size, seed)
+
+
+def case_from_transformers(model: torch.nn.Module, folder: Path, length: int, **more: object) -> Case:
+    """The case of a model that `tiny.save` made."""
+    vocab_size = model.config.get_text_config().vocab_size
+    tokens = tiny.prompt(length, vocab_size)
+    return Case(folder, tiny.reference_logits(model, tokens), tokens, vocab_size, **more)  # type: ignore[arg-type]
+
+
+def check_all(case: Case) -> None:
+    """Every path computes the same as the reference."""
+    check_logits(case)
+    check_chunks(case)
+    check_steps(case)
+    check_mixed(case)
+    check_prefix(case)
+    check_preempted(case)
+
+
+def check_logits(case: Case) -> None:
+    """The whole prompt in one step."""
+    ours = tiny.logits(case.engine(max_num_batched_tokens=4096), case.tokens)
+    assert tiny.relative_error(ours, case.reference) < case.tolerance
+
+
+def check_chunks(case: Case) -> None:
+    """The prompt in uneven chunks."""
+    for budget in (8, 13):
+        ours = tiny.logits(case.engine(max_num_batched_tokens=budget), case.tokens)
+        assert tiny.relative_error(ours, case.reference) < case.tolerance, budget
+
+
+def check_steps(case: Case) -> None:
+    """Token by token, each from the state that the one before left."""
+    engine = case.engine(max_num_seqs=1, max_num_batched_tokens=1)
+    ours = tiny.logits(engine, case.tokens)
+    assert tiny.relative_error(ours, case.reference) < case.tolerance
+
+
+def _alone(case: Case, prompts: Sequence[list[int]], count: int) -> list[list[int]]:
+    """Greedy tokens of each prompt, each in an engine of its own with nothing cached."""
+    results = []
+    for prompt in prompts:
+        engine = case.engine(enable_prefix_caching=False)
+        results.append(tiny.generated(tiny.finish(engine, [tiny.greedy("a", prompt, count)])["a"]))
+    return results
+
+
+def check_mixed(case: Case) -> None:
+    """Requests of several lengths in one batch, prefilling beside decoding, give what each gives alone."""
+    prompts = [case.tokens[:19], case.other(2, 5), case.tokens, case.other(3, 30)]
+    expected = _alone(case, prompts, 12)
+    engine = case.engine(max_num_batched_tokens=16, num_pages=256)
+    outputs = tiny.finish(engine, [tiny.greedy(str(i), prompt, 12) for i, prompt in enumerate(prompts)])
+    assert [tiny.generated(outputs[str(i)]) for i in range(len(prompts))] == expected
+
+
+def check_prefix(case: Case) -> None:
+    """A prompt whose beginning is cached gives what it gives cold."""
+    first, second = [*case.tokens, *case.other(4, 9)], [*case.tokens, *case.other(5, 12)]
+    expected = _alone(case, [first, second], 10)
+    engine = case.engine(num_pages=256, max_num_batched_tokens=16)
+    assert tiny.generated(tiny.finish(engine, [tiny.greedy("first", first, 10)])["first"]) == expected[0]
+    outputs = tiny.finish(engine, [tiny.greedy("second", second, 10)])["second"]
+    assert outputs[-1].usage.num_cached_tokens > 0, "nothing was reused"
+    assert tiny.generated(outputs) == expected[1]
+    engine.scheduler.check()
+
+
+def check_preempted(case: Case) -> None:
+    """Too few pages for all: some are preempted and computed again, and none differs."""
+    prompts = [case.other(6, 20), case.other(7, 20), case.other(8, 20)]
+    expected = _alone(case, prompts, 24)
+    pages = -(-44 // case.page_size)
+    engine = case.engine(num_pages=2 * pages, max_num_batched_tokens=64)
+    requests: list[Request] = [tiny.greedy(str(i), prompt, 24) for i, prompt in enumerate(prompts)]
+    outputs = tiny.finish(engine, requests)
+    assert engine.stats().num_preemptions > 0, "nothing was preempted"
+    assert [tiny.generated(outputs[str(i)]) for i in range(len(prompts))] == expected
+    engine.scheduler.check()
