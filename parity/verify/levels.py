@@ -310,8 +310,9 @@ def _behaviour(evidence: Evidence) -> list[Measurement]:
     for result in with_tools:
         one, two = _both(result)
         tools = {tool.name: tool.parameters for tool in evidence.items[result.id].tools}
-        hits = [hits[0] + bool(one.tool_calls), hits[1] + bool(two.tool_calls), hits[2] + bool(one.tool_calls and two.tool_calls)]
-        if bool(one.tool_calls) != bool(two.tool_calls):
+        called = (bool(one.tool_calls), bool(two.tool_calls), bool(one.tool_calls and two.tool_calls))
+        hits = [hit + more for hit, more in zip(hits, called, strict=True)]
+        if called[0] != called[1]:
             if result.id in excusable:
                 excused_calls += 1
             else:

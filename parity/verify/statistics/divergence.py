@@ -61,7 +61,7 @@ def _coarse_kl(a: Top, b: Top) -> Float64s:
     log_a, log_b = a.logprobs.astype(np.float64), b.logprobs.astype(np.float64)
     at_b = np.take_along_axis(log_b, match.argmax(axis=2), axis=1)
     head_a, head_b = np.where(in_b, log_a, -np.inf), np.where(in_b, at_b, -np.inf)
-    bucketed: npt.NDArray[np.bool_] = np.asarray(np.isfinite(a.log_tail + b.log_tail))
+    bucketed = ~np.isnan(np.asarray(a.log_tail, np.float64)) & ~np.isnan(np.asarray(b.log_tail, np.float64))
     rest_a = _bucket(np.where((a.ids >= 0) & ~in_b, log_a, -np.inf), a.log_tail, bucketed)
     rest_b = _bucket(np.where((b.ids >= 0) & ~in_a, log_b, -np.inf), b.log_tail, bucketed)
     log_p, mass = _normalised(np.concatenate([head_a, rest_a], axis=1))
