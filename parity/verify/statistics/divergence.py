@@ -80,7 +80,7 @@ def _bucket(other: Float64s, log_tail: Floats, bucketed: npt.NDArray[np.bool_]) 
 
 def _normalised(logs: Float64s) -> tuple[Float64s, Float64s]:
     """The rows as log-probabilities, and the mass that they had; a row of no mass stays empty."""
-    empty = ~np.isfinite(logs).any(axis=1)
+    empty: npt.NDArray[np.bool_] = np.asarray(~np.isfinite(logs).any(axis=1))
     total = logsumexp(np.where(empty[:, None], 0.0, logs))
     return np.where(empty[:, None], -np.inf, logs - total[:, None]), np.where(empty, 0.0, np.exp(total))
 
