@@ -97,7 +97,7 @@ class _Progress:
         self.output = output
 
     def answer(self, text: str, stop: str | None, **more: Any) -> Answer:
-        assert self.output is not None and (self.output.finish is not None or stop is not None)
+        assert self.output is not None
         now = time.monotonic()
         finish = Finish("stop", stop=stop) if stop is not None else self.output.finish
         assert finish is not None
@@ -409,9 +409,10 @@ class _Stream(Iterator[Event]):
 
     def _produce(self, push: Callable[[Output], Iterable[Event]]) -> Generator[Event, None, None]:
         try:
-            for _, self.progress in self._items:
-                assert self.progress.output is not None
-                for event in push(self.progress.output):
+            for _, progress in self._items:
+                self.progress = progress
+                assert progress.output is not None
+                for event in push(progress.output):
                     if isinstance(event, Finished):
                         self.stop = event.finish.stop if isinstance(event.finish.stop, str) else None
                         yield event

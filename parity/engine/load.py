@@ -90,7 +90,7 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
         WeightError: a tensor is missing, left over, or of another shape.
     """
     model, architecture = registry.build(checkpoint.config, stack.ops, dtype)
-    rules = architecture.rules
+    rules = (*architecture.rules, *model.ignored)
     if model.tied:
         rules = (*rules, registry.TIED)
     slots = model.all_slots({to_model(name, rules) for name in checkpoint.tensors})

@@ -104,7 +104,7 @@ class Scheduler:
         """Queues a request.
 
         Raises:
-            RequestError: the prompt is empty, the id is in use, or `n` is not 1.
+            RequestError: the prompt is empty, the id is in use, `n` is not 1, or an embedding is to come with logprobs.
             ContextExceeded: the prompt does not fit the context.
             CapacityError: the prompt does not fit the pages, even alone.
             Overloaded: the queue is full.
@@ -114,6 +114,8 @@ class Scheduler:
             raise RequestError("the prompt is empty; give at least one token", field="prompt")
         if request.params.n != 1:
             raise RequestError("n must be 1 for one sequence; submit a request for each sample", field="n")
+        if request.want == "embedding" and request.params.prompt_logprobs is not None:
+            raise RequestError("an embedding comes without prompt_logprobs; ask for them apart", field="prompt_logprobs")
         if request.id in self._sequences:
             raise RequestError(f"a request with the id {request.id!r} is already running; choose another", field="id")
         max_tokens = request.params.max_tokens if request.want == "tokens" else 0
@@ -152,13 +154,13 @@ class Scheduler:
         """The next step: running requests first, those decoding before those reading their prompts, then new ones."""
         self._planned_s = now_s
         self._expire(now_s)
-        budget, num_preemptions = self.config.max_num_batched_tokens, self._num_preemptions
+        budget = self.config.max_num_batched_tokens
         chunks: list[Chunk] = []
         for sequence in sorted(self.running, key=lambda sequence: sequence.num_pending > 1):
             if budget and self._grow(sequence):
                 chunks.append(self._chunk(sequence, budget))
                 budget -= len(chunks[-1].tokens)
-        while budget and self._num_preemptions == num_preemptions and (admitted := self._admit()):
+        while budget and (admitted := self._admit()):
             chunks.append(self._chunk(admitted, budget, admitted.chain[-1].snapshot if admitted.chain else None))
             budget -= len(chunks[-1].tokens)
         return Plan(tuple(chunks))
@@ -209,7 +211,8 @@ class Scheduler:
     def _admit(self) -> Sequence | None:
         """Starts the request that has waited longest, if there is room for all its tokens.
 
-        A page for each running request stays free, so that one just admitted is not preempted by their growth at once.
+        A page for each running request stays free: one just admitted is not preempted by their growth at once, and one
+        just preempted does not come back in the same step.
         """
         if not self.waiting or not self._slots:
             return None

@@ -106,7 +106,7 @@ class Sequence:
     def _rows(self, end: int) -> Rows:
         if self.request.want == "logits" and end > self.num_rows_sent:
             return "all"
-        if self.prompt_logprobs is not None and self.num_computed < self.num_prompt - 1:
+        if self.prompt_logprobs is not None and len(self.prompt_logprobs) < min(end, self.num_prompt - 1):
             return "all"
         wanted = self.samples or self.request.want == "embedding"
         return "last" if wanted and end == len(self.tokens) else "none"

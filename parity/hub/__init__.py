@@ -9,29 +9,51 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .catalogue import default_model
     from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
+    from .content import content_root
     from .gguf_writer import export_gguf, write_gguf
+    from .library import ModelRow, find, list_models, pull, remove, show
     from .safetensors import write_safetensors
+    from .settings import HubSettings
     from .weights import Plan, account
 
 __all__ = [
     "Checkpoint",
+    "HubSettings",
+    "ModelRow",
     "Plan",
     "TensorInfo",
     "account",
+    "content_root",
+    "default_model",
     "export_gguf",
+    "find",
+    "list_models",
     "open_checkpoint",
+    "pull",
+    "remove",
+    "show",
     "write_gguf",
     "write_safetensors",
 ]
 
 _HOMES = {
     "Checkpoint": "checkpoint",
+    "HubSettings": "settings",
+    "ModelRow": "library",
     "Plan": "weights",
     "TensorInfo": "checkpoint",
     "account": "weights",
+    "content_root": "content",
+    "default_model": "catalogue",
     "export_gguf": "gguf_writer",
+    "find": "library",
+    "list_models": "library",
     "open_checkpoint": "checkpoint",
+    "pull": "library",
+    "remove": "library",
+    "show": "library",
     "write_gguf": "gguf_writer",
     "write_safetensors": "safetensors",
 }

@@ -38,6 +38,8 @@ class Fields:
         self._values = values
         self._where = where
         self._taken: set[str] = set(HARMLESS)
+        self.nested: list[Fields] = []
+        """Parts of the config that are read as configs of their own; finished with this one."""
 
     @property
     def model_type(self) -> str:
@@ -103,12 +105,22 @@ class Fields:
             raise ConfigError(f"{self._where}: {key} = {value!r} is not supported for {self.model_type!r} (only {choice})")
         return value
 
+    def either(self, *keys: Any) -> Any:
+        """The one of several names that the config uses for the same thing; the first if it has none of them."""
+        return next((key for key in keys if self._values.get(key) is not None), keys[0])
+
+    def has(self, key: Any) -> Any:
+        """Whether the config has the key at all, be it null."""
+        return key in self._values
+
     def skip(self, *keys: str) -> None:
         """Keys that this architecture carries and that change nothing here."""
         self._taken.update(keys)
 
     def finish(self) -> None:
-        """Refuses the keys that were not taken."""
+        """Refuses the keys that were not taken, here and in nested parts."""
+        for part in self.nested:
+            part.finish()
         left = sorted(key for key, value in self._values.items() if key not in self._taken and value is not None)
         if left:
             text = ", ".join(f"{key} = {self._values[key]!r}"[:80] for key in left[:8])
@@ -138,3 +150,33 @@ def layer_types(fields: Fields, num_layers: int, allowed: Sequence[str], default
         if kind not in allowed:
             raise ConfigError(f"layer_types holds {kind!r}: {fields.model_type!r} computes {', '.join(allowed)}")
     return kinds
+
+
+VISION_KEYS = (
+    "vision_config",
+    "image_token_id",
+    "video_token_id",
+    "vision_start_token_id",
+    "vision_end_token_id",
+    "audio_token_id",
+    "media_placeholder_token_id",
+)
+
+
+def text_fields(fields: Fields) -> Fields:
+    """The text part of a multimodal config, or the config itself; the parent's other keys are finished with.
+
+    Raises:
+        ConfigError: the parent has a key that is not known.
+    """
+    text = fields.mapping("text_config", None)
+    if text is None:
+        return fields
+    fields.skip(*VISION_KEYS)
+    merged = dict(text)
+    tied = fields.bool("tie_word_embeddings", None)
+    if tied is not None:
+        merged.setdefault("tie_word_embeddings", tied)
+    inner = Fields(merged, "text_config of config.json")
+    fields.nested.append(inner)
+    return inner

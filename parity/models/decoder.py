@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.state import LayerState, State, StateSpec
+from ..core.weights import Ignore
 from ..stacks.ops import Ops
 from .layers.linear import Embedding, Linear, TiedHead
 from .layers.residual import Pending, PlainSite, Site, Stream
@@ -89,6 +90,8 @@ class Decoder(nn.Module):
         self.model = body
         self.lm_head = lm_head if lm_head is not None else TiedHead(ops, body.embed_tokens)
         self.vocab_size, self.max_position = vocab_size, max_position
+        self.ignored: tuple[Ignore, ...] = ()
+        """Checkpoint tensors that this config says are not part of the model."""
         self._ropes = dict(ropes)
         for name, rope in self._ropes.items():
             self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)

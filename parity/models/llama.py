@@ -8,14 +8,16 @@ from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .standard import standard_decoder
+from .standard import assemble, dense_mlp, read_sizes, standard_attention
 
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     """A Llama model."""
     fields.expect("attention_bias", False)
     fields.expect("mlp_bias", False)
-    return standard_decoder(fields, ops, dtype, theta=10000.0, eps=1e-6)
+    sizes = read_sizes(fields)
+    mixer, ropes = standard_attention(fields, ops, sizes, theta=10000.0)
+    return assemble(ops, dtype, sizes, ropes, mixer, dense_mlp(fields, ops, sizes))
 
 
 ARCHITECTURE = Architecture(

@@ -8,14 +8,16 @@ from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .standard import standard_decoder
+from .standard import assemble, dense_mlp, read_sizes, standard_attention
 
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     """A Qwen2 model."""
     fields.expect("use_sliding_window", False)
     fields.skip("sliding_window", "max_window_layers")
-    return standard_decoder(fields, ops, dtype, bias=True, tied_default=False)
+    sizes = read_sizes(fields)
+    mixer, ropes = standard_attention(fields, ops, sizes, bias=True)
+    return assemble(ops, dtype, sizes, ropes, mixer, dense_mlp(fields, ops, sizes))
 
 
 ARCHITECTURE = Architecture(

@@ -8,15 +8,17 @@ from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .standard import standard_decoder
+from .standard import assemble, dense_mlp, read_sizes, standard_attention
 
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     """A Qwen3 model."""
     fields.expect("use_sliding_window", False)
     fields.skip("sliding_window", "max_window_layers")
+    sizes = read_sizes(fields)
     bias = fields.bool("attention_bias", False)
-    return standard_decoder(fields, ops, dtype, bias=bias, output_bias=bias, head_norm=True, head_dim=128)
+    mixer, ropes = standard_attention(fields, ops, sizes, bias=bias, output_bias=bias, head_norm=True, head_dim=128)
+    return assemble(ops, dtype, sizes, ropes, mixer, dense_mlp(fields, ops, sizes))
 
 
 ARCHITECTURE = Architecture(

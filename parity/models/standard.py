@@ -1,75 +1,138 @@
-"""The common shape: pre-norm blocks of grouped-query attention and a dense MLP."""
+"""What nearly every architecture's file begins with: the sizes, the usual attention, and pre-norm blocks put together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 import torch
+from torch import nn
 
 from ..stacks.ops import Ops
-from .config import Fields, divides, layer_types
+from .config import Fields, divides
 from .decoder import Body, Decoder, plain_block
 from .layers.attention import Attention
 from .layers.linear import Embedding, Linear
 from .layers.mlp import GatedMLP
 from .layers.norm import RMSNorm
 from .layers.residual import PlainSite
-from .layers.rope import make_rope, rope_parameters
+from .layers.rope import Rope, make_rope, rope_parameters
 
 
-def standard_decoder(
-    fields: Fields,
+@dataclass(frozen=True)
+class Sizes:
+    """The keys that all configs share."""
+
+    hidden: int
+    vocab: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    eps: float
+    max_position: int
+    tied: bool
+
+
+def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False) -> Sizes:
+    """Takes the shared keys; `eps` and `tied` are the architecture's defaults.
+
+    Raises:
+        ConfigError: one is missing, or does not fit another.
+    """
+    heads = fields.size("num_attention_heads")
+    kv_heads = fields.size("num_key_value_heads", heads)
+    divides(fields, "num_attention_heads", heads, "num_key_value_heads", kv_heads)
+    fields.expect("hidden_act", "silu", default="silu")
+    return Sizes(
+        hidden=fields.size("hidden_size"),
+        vocab=fields.size("vocab_size"),
+        num_layers=fields.size("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        eps=fields.float("rms_norm_eps", eps),
+        max_position=fields.size("max_position_embeddings"),
+        tied=fields.bool("tie_word_embeddings", tied),
+    )
+
+
+def read_head_dim(fields: Fields, sizes: Sizes, default: int | None = None) -> int:
+    """`head_dim`, or its default, or the hidden size divided among the heads."""
+    given: int | None = fields.size("head_dim", default)
+    return given or divides(fields, "hidden_size", sizes.hidden, "num_attention_heads", sizes.num_heads)
+
+
+Mixer = Callable[[int], tuple[str, nn.Module]]
+"""layer index -> (checkpoint name, mixer)."""
+
+
+def assemble(
     ops: Ops,
     dtype: torch.dtype,
+    sizes: Sizes,
+    ropes: Mapping[str, Rope],
+    mixer: Mixer,
+    mlp: Callable[[int], nn.Module],
+    *,
+    zero_centred: bool = False,
+) -> Decoder:
+    """A decoder of pre-norm blocks, with the mixer and the MLP of each layer."""
+
+    def norm() -> RMSNorm:
+        return RMSNorm(ops, sizes.hidden, sizes.eps, zero_centred=zero_centred)
+
+    blocks = []
+    for layer in range(sizes.num_layers):
+        name, module = mixer(layer)
+        blocks.append(plain_block(module, mlp(layer), norm(), norm(), mixer_name=name))
+    last = norm()
+    return Decoder(
+        ops,
+        Body(Embedding(ops, sizes.vocab, sizes.hidden, dtype), blocks, {"norm": last}),
+        None if sizes.tied else Linear(ops, sizes.hidden, sizes.vocab, split="column"),
+        PlainSite(last),
+        ropes,
+        vocab_size=sizes.vocab,
+        max_position=sizes.max_position,
+    )
+
+
+def standard_attention(
+    fields: Fields,
+    ops: Ops,
+    sizes: Sizes,
     *,
     bias: bool = False,
     output_bias: bool = False,
     head_norm: bool = False,
     head_dim: int | None = None,
     theta: float = 1e6,
-    eps: float = 1e-6,
-    tied_default: bool = False,
-) -> Decoder:
-    """A decoder whose layers are all alike.
+) -> tuple[Mixer, dict[str, Rope]]:
+    """Grouped-query attention that is the same in every layer, and its rotation.
 
     Args:
-        bias: q, k and v have biases.
-        output_bias: so has the attention's output.
+        bias: q, k and v have biases; `output_bias`: so has the output.
         head_norm: the heads of q and k are normed.
-        head_dim: the default if the config has none; None means hidden_size / heads.
+        head_dim, theta: the defaults if the config has none.
     """
-    hidden, vocab = fields.size("hidden_size"), fields.size("vocab_size")
-    heads = fields.size("num_attention_heads")
-    kv_heads = fields.size("num_key_value_heads", heads)
-    divides(fields, "num_attention_heads", heads, "num_key_value_heads", kv_heads)
-    head_dim = fields.size("head_dim", head_dim) or divides(fields, "hidden_size", hidden, "num_attention_heads", heads)
-    num_layers, intermediate = fields.size("num_hidden_layers"), fields.size("intermediate_size")
-    layer_types(fields, num_layers, ["full_attention"], ["full_attention"] * num_layers)
-    norm_eps = fields.float("rms_norm_eps", eps)
-    max_position = fields.size("max_position_embeddings")
-    fields.expect("hidden_act", "silu", default="silu")
-    rope = make_rope(rope_parameters(fields, theta), head_dim, max_position)
+    dim = read_head_dim(fields, sizes, head_dim)
+    fields.expect("layer_types", None, ["full_attention"] * sizes.num_layers)
 
-    def block():  # type: ignore[no-untyped-def]  # -> Block
-        mixer = Attention(
+    def mixer(layer: int) -> tuple[str, nn.Module]:
+        return "self_attn", Attention(
             ops,
-            hidden_size=hidden,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=head_dim,
+            hidden_size=sizes.hidden,
+            num_heads=sizes.num_heads,
+            num_kv_heads=sizes.num_kv_heads,
+            head_dim=dim,
             bias=bias,
             output_bias=output_bias,
-            head_norm=norm_eps if head_norm else None,
+            head_norm=sizes.eps if head_norm else None,
         )
-        mlp = GatedMLP(ops, hidden, intermediate)
-        return plain_block(mixer, mlp, RMSNorm(ops, hidden, norm_eps), RMSNorm(ops, hidden, norm_eps))
 
-    norm = RMSNorm(ops, hidden, norm_eps)
-    tied = fields.bool("tie_word_embeddings", tied_default)
-    return Decoder(
-        ops,
-        Body(Embedding(ops, vocab, hidden, dtype), [block() for _ in range(num_layers)], {"norm": norm}),
-        None if tied else Linear(ops, hidden, vocab, split="column"),
-        PlainSite(norm),
-        {"default": rope},
-        vocab_size=vocab,
-        max_position=max_position,
-    )
+    return mixer, {"default": make_rope(rope_parameters(fields, theta), dim, sizes.max_position)}
+
+
+def dense_mlp(fields: Fields, ops: Ops, sizes: Sizes) -> Callable[[int], nn.Module]:
+    """The dense MLP that is the same in every layer."""
+    intermediate = fields.size("intermediate_size")
+    return lambda layer: GatedMLP(ops, sizes.hidden, intermediate)

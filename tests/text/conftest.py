@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from parity.text.tokenizer import load_tokenizer
 from parity.text.tokenizer import Tokenizer as TextTokenizer
+from parity.text.tokenizer import load_tokenizer
 
 from .corpus import CODE, EMOJI, LANGUAGES
 

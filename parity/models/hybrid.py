@@ -1,0 +1,91 @@
+"""The hybrid shape that Qwen3-Next, 3.5, 3.6 and 3.8 share: gated delta layers, and gated attention every fourth."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..stacks.ops import Ops, Routing
+from .config import Fields, layer_types
+from .decoder import Decoder
+from .layers.attention import Attention
+from .layers.delta import GatedDeltaNet
+from .layers.experts import Experts, Router, SparseMLP
+from .layers.mlp import GatedMLP
+from .layers.rope import Rope, make_rope, rope_parameters
+from .standard import Mixer, Sizes, assemble, dense_mlp, read_head_dim, read_sizes
+
+KINDS = ("linear_attention", "full_attention")
+
+
+def hybrid_mixers(fields: Fields, ops: Ops, sizes: Sizes, *, packed: bool) -> tuple[Mixer, dict[str, Rope]]:
+    """Each layer's mixer; `packed` is how the gated delta layers' projections are released."""
+    every = fields.size("full_attention_interval", 4)
+    default = [KINDS[(layer + 1) % every == 0] for layer in range(sizes.num_layers)]
+    kinds = layer_types(fields, sizes.num_layers, KINDS, default)
+    fields.expect("attention_bias", False)
+    fields.expect("attn_output_gate", True, default=True)
+    head_dim = read_head_dim(fields, sizes, 256)
+    parameters = rope_parameters(fields)
+    fraction = fields.float("partial_rotary_factor", parameters.get("partial_rotary_factor", 0.25))
+    rope = make_rope(parameters, int(head_dim * fraction), sizes.max_position)
+    delta = {
+        "num_k_heads": fields.size("linear_num_key_heads", 16),
+        "num_v_heads": fields.size("linear_num_value_heads", 32),
+        "k_dim": fields.size("linear_key_head_dim", 128),
+        "v_dim": fields.size("linear_value_head_dim", 128),
+        "width": fields.size("linear_conv_kernel_dim", 4),
+    }
+
+    def mixer(layer: int) -> tuple[str, nn.Module]:
+        if kinds[layer] == "linear_attention":
+            return "linear_attn", GatedDeltaNet(ops, hidden_size=sizes.hidden, eps=sizes.eps, packed=packed, **delta)
+        return "self_attn", Attention(
+            ops,
+            hidden_size=sizes.hidden,
+            num_heads=sizes.num_heads,
+            num_kv_heads=sizes.num_kv_heads,
+            head_dim=head_dim,
+            head_norm=sizes.eps,
+            zero_centred=True,
+            gate=True,
+        )
+
+    return mixer, {"default": rope}
+
+
+def shared_expert_mlp(fields: Fields, ops: Ops, sizes: Sizes, routing: Routing) -> SparseMLP:
+    """Routed experts and a gated shared one; called for each layer, so it takes nothing but sizes."""
+    moe_size = fields.size("moe_intermediate_size", 512)
+    shared_size = fields.size("shared_expert_intermediate_size", 512)
+    num_experts = fields.size(fields.either("num_experts", "num_local_experts"))
+    return SparseMLP(
+        ops,
+        sizes.hidden,
+        Router(ops, sizes.hidden, num_experts, routing),
+        Experts(ops, num_experts, sizes.hidden, moe_size),
+        shared=("shared_expert", GatedMLP(ops, sizes.hidden, shared_size)),
+        shared_gate=True,
+    )
+
+
+def hybrid_decoder(fields: Fields, ops: Ops, dtype: torch.dtype, *, packed: bool, moe: bool) -> Decoder:
+    """A whole hybrid model."""
+    sizes = read_sizes(fields)
+    mixer, ropes = hybrid_mixers(fields, ops, sizes, packed=packed)
+    if not moe:
+        return assemble(ops, dtype, sizes, ropes, mixer, dense_mlp(fields, ops, sizes), zero_centred=True)
+    fields.skip("intermediate_size")
+    fields.expect("decoder_sparse_step", 1)
+    fields.expect("mlp_only_layers", [])
+    fields.expect("norm_topk_prob", True)
+    routing = Routing(fields.size("num_experts_per_tok"))
+    return assemble(
+        ops,
+        dtype,
+        sizes,
+        ropes,
+        mixer,
+        lambda layer: shared_expert_mlp(fields, ops, sizes, routing),
+        zero_centred=True,
+    )

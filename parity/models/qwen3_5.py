@@ -1,0 +1,31 @@
+"""Qwen3.5, 3.6 and 3.8, dense: gated delta layers and gated attention. The text part of a vision-language checkpoint."""
+
+from __future__ import annotations
+
+import torch
+
+from ..core.weights import Ignore, Rename
+from ..stacks.ops import Ops
+from .architecture import Architecture
+from .config import Fields, text_fields
+from .decoder import Decoder
+from .hybrid import hybrid_decoder
+
+
+def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+    """A Qwen3.5 dense model."""
+    return hybrid_decoder(text_fields(fields), ops, dtype, packed=False, moe=False)
+
+
+ARCHITECTURE = Architecture(
+    model_types=("qwen3_5", "qwen3_5_text"),
+    build=build,
+    rules=(
+        Ignore(r"model\.visual\.", "vision is not supported: text only"),
+        Ignore(r"mtp\.", "draft layers for speculative decoding"),
+        Rename(r"^model\.language_model\.", "model."),
+    ),
+    checkpoints="Qwen3.5 0.8B to 27B, Qwen3.6-27B, Qwen3.8-27B",
+    reference="transformers 5.23",
+    missing="images, multi-token prediction",
+)

@@ -1,0 +1,31 @@
+"""Qwen3.5, 3.6 and 3.8 with experts: gated delta layers, gated attention, and a gated shared expert in every layer."""
+
+from __future__ import annotations
+
+import torch
+
+from ..core.weights import Ignore, Rename
+from ..stacks.ops import Ops
+from .architecture import Architecture
+from .config import Fields, text_fields
+from .decoder import Decoder
+from .hybrid import hybrid_decoder
+
+
+def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+    """A Qwen3.5 model with experts."""
+    return hybrid_decoder(text_fields(fields), ops, dtype, packed=False, moe=True)
+
+
+ARCHITECTURE = Architecture(
+    model_types=("qwen3_5_moe", "qwen3_5_moe_text"),
+    build=build,
+    rules=(
+        Ignore(r"model\.visual\.", "vision is not supported: text only"),
+        Ignore(r"mtp\.", "draft layers for speculative decoding"),
+        Rename(r"^model\.language_model\.", "model."),
+    ),
+    checkpoints="Qwen3.5 35B-A3B, 122B-A10B and 397B-A17B, Qwen3.6-35B-A3B, Qwen3.8-2.4T-A95B",
+    reference="transformers 5.23",
+    missing="images, multi-token prediction",
+)
