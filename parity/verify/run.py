@@ -57,7 +57,7 @@ class Settings:
     keep_going: bool = False
     key_variables: tuple[str | None, str | None] = (None, None)
     endpoint_models: tuple[str | None, str | None] = (None, None)
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -101,7 +101,8 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
         other = packs.get(1 - place)
         side = open_side(specs[place], settings, place)
         try:
-            if other is not None and not settings.keep_going and _first_levels_fail(side, place, suite, plan, other, paths, rules):
+            early = other is not None and not settings.keep_going
+            if early and other is not None and _first_levels_fail(side, place, suite, plan, other, paths, rules):
                 plan = replace(plan, levels=tuple(level for level in plan.levels if level in _FIRST))
             with clock.time(f"capture {'AB'[place]}"):
                 capture(side, suite, plan, paths[place], reference=other, progress=_named(progress, "AB"[place]))
@@ -122,7 +123,7 @@ def _agree(a: str, b: str, settings: Settings, rules: Rules) -> tuple[Suite | No
                 plan = replace(pack.plan, levels=tuple(level for level in settings.levels if level in pack.plan.levels))
             suite = find_suite(plan, settings.suite)
             if suite is None and not (is_pack(a) and is_pack(b)):
-                raise UsageError(f"the pack was made with the suite {plan.suite!r}, which is not here: name its file with --suite")
+                raise UsageError(f"the pack's suite {plan.suite!r} is not here: name its file with --suite")
             return suite, plan
     suite = load(settings.suite)
     return suite, plan_for(suite, rules.hash, levels=settings.levels, num_samples=settings.num_samples)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path as FilePath
@@ -12,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...llm import DEFAULT_MODEL, LLM
+from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
 from ...core.errors import EngineError, ParityError
 from ...core.request import Output, Request, SamplingParams, TokenLogprobs
-from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
+from ...llm import DEFAULT_MODEL, LLM
 from ..drill import relative_error
 from ..features import Reducer
 from ..identity import config_hash, environment, text_hash
