@@ -8,18 +8,12 @@ from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .latent import draft_layers, latent_attention, leading_dense, sigmoid_routing
-from .standard import assemble, read_sizes
+from .latent import latent_decoder
 
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     """A DeepSeek-V3 model."""
-    sizes = read_sizes(fields)
-    mixer, ropes = latent_attention(fields, ops, sizes)
-    mlp = leading_dense(fields, ops, sizes, sigmoid_routing(fields), bias="e_score_correction_bias")
-    model = assemble(ops, dtype, sizes, ropes, mixer, mlp)
-    model.ignored = draft_layers(fields, sizes)
-    return model
+    return latent_decoder(fields, ops, dtype)
 
 
 ARCHITECTURE = Architecture(

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .latent import draft_layers, latent_attention, leading_dense, sigmoid_routing
+from .latent import latent_decoder
 from .layers.sparse import Indexer
-from .standard import assemble, read_sizes
+from .standard import Sizes
 
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     """A DeepSeek-V3.2 model."""
-    sizes = read_sizes(fields)
-    fields.expect("layer_types", ["indexed_attention"] * sizes.num_layers)
+    fields.expect("layer_types", ["indexed_attention"] * fields.size("num_hidden_layers"))
     fields.expect("mlp_bias", False)
-    index = {
-        "hidden_size": sizes.hidden,
-        "q_rank": fields.size("q_lora_rank", 1536),
-        "num_heads": fields.size("index_n_heads", 64),
-        "dim": fields.size("index_head_dim", 128),
-        "top_k": fields.size("index_topk", 2048),
-    }
-    mixer, ropes = latent_attention(fields, ops, sizes, indexer=lambda: Indexer(ops, **index))
-    mlp = leading_dense(fields, ops, sizes, sigmoid_routing(fields), bias="e_score_correction_bias")
-    model = assemble(ops, dtype, sizes, ropes, mixer, mlp)
-    model.ignored = draft_layers(fields, sizes)
-    return model
+    q_rank, num_heads = fields.size("q_lora_rank", 1536), fields.size("index_n_heads", 64)
+    dim, top_k = fields.size("index_head_dim", 128), fields.size("index_topk", 2048)
+
+    def indexer(sizes: Sizes) -> nn.Module:
+        return Indexer(ops, hidden_size=sizes.hidden, q_rank=q_rank, num_heads=num_heads, dim=dim, top_k=top_k)
+
+    return latent_decoder(fields, ops, dtype, indexer=indexer)
 
 
 ARCHITECTURE = Architecture(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from ..core.errors import ConfigError
 from ..core.weights import Ignore
 from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields
+from .decoder import Decoder
 from .layers.experts import Experts, Router, SparseMLP
 from .layers.mla import LatentAttention
 from .layers.mlp import SILU, GatedMLP
 from .layers.rope import Rope, make_rope, rope_parameters
-from .standard import Mixer, Sizes
+from .standard import Mixer, Sizes, assemble, read_sizes
 
 
 def latent_attention(
@@ -24,11 +26,12 @@ def latent_attention(
     *,
     indexer: Callable[[], nn.Module] | None = None,
     default_q_rank: int | None = 1536,
+    rotated: bool = True,
 ) -> tuple[Mixer, dict[str, Rope]]:
     """Latent attention in every layer, and its rotation; `indexer` makes what chooses each layer's entries."""
     nope, rope_dim = fields.size("qk_nope_head_dim", 128), fields.size("qk_rope_head_dim", 64)
     fields.skip("head_dim", "qk_head_dim")
-    rope = make_rope(rope_parameters(fields), rope_dim, sizes.max_position)
+    rope = make_rope(rope_parameters(fields), rope_dim, sizes.max_position) if rotated else None
     settings = {
         "hidden_size": sizes.hidden,
         "num_heads": sizes.num_heads,
@@ -37,7 +40,8 @@ def latent_attention(
         "nope_dim": nope,
         "rope_dim": rope_dim,
         "value_dim": fields.size("v_head_dim", 128),
-        "scale": (nope + rope_dim) ** -0.5 * rope.mscale**2,
+        "scale": (nope + rope_dim) ** -0.5 * (rope.mscale**2 if rope else 1.0),
+        "rope": "default" if rope else None,
         "interleaved": fields.bool("rope_interleave", True),
         "bias": fields.bool("attention_bias", False),
     }
@@ -45,22 +49,30 @@ def latent_attention(
     def mixer(layer: int) -> tuple[str, nn.Module]:
         return "self_attn", LatentAttention(ops, indexer=indexer() if indexer else None, **settings)
 
-    return mixer, {"default": rope}
+    return mixer, {"default": rope} if rope else {}
 
 
 def leading_dense(
-    fields: Fields, ops: Ops, sizes: Sizes, routing: Routing, *, bias: str | None, activation: Activation = SILU
+    fields: Fields,
+    ops: Ops,
+    sizes: Sizes,
+    routing: Routing,
+    *,
+    bias: str | None,
+    activation: Activation = SILU,
+    first_dense: int = 0,
 ) -> Callable[[int], nn.Module]:
     """Dense MLPs in the first layers, then experts beside a shared MLP; `bias` names the router's correction."""
-    first = fields.int("first_k_dense_replace", 0)
+    first = fields.int("first_k_dense_replace", first_dense)
     every = fields.size("moe_layer_freq", 1)
     default = ["sparse" if n >= first and n % every == 0 else "dense" for n in range(sizes.num_layers)]
     kinds = fields.list("mlp_layer_types", None) or default
     if len(kinds) != sizes.num_layers or not set(kinds) <= {"dense", "sparse"}:
         raise ConfigError(f"mlp_layer_types must name dense or sparse for each of {sizes.num_layers} layers, not {kinds!r}")
     intermediate = fields.size("intermediate_size")
-    num_experts, moe_size = fields.size(fields.either("n_routed_experts", "num_local_experts")), fields.size("moe_intermediate_size")
-    num_shared = fields.int("n_shared_experts", 0)
+    num_experts = fields.size(fields.either("n_routed_experts", "num_local_experts", "num_experts"))
+    moe_size = fields.size("moe_intermediate_size")
+    num_shared = fields.int(fields.either("n_shared_experts", "num_shared_experts"), 0)
 
     def mlp(layer: int) -> nn.Module:
         if kinds[layer] == "dense":
@@ -77,19 +89,32 @@ def leading_dense(
     return mlp
 
 
-def sigmoid_routing(fields: Fields, *, groups: int = 8, top_groups: int = 4) -> Routing:
-    """DeepSeek-V3's routing; the group counts are the architecture's defaults."""
-    fields.expect("scoring_func", "sigmoid", default="sigmoid")
-    fields.expect("topk_method", "noaux_tc", default="noaux_tc")
+def sigmoid_routing(fields: Fields, *, groups: int = 8, top_groups: int = 4, scale: float = 2.5) -> Routing:
+    """DeepSeek-V3's routing; the group counts and the scale are the architecture's defaults."""
+    fields.expect(fields.either("scoring_func", "moe_router_activation_func"), "sigmoid")
+    fields.expect("topk_method", "noaux_tc")
     return Routing(
-        top_k=fields.size("num_experts_per_tok", 8),
+        top_k=fields.size(fields.either("num_experts_per_tok", "num_experts_per_token"), 8),
         score="sigmoid",
-        renormalize=fields.bool("norm_topk_prob", True),
-        scale=fields.float("routed_scaling_factor", 2.5),
-        num_groups=fields.size("n_group", groups),
+        renormalize=fields.bool(fields.either("norm_topk_prob", "moe_renormalize"), True),
+        scale=fields.float("routed_scaling_factor", scale),
+        num_groups=fields.size(fields.either("n_group", "num_expert_group"), groups),
         top_groups=fields.size("topk_group", top_groups),
         group_score="top2",
     )
+
+
+def latent_decoder(
+    fields: Fields, ops: Ops, dtype: torch.dtype, *, indexer: Callable[[Sizes], nn.Module] | None = None
+) -> Decoder:
+    """A whole model of the V3 kind; `indexer` makes what chooses the entries of one layer."""
+    sizes = read_sizes(fields)
+    make = None if indexer is None else lambda: indexer(sizes)
+    mixer, ropes = latent_attention(fields, ops, sizes, indexer=make)
+    mlp = leading_dense(fields, ops, sizes, sigmoid_routing(fields), bias="e_score_correction_bias")
+    model = assemble(ops, dtype, sizes, ropes, mixer, mlp)
+    model.ignored = draft_layers(fields, sizes)
+    return model
 
 
 def draft_layers(fields: Fields, sizes: Sizes) -> tuple[Ignore, ...]:

@@ -31,6 +31,9 @@ _MODULES = {
     "deepseek_v3": "deepseek_v3",
     "deepseek_v32": "deepseek_v32",
     "kimi_k2": "deepseek_v3",
+    "kimi_k25": "kimi_k25",
+    "kimi_vl": "kimi_k25",
+    "kimi_linear": "kimi_linear",
 }
 
 

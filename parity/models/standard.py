@@ -50,7 +50,7 @@ def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False) -> Size
         num_heads=heads,
         num_kv_heads=kv_heads,
         eps=fields.float("rms_norm_eps", eps),
-        max_position=fields.size("max_position_embeddings"),
+        max_position=fields.size(fields.either("max_position_embeddings", "model_max_length")),
         tied=fields.bool("tie_word_embeddings", tied),
     )
 

@@ -52,9 +52,25 @@ CASES = {
     ),
     "deepseek_v3": ("DeepseekV3", LATENT | MOE | GROUPS | {"q_lora_rank": 48, "rope_parameters": DEEP_YARN}),
     "deepseek_v3-moonlight": ("DeepseekV3", LATENT | MOE | {"q_lora_rank": None, "n_group": 1, "topk_group": 1}),
+    # Many index heads, so that no two entries score alike: with all of a few heads at zero, ties would decide.
     "deepseek_v32": (
         "DeepseekV32",
-        LATENT | MOE | GROUPS | {"q_lora_rank": 48, "index_topk": 12, "index_n_heads": 3, "index_head_dim": 16},
+        LATENT | MOE | GROUPS | {"q_lora_rank": 48, "index_topk": 12, "index_n_heads": 16, "index_head_dim": 16},
+    ),
+    "kimi_linear": (
+        "KimiLinear",
+        {key: value for key, value in LATENT.items() if key not in ("first_k_dense_replace", "n_routed_experts")}
+        | MOE
+        | {
+            "num_hidden_layers": 5,
+            "num_local_experts": 8,
+            "pad_token_id": 0,
+            "q_lora_rank": None,
+            "mlp_layer_types": ["dense", "sparse", "sparse", "dense", "sparse"],
+            "linear_head_dim": 16,
+            "linear_num_heads": 3,
+            "layer_types": HYBRID["layer_types"],
+        },
     ),
 }
 

@@ -25,6 +25,9 @@ def save(model_class: type, config: object, folder: Path, *, seed: int = 0, **op
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             elif "router" not in name:
                 parameter.copy_(torch.randn_like(parameter) * (parameter.shape[-1] ** -0.5))
+        for name, buffer in model.named_buffers():
+            if "bias" in name:  # corrections that routers add for choosing
+                buffer.copy_(torch.randn_like(buffer) * 0.2)
     model.save_pretrained(folder, **options)
     return model
 
