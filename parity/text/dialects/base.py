@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from parity.core.chat import Event, Tool, ToolCallDelta, ToolCallEnd, ToolCallStart
@@ -79,9 +79,12 @@ class Dialect:
         thinking = (self.thinking.begin, self.thinking.end) if self.thinking else ()
         return (*thinking, *(self.calls.marks if self.calls else ()), *self.structure)
 
-    def keep_tokens(self, tokenizer: Tokenizer) -> frozenset[int]:
-        """The special tokens of a tokenizer that belong to the dialect's marks: a `TextStream` must not leave them out."""
-        marks = self.marks
+    def keep_tokens(self, tokenizer: Tokenizer, *, tools: bool = True) -> frozenset[int]:
+        """The special tokens of a tokenizer that belong to the dialect's marks: a `TextStream` must not leave them out.
+
+        Without `tools`, those of calls are not among them.
+        """
+        marks = self.marks if tools else replace(self, calls=None).marks
         return frozenset(token for text, token in tokenizer.special_tokens.items() if any(text in mark for mark in marks))
 
 

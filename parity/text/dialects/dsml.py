@@ -21,11 +21,13 @@ class DsmlCalls(CallFormat):
 
     Args:
         invoke, parameter: the tags' names; V4.1 writes each with a leading space.
+        empty_line: whether a call without arguments has an empty line where they would stand.
     """
 
     invoke: str = "invoke"
     parameter: str = "parameter"
     mark: str = "｜DSML｜"
+    empty_line: bool = True
     ends_thinking: bool = True
 
     @property
@@ -48,7 +50,8 @@ class DsmlCalls(CallFormat):
         lines = [
             f'<{tag} name="{key}" string="{_flag(value)}">{plain_text(value)}</{tag}>\n' for key, value in arguments.items()
         ]
-        return f'<{self.mark}{self.invoke} name="{name}">\n{"".join(lines)}</{self.mark}{self.invoke}>'
+        body = "".join(lines) or ("\n" if self.empty_line else "")
+        return f'<{self.mark}{self.invoke} name="{name}">\n{body}</{self.mark}{self.invoke}>'
 
     def read(self, reader: Reader, calls: Calls, opener: str) -> Reading[None]:
         """See `CallFormat.read`."""
@@ -109,5 +112,5 @@ def _flag(value: Any) -> str:
 
 
 DSML_V32 = DsmlCalls("<｜DSML｜function_calls>", "</｜DSML｜function_calls>")
-DSML_V4 = DsmlCalls("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>")
+DSML_V4 = DsmlCalls("<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", empty_line=False)
 DSML_V41 = DsmlCalls("<｜DSML｜ calls>", "</｜DSML｜ calls>", invoke=" invoke", parameter=" parameter")

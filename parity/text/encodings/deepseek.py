@@ -1,0 +1,48 @@
+"""What the encodings of DeepSeek V3.2, V4 and V4.1 share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from parity.core.chat import Message, Tool, ToolCall
+
+from ..dialects.dsml import DsmlCalls
+
+BOS = "<｜begin▁of▁sentence｜>"
+EOS = "<｜end▁of▁sentence｜>"
+SYSTEM = "<｜System｜>"
+USER = "<｜User｜>"
+ASSISTANT = "<｜Assistant｜>"
+THINK, THINK_END = "<think>", "</think>"
+
+
+def schema_lines(tools: list[Tool]) -> str:
+    """Each tool's schema as JSON, one a line."""
+    lines = [{"name": tool.name, "description": tool.description, "parameters": as_json(tool.parameters)} for tool in tools]
+    return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+
+
+def as_json(value: Any) -> Any:
+    """Mappings and tuples as the dicts and lists that `json` knows."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(inner) for key, inner in value.items()}
+    return [as_json(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def arguments_of(call: ToolCall) -> dict[str, Any]:
+    """The arguments of an earlier call; what is no JSON object is one argument of that name, as the vendor has it."""
+    try:
+        value = json.loads(call.arguments or "{}")
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {"arguments": call.arguments}
+
+
+def written_calls(form: DsmlCalls, message: Message) -> str:
+    """The calls of an assistant's message; empty if there are none."""
+    if not message.tool_calls:
+        return ""
+    calls = "\n".join(form.write(call.name, arguments_of(call)) for call in message.tool_calls)
+    return f"\n\n{form.tool_begin}\n{calls}\n{form.tool_end}"
