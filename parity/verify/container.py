@@ -79,7 +79,7 @@ class Writer:
 
 
 class Reader:
-    """Reads entries on demand; each is checked against its hash.
+    """Reads entries on demand; each is checked against its hash. Holds no file open.
 
     Raises:
         FormatError: the file is not a pack, of another version, truncated or inconsistent; the text says which.
@@ -89,18 +89,14 @@ class Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file: BinaryIO = path.open("rb")
+            with path.open("rb") as file:
+                self.hash, self._entries = self._read_index(file)
         except OSError as error:
             raise FormatError(f"cannot read the pack {path}: {error.strerror}") from None
-        try:
-            self.hash, self._entries = self._read_index()
-        except BaseException:
-            self._file.close()
-            raise
 
-    def _read_index(self) -> tuple[str, dict[str, tuple[int, int, str]]]:
-        size = os.fstat(self._file.fileno()).st_size
-        header = self._file.read(_HEADER.size)
+    def _read_index(self, file: BinaryIO) -> tuple[str, dict[str, tuple[int, int, str]]]:
+        size = os.fstat(file.fileno()).st_size
+        header = file.read(_HEADER.size)
         if header[:8] != MAGIC:
             raise FormatError(f"{self._path} is not a parity pack (it does not begin with {MAGIC.decode()})")
         if len(header) < _HEADER.size:
@@ -111,8 +107,8 @@ class Reader:
             raise FormatError(f"{self._path} has {age} pack format ({version}); this program reads {VERSION}: capture it again")
         if zero or offset < _HEADER.size or length > _MAX_INDEX_BYTES or offset + length != size:
             raise FormatError(f"{self._path} is truncated or damaged: its index does not end where the file does")
-        self._file.seek(offset)
-        index = self._file.read(length)
+        file.seek(offset)
+        index = file.read(length)
         if hashlib.sha256(index).digest() != digest:
             raise HashMismatch(f"{self._path} is damaged: its index does not match its SHA-256")
         return digest.hex(), self._place(parse_json(index, f"the index of {self._path}"), offset)
@@ -150,8 +146,12 @@ class Reader:
         if name not in self._entries:
             raise FormatError(f"{self._path} has no entry {name!r}")
         offset, length, digest = self._entries[name]
-        self._file.seek(offset)
-        data = self._file.read(length)
+        try:
+            with self._path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(length)
+        except OSError as error:
+            raise FormatError(f"cannot read the pack {self._path}: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise HashMismatch(f"{self._path} is damaged: the entry {name!r} does not match its SHA-256")
         return data
@@ -159,16 +159,6 @@ class Reader:
     def read_json(self, name: str) -> Any:
         """An entry parsed as JSON."""
         return parse_json(self.read(name), f"{name} of {self._path}")
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def canonical_json(value: Any) -> bytes:

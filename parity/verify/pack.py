@@ -120,17 +120,13 @@ class Pack:
     def __init__(self, path: FilePath) -> None:
         self.path = path
         self._reader = Reader(path)
-        try:
-            contents = self._reader.read_json("pack.json")
-            version = contents.get("format") if isinstance(contents, dict) else None
-            if version != CONTENT_FORMAT:
-                raise FormatError(f"{path} holds contents of format {version!r}; this program reads {CONTENT_FORMAT}")
-            self.summary = _typed(contents, Summary, f"pack.json of {path}")
-            if len(set(self.summary.prompts)) != len(self.summary.prompts):
-                raise FormatError(f"pack.json of {path} names a prompt twice")
-        except BaseException:
-            self._reader.close()
-            raise
+        contents = self._reader.read_json("pack.json")
+        version = contents.get("format") if isinstance(contents, dict) else None
+        if version != CONTENT_FORMAT:
+            raise FormatError(f"{path} holds contents of format {version!r}; this program reads {CONTENT_FORMAT}")
+        self.summary = _typed(contents, Summary, f"pack.json of {path}")
+        if len(set(self.summary.prompts)) != len(self.summary.prompts):
+            raise FormatError(f"pack.json of {path} names a prompt twice")
         self._places = {prompt: index for index, prompt in enumerate(self.summary.prompts)}
 
     @property
@@ -196,16 +192,6 @@ class Pack:
     def sizes(self) -> dict[str, int]:
         """Bytes of each entry."""
         return self._reader.sizes()
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def encode_record(record: Record) -> tuple[bytes, bytes]:

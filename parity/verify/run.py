@@ -119,8 +119,8 @@ def _agree(a: str, b: str, settings: Settings, rules: Rules) -> tuple[Suite | No
     """The suite and the plan: a pack brings its own, and everything else follows it."""
     for spec in (a, b):
         if is_pack(spec):
-            with Pack(Path(spec)) as pack:
-                plan = replace(pack.plan, levels=tuple(level for level in settings.levels if level in pack.plan.levels))
+            made = Pack(Path(spec)).plan
+            plan = replace(made, levels=tuple(level for level in settings.levels if level in made.levels))
             suite = find_suite(plan, settings.suite)
             if suite is None and not (is_pack(a) and is_pack(b)):
                 raise UsageError(f"the pack's suite {plan.suite!r} is not here: name its file with --suite")
@@ -185,10 +185,10 @@ def _first_levels_fail(
     path = paths[place].with_name(f"{paths[place].stem}-first.pack")
     capture(side, suite, replace(plan, levels=levels), path, reference=other)
     try:
-        with Pack(path) as mine:
-            a, b = (other, mine) if place else (mine, other)
-            evidence = Evidence(a, b, list(compare(a, b)), rules, {})
-            return any(f.outcome == "fail" for f in decide([m for n in levels for m in measure(evidence, n)], rules))
+        mine = Pack(path)
+        a, b = (other, mine) if place else (mine, other)
+        evidence = Evidence(a, b, list(compare(a, b)), rules, {})
+        return any(f.outcome == "fail" for f in decide([m for n in levels for m in measure(evidence, n)], rules))
     finally:
         path.unlink(missing_ok=True)
 

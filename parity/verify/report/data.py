@@ -111,7 +111,8 @@ def _by_position(results: Sequence[PromptResult]) -> list[dict[str, Any]]:
     if not pairs:
         return []
     at, kl = np.concatenate([a for a, _ in pairs]), np.concatenate([k for _, k in pairs])
-    rows, first = [], 0
+    rows: list[dict[str, Any]] = []
+    first = 0
     while first <= int(at.max()):
         last = max(first + 1, first * 2) if first >= 8 else first + 2
         chosen = kl[(at >= first) & (at < last)]
@@ -158,7 +159,7 @@ def _said(answer: Answer) -> str:
 
 
 def _tools(results: Sequence[PromptResult]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for result in results:
         one, two = result.answers
         if one is not None and two is not None and (one.tool_calls or two.tool_calls):

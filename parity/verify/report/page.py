@@ -54,9 +54,10 @@ def _head(data: dict[str, Any]) -> str:
     if verdict["needs"]:
         lines.append(f"<p>To decide it: {escape(verdict['needs'])}.</p>")
     lines.append(f'<p class="caution">{escape(verdict["caution"])}</p>')
+    word = f'<p class="word">{escape(verdict["word"])}</p>'
     return (
         f"<h1>Is it the same model? Verified {escape(data['made_at'])}</h1>"
-        f'<section class="verdict {_CLASSES[verdict["word"]]}"><p class="word">{escape(verdict["word"])}</p>{"".join(lines)}</section>'
+        f'<section class="verdict {_CLASSES[verdict["word"]]}">{word}{"".join(lines)}</section>'
         f'<section class="sides">{_side(data, "a")}{_side(data, "b")}</section>'
     )
 
@@ -217,7 +218,8 @@ def _table(heads: Sequence[str], rows: Iterable[str], *, numeric: set[int] | Non
 
 
 def _row(cells: Sequence[str], *, numeric: set[int] | None = None) -> str:
-    return "<tr>" + "".join(f'<td class="n">{c}</td>' if i in (numeric or ()) else f"<td>{c}</td>" for i, c in enumerate(cells)) + "</tr>"
+    kinds = ['<td class="n">' if place in (numeric or ()) else "<td>" for place in range(len(cells))]
+    return f"<tr>{''.join(f'{kind}{cell}</td>' for kind, cell in zip(kinds, cells, strict=True))}</tr>"
 
 
 def _figure(value: float | None) -> str:
