@@ -7,6 +7,7 @@ import queue
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +20,9 @@ from .core.chat import Event, Finished, Message, ReasoningDelta, TextDelta, Tool
 from .core.errors import EngineError, RequestError
 from .core.request import Finish, Output, Request, SamplingParams, TokenLogprobs, Usage, Want
 from .core.service import ModelInfo, Stats
-from .text import AnswerStream, Chat, TextStream, Tokenizer
+from .text.chat import Chat
+from .text.stream import TextStream
+from .text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from .engine.load import EngineConfig
@@ -152,9 +155,9 @@ class LLM:
         except TypeError as error:
             raise RequestError(f"LLM: {error}") from None
         engine, checkpoint = load_engine(pull(str(model)), str(model), config)
-        self.chat_format = Chat.load(checkpoint.text_source, str(checkpoint.config["model_type"]), chat_template)
-        self.tokenizer = self.chat_format.tokenizer
+        self.tokenizer: Tokenizer = load_tokenizer(checkpoint.text_source)
         self.checkpoint = checkpoint
+        self._template = chat_template
         self._engine = engine
         self.service = EngineService(engine)
         self._ids = itertools.count()
@@ -167,6 +170,15 @@ class LLM:
     def stats(self) -> Stats:
         """Counts since the start."""
         return self.service.stats()
+
+    @cached_property
+    def chat_format(self) -> Chat:
+        """How conversations are written for this model and its answers read.
+
+        Raises:
+            Unsupported: the model has no chat template and none was given.
+        """
+        return Chat.of(self.tokenizer, self.info.architecture, template=self._template)
 
     def close(self) -> None:
         """Stops; what still runs ends with `abort`."""
@@ -385,7 +397,7 @@ class LLM:
         turns = [Message("user", messages)] if isinstance(messages, str) else list(messages)
         params = _single(params or self.params())
         prompt = self.chat_format.prompt(turns, tools or (), **template)
-        answer = AnswerStream(self.chat_format, prompt, tools or (), params.stop)
+        answer = self.chat_format.answer(prompt, tools or (), stop=params.stop)
         return _Stream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
 
 

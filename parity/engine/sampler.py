@@ -34,7 +34,7 @@ class Sampler:
         tokens = self._choose(logits, chunks)
         results = []
         for row, (token, error) in enumerate(zip(tokens, errors, strict=True)):
-            error = error or (None if token >= 0 else "the model's logits are not numbers")
+            error = error or (None if token >= 0 else "no token can be chosen: the logits are not numbers or all are masked")
             values, count = raw[row], asked[row]
             logprob = None
             if error is None and values is not None and count is not None:
@@ -43,7 +43,7 @@ class Sampler:
         return results
 
     def _choose(self, logits: Tensor, chunks: Sequence[Chunk]) -> list[int]:
-        """The token of each row; -1 where a row holds no number."""
+        """The token of each row; -1 where a row holds something that is no number, or nothing but -inf."""
         params = [chunk.request.params for chunk in chunks]
         numbers = uniforms(
             [p.seed or 0 for p in params],
@@ -56,8 +56,7 @@ class Sampler:
         )
         top_k = torch.tensor([p.top_k for p in params], dtype=torch.int32, device=logits.device)
         tokens = self._ops.sample(logits, temperature, top_k, top_p, min_p, uniform).long()
-        chosen = logits.gather(1, tokens.clamp(0, logits.shape[1] - 1)[:, None])[:, 0]
-        return tokens.where(chosen.isfinite(), -1).tolist()
+        return tokens.where(logits.amax(-1).isfinite(), -1).tolist()
 
     def _adjust(self, row: Tensor, chunk: Chunk) -> str | None:
         """Penalties, bias and constraint on one row [V], in place; says what failed, if anything."""

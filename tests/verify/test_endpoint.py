@@ -24,7 +24,7 @@ from parity.verify.sides.http import EndpointError, Http, Limits
 
 from . import fake_server as fake
 
-PATIENCE = Limits(timeout_s=0.5, max_bytes=1 << 20, attempts=2)
+PATIENCE = Limits(timeout_s=0.15, max_bytes=1 << 20, attempts=1)
 CHAT = suites.Item("c", "chat", messages=(Message("user", "Hello there"),), answer_tokens=6)
 TEXT = suites.Item("t", "text", text="The quick brown fox")
 

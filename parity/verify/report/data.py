@@ -143,7 +143,7 @@ def _prompt(result: PromptResult) -> dict[str, Any]:
 
 
 def _forks(results: Sequence[PromptResult]) -> list[dict[str, Any]]:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for result in results:
         one, two = result.answers
         if result.equal_answers is False and one is not None and two is not None and len(rows) < _MAX_FORKS:
