@@ -401,6 +401,17 @@ class LLM:
         return _Stream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
 
 
+def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:
+    """A model's tokenizer alone.
+
+    Raises:
+        ParityError: the model cannot be found or read.
+    """
+    from .hub import open_checkpoint, pull
+
+    return load_tokenizer(open_checkpoint(pull(str(model))).text_source)
+
+
 class _RawEvents:
     """The events of a continued prompt: plain text, cut at stop strings."""
 

@@ -162,17 +162,15 @@ def open_side(spec: str, settings: Settings, place: int = 0) -> Side:
         key = os.environ.get(variable) if variable else None
         if variable and not key:
             raise UsageError(f"the environment variable {variable} holds no key")
-        words = _words(settings.model) if settings.model else None
+        words = None
+        if settings.model:
+            from .sides.local import load_vocabulary
+
+            words = load_vocabulary(settings.model)
         return EndpointSide(spec, model=settings.endpoint_models[place], key=key, limits=settings.limits, words=words)
     from .sides.local import LocalSide
 
     return LocalSide(spec, settings.model, **settings.options)
-
-
-def _words(model: str) -> Any:
-    from .sides.local import vocabulary
-
-    return vocabulary(model)
 
 
 def _first_levels_fail(

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
 from ...core.errors import EngineError, ParityError
 from ...core.request import Output, Request, SamplingParams, TokenLogprobs
-from ...llm import DEFAULT_MODEL, LLM
+from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
 from ..drill import relative_error
 from ..features import Reducer
 from ..identity import config_hash, environment, text_hash
@@ -27,6 +27,9 @@ _STEP_TOKENS = 512
 """Most tokens in a step: bounds the logits held at a time."""
 _KEPT = 64
 _GREEDY = SamplingParams(temperature=0.0, logprobs=_KEPT)
+
+
+__all__ = ["LocalSide", "load_vocabulary"]
 
 
 class LocalSide:
@@ -261,14 +264,6 @@ class LocalSide:
                 if output.finish.reason == "error":
                     raise EngineError(output.finish.message or "the engine failed")
         return list(found.values())
-
-
-def vocabulary(model: str) -> Any:
-    """A model's tokenizer alone, for an endpoint that spells its tokens out."""
-    from ...hub import open_checkpoint, pull
-    from ...text import load_tokenizer
-
-    return load_tokenizer(open_checkpoint(pull(model)).text_source)
 
 
 class _Forced:
