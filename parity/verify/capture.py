@@ -22,7 +22,7 @@ from .sides.base import Side, Tokens
 from .suites import Item, Suite
 
 MADE_BY = "parity"
-_GROUP = 32
+_GROUP = 8
 _LAYER_TOKENS = 16
 
 Progress = Callable[[str, int, int], None]

@@ -10,6 +10,7 @@ from .gates import Finding
 
 Word = Literal["IDENTICAL", "EQUIVALENT", "WITHIN PRECISION", "DIFFERENT", "INCONCLUSIVE"]
 EXIT_CODES: dict[Word, int] = {"IDENTICAL": 0, "EQUIVALENT": 0, "WITHIN PRECISION": 0, "DIFFERENT": 1, "INCONCLUSIVE": 3}
+_OF_B_ALONE = frozenset({"float32_paths", "paths"})
 EXIT_FAILED = 2
 """It could not be done: a bad argument, pack or endpoint."""
 
@@ -56,10 +57,10 @@ def judge(findings: Sequence[Finding]) -> Verdict:
     if not any(finding.level in (3, 4) for finding in covered):
         needs = "log-probabilities from both sides"
         return Verdict("INCONCLUSIVE", _MEANING["INCONCLUSIVE"], "distributions could not be compared, only texts", needs)
-    decisive = [finding for finding in covered if finding.level >= 2]
+    between = [f for f in covered if f.level in (2, 3, 4, 5) and f.gate not in _OF_B_ALONE]
     if any(finding.outcome == "precision" for finding in covered):
         word: Word = "WITHIN PRECISION"
-    elif all(finding.outcome == "identical" for finding in decisive if finding.level in (2, 3, 4, 5)):
+    elif all(finding.outcome == "identical" for finding in between):
         word = "IDENTICAL"
     else:
         word = "EQUIVALENT"
