@@ -169,7 +169,7 @@ def _compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | Non
     if asked not in (None, "auto"):
         dtype = dtype_of(str(asked))
         if from_spec not in (None, dtype):
-            raise UsageError(f"the stack names dtype {_name(from_spec)} and dtype={asked} was given; give one")  # type: ignore[arg-type]
+            raise UsageError(f"the stack names dtype {_name(from_spec)} and dtype={asked} was given; give one")
         return dtype
     if from_spec is not None:
         return from_spec

@@ -109,7 +109,8 @@ class Runner:
         captured = self._stack.device.capture(lambda: self.model(batch, self._memory.state))
         if captured is None:
             self._graphs = None
-            return self.model(batch, self._memory.state)
+            logits: Tensor = self.model(batch, self._memory.state)
+            return logits
         self._graphs[num_rows] = Recorded(batch, *captured)
         return captured[1].clone()
 

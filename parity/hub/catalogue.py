@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as resources
+from pathlib import Path
 from typing import Any
 
-from parity.core.errors import ModelNotFound
+from parity.core.errors import FormatError, ModelNotFound
 
-DEFAULT_SOURCES = ("folder", "mirror", "huggingface", "modelscope", "index")
+DEFAULT_SOURCES = ("folder", "cache", "mirror", "huggingface", "modelscope", "index")
 _REPO = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?(:(?P<pick>[\w.-]+))?")
 
 
@@ -70,9 +71,18 @@ class Wanted:
 
 
 @cache
-def catalogue() -> Mapping[str, Wanted]:
-    """Every model of the catalogue by its short name."""
-    return {name: _wanted(name, fields) for name, fields in _document()["models"].items()}
+def catalogue(more: Path | None = None) -> Mapping[str, Wanted]:
+    """Every model of the catalogue by its short name; those of the file `more` are added, and win.
+
+    Raises:
+        FormatError: `more` is not a catalogue.
+    """
+    own = _document()["models"]
+    try:
+        theirs = tomllib.loads(more.read_text(encoding="utf-8"))["models"] if more else {}
+        return {name: _wanted(name, fields) for name, fields in {**own, **theirs}.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{more} (PARITY_CATALOGUE) is not a catalogue: {error!r}") from None
 
 
 def default_model() -> str:
@@ -80,13 +90,13 @@ def default_model() -> str:
     return str(_document()["default"])
 
 
-def resolve(name: str, revision: str | None = None) -> Wanted:
+def resolve(name: str, revision: str | None = None, more: Path | None = None) -> Wanted:
     """What a name means: one of the catalogue's, or `organisation/repository`, with `@revision` and `:Q4_K_M` if wanted.
 
     Raises:
         ModelNotFound: it is neither.
     """
-    known = catalogue().get(name.lower())
+    known = catalogue(more).get(name.lower())
     if known is not None:
         if revision in (None, known.revision):
             return known
@@ -94,7 +104,7 @@ def resolve(name: str, revision: str | None = None) -> Wanted:
     match = _REPO.fullmatch(name)
     if not match or ".." in name:
         raise ModelNotFound(
-            f"no model {name!r}: not a path, not organisation/repository, and the catalogue has {', '.join(catalogue())}"
+            f"no model {name!r}: not a path, not organisation/repository, and the catalogue has {', '.join(catalogue(more))}"
         )
     return Wanted(name, match["repo"], revision or match["revision"] or "main", match["pick"])
 
@@ -119,4 +129,4 @@ def _wanted(name: str, fields: Mapping[str, Any]) -> Wanted:
 def _file(fields: Mapping[str, Any]) -> File:
     index = fields.get("index", {})
     parts = (IndexPart(part["package"], index["version"], part["member"]) for part in index.get("parts", ()))
-    return File(fields["name"], fields["size"], fields["sha256"], tuple(parts))
+    return File(fields["name"], fields.get("size"), fields.get("sha256"), tuple(parts))

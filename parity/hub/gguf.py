@@ -198,7 +198,7 @@ class _Reader:
         try:
             for _ in range(count):
                 at += 8 + length_at(buffer, at)[0]
-        except struct.error:
+        except (struct.error, OverflowError):
             at = size + 1
         if at > size:
             raise self.broken("a text runs past the end")
@@ -234,6 +234,8 @@ class _Reader:
         if num_dimensions > MAX_DIMENSIONS:
             raise self.broken(f"tensor {name!r} has {num_dimensions} dimensions")
         shape = tuple(reversed([self.u64() for _ in range(num_dimensions)]))
+        if 0 in shape:
+            raise self.broken(f"tensor {name!r} has shape {shape}")
         kind, start = self.u32(), self.u64()
         if start % alignment or start > self.size:
             raise self.broken(f"tensor {name!r} is at offset {start}, alignment {alignment}")

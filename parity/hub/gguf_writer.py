@@ -20,6 +20,8 @@ from .gguf_names import LAYOUTS, Layout
 from .safetensors import tensor_bytes
 
 _VERSION = 3
+_WRITABLE = {"rope_q", "rope_k", "row"}
+_ALIASES = {"num_experts": "num_local_experts"}  # newer configs' name
 _BLOCK_KINDS = {name: kind for kind, name in BLOCKS.items()}
 _PLAIN_KINDS = {dtype: kind for kind, (_, dtype) in PLAIN.items()}
 _ARRAY_KINDS = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
@@ -65,8 +67,9 @@ def export_gguf(
     architecture, layout = _layout(config)
     metadata: dict[str, Any] = {"general.architecture": architecture, "general.type": "model"}
     for key, target in layout.numbers.items():
-        if config.get(key) is not None:
-            metadata[f"{architecture}.{target}"] = config[key]
+        value = config.get(key, config.get(_ALIASES.get(key, key)))
+        if value is not None:
+            metadata[f"{architecture}.{target}"] = value
     if layout.numbers.get("head_dim") == "rope.dimension_count" and "head_dim" not in config:
         metadata[f"{architecture}.rope.dimension_count"] = config["hidden_size"] // config["num_attention_heads"]
     metadata |= _scaling(config, architecture)
@@ -83,7 +86,8 @@ def export_gguf(
 
 def _layout(config: Mapping[str, Any]) -> tuple[str, Layout]:
     for architecture, layout in LAYOUTS.items():
-        if layout.model_type == config["model_type"] and "kv_lora_rank" not in layout.numbers:
+        writable = _WRITABLE.issuperset(layout.changes.values()) and "kv_lora_rank" not in layout.numbers
+        if layout.model_type == config["model_type"] and writable:
             return architecture, layout
     raise Unsupported(f"{config['model_type']!r} is not written as GGUF")
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parity.core.errors import DownloadError, HashMismatch, ModelNotFound, Offline
+from parity.core.errors import CapacityError, DownloadError, HashMismatch, ModelNotFound, Offline, UsageError
 
 from .catalogue import File, Wanted, catalogue, resolve
 from .settings import HubSettings
@@ -44,7 +45,7 @@ def find(name: str, *, revision: str | None = None, settings: HubSettings | None
     path = _as_path(name)
     if path is not None:
         return path
-    wanted = resolve(name, revision)
+    wanted = resolve(name, revision, settings.catalogue)
     stored = Store(settings.home).find(wanted)
     if stored or wanted.pinned or wanted.pick or wanted.revision != "main":
         return stored
@@ -81,18 +82,19 @@ def pull(
     found = find(name, revision=revision, settings=settings)
     if found is not None:
         return found
-    wanted = resolve(name, revision)
+    wanted = resolve(name, revision, settings.catalogue)
     order = tuple(sources or settings.sources or wanted.sources)
     places = [(source, make_source(source, settings)) for source in order]
     if settings.offline if offline is None else offline:
         places = [(source, place) for source, place in places if not place.network]
     store = Store(settings.home)
-    store.folder(wanted).mkdir(parents=True, exist_ok=True)
-    with store.lock(wanted):
-        complete = store.find(wanted)
-        if complete is not None:
-            return complete
-        reasons = _Attempts(wanted, store, progress or (lambda name, done, total: None)).run(places)
+    with _disk_errors(settings.home):
+        store.folder(wanted).mkdir(parents=True, exist_ok=True)
+        with store.lock(wanted):
+            complete = store.find(wanted)
+            if complete is not None:
+                return complete
+            reasons = _Attempts(wanted, store, progress or (lambda name, done, total: None)).run(places)
     complete = store.find(wanted)
     if complete is not None:
         return complete
@@ -105,14 +107,28 @@ def pull(
     raise kind(f"{wanted.name} could not be fetched:{listed}")
 
 
+@contextmanager
+def _disk_errors(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CapacityError(f"{home}: the disk is full; remove a model or set PARITY_HOME to another disk") from None
+        raise UsageError(
+            f"{error.filename or home}: {error.strerror}; set PARITY_HOME to a folder that can be written"
+        ) from None
+
+
 def list_models(*, settings: HubSettings | None = None) -> list[ModelRow]:
     """The catalogue's models, then the others that are on this machine."""
-    store = Store((settings or HubSettings.from_environment()).home)
-    rows = [_row(wanted, store) for wanted in catalogue().values()]
-    known = {wanted.folder for wanted in catalogue().values()}
+    settings = settings or HubSettings.from_environment()
+    store = Store(settings.home)
+    listed = catalogue(settings.catalogue)
+    rows = [_row(wanted, store) for wanted in listed.values()]
+    known = {wanted.folder for wanted in listed.values()}
     for manifest in store.manifests():
         with suppress(KeyError, ModelNotFound):
-            wanted = resolve(manifest["name"], manifest["revision"])
+            wanted = resolve(manifest["name"], manifest["revision"], settings.catalogue)
             if wanted.folder not in known:
                 rows.append(_row(wanted, store))
     return rows
@@ -124,7 +140,7 @@ def show(name: str, *, settings: HubSettings | None = None) -> dict[str, Any]:
     path = find(name, settings=settings)
     if _as_path(name) is not None:
         return {"name": name, "path": path}
-    wanted = resolve(name)
+    wanted = resolve(name, more=settings.catalogue)
     manifest = Store(settings.home).manifest(wanted)
     listed = manifest["files"] if manifest else [{"name": f.name, "size": f.size, "sha256": f.sha256} for f in wanted.files]
     return {
@@ -147,7 +163,7 @@ def remove(name: str, *, settings: HubSettings | None = None) -> int:
         ModelNotFound: it is not in the store.
     """
     settings = settings or HubSettings.from_environment()
-    wanted = resolve(name)
+    wanted = resolve(name, more=settings.catalogue)
     store = Store(settings.home)
     if not store.folder(wanted).is_dir():
         raise ModelNotFound(f"{name} is not in {settings.home}")
@@ -168,7 +184,7 @@ class _Attempts:
         for name, source in places:
             try:
                 files = self.wanted.files or choose(source.files(self.wanted), self.wanted)
-                self.store.check_space(self.wanted, files)
+                self.store.check_space(self.wanted, files, source.copies)
                 for file in files:
                     self._bring(name, source, file)
             except (SourceFailed, HashMismatch) as error:

@@ -100,7 +100,8 @@ def _entry(path: Path, name: str, fields: Any, origin: int) -> Entry:
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
         raise FormatError(f"{path}: tensor {name!r} must have dtype, shape and data_offsets")
     shape, offsets, dtype = fields["shape"], fields["data_offsets"], fields["dtype"]
-    if not _whole_numbers(shape) or not _whole_numbers(offsets) or len(offsets) != 2:
+    sound = _whole_numbers(shape) and _addressable(shape) and _whole_numbers(offsets) and len(offsets) == 2
+    if not sound:
         raise FormatError(f"{path}: tensor {name!r} has shape {str(shape)[:60]} and offsets {str(offsets)[:60]}")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise Unsupported(f"{path}: tensor {name!r} has dtype {str(dtype)[:40]!r}; Parity reads {', '.join(DTYPES)}")
@@ -111,7 +112,12 @@ def _entry(path: Path, name: str, fields: Any, origin: int) -> Entry:
 
 
 def _whole_numbers(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 16 and all(type(number) is int and 0 <= number < 2**63 for number in value)
+    return isinstance(value, list) and len(value) <= 16 and all(type(number) is int and number >= 0 for number in value)
+
+
+def _addressable(shape: list[int]) -> bool:
+    """Whether a tensor of this shape can be, be it an empty one."""
+    return math.prod(number for number in shape if number) < 2**60
 
 
 def parse_json(raw: bytes, what: str) -> dict[str, Any]:

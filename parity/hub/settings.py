@@ -4,6 +4,7 @@ PARITY_HOME      where pulled models are kept (default ~/.cache/parity)
 PARITY_SOURCES   order of sources, such as `index,huggingface`
 PARITY_MODELS    folders with models, separated as in PATH
 PARITY_MIRROR    base URL of a plain HTTP mirror
+PARITY_CATALOGUE a file like hub/catalogue.toml whose models are added to it
 PARITY_OFFLINE   1: no network; HF_HUB_OFFLINE means the same
 """
 
@@ -25,6 +26,7 @@ class HubSettings:
     folders: tuple[Path, ...] = ()
     mirror: str | None = None
     offline: bool = False
+    catalogue: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -37,5 +39,6 @@ class HubSettings:
             sources=names or None,
             folders=folders,
             mirror=env.get("PARITY_MIRROR") or None,
+            catalogue=Path(env["PARITY_CATALOGUE"]).expanduser() if env.get("PARITY_CATALOGUE") else None,
             offline=any(env.get(key, "").upper() in ("1", "TRUE", "YES", "ON") for key in ("PARITY_OFFLINE", "HF_HUB_OFFLINE")),
         )

@@ -82,10 +82,6 @@ class Fields:
         """True or false."""
         return self._take(key, bool, default)
 
-    def str(self, key: str, default: Any = _MISSING) -> Any:
-        """A string."""
-        return self._take(key, str, default)
-
     def list(self, key: str, default: Any = _MISSING) -> Any:
         """A list."""
         return self._take(key, list, default)
@@ -128,6 +124,10 @@ class Fields:
                 f"{self._where} of {self.model_type!r} has {len(left)} key(s) that Parity does not know, and ignoring them "
                 f"could change the answers: {text}"
             )
+
+    def str(self, key: str, default: Any = _MISSING) -> Any:
+        """A string."""
+        return self._take(key, str, default)
 
 
 def divides(fields: Fields, whole: str, total: int, part: str, count: int) -> int:

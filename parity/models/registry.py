@@ -30,6 +30,7 @@ _MODULES = {
     "deepseek_v2": "deepseek_v2",
     "deepseek_v3": "deepseek_v3",
     "deepseek_v32": "deepseek_v32",
+    "deepseek_v4": "deepseek_v4",
     "kimi_k2": "deepseek_v3",
     "kimi_k25": "kimi_k25",
     "kimi_vl": "kimi_k25",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 
-from parity.core.chat import Event, ReasoningDelta, TextDelta, Tool
+from parity.core.chat import Event, ReasoningDelta, TextDelta, Tool, ToolCallEnd, ToolCallStart
 
 from .dialects.base import Calls, Dialect
 from .reader import Reader, Reading
@@ -42,7 +42,7 @@ class Router:
         self._reader = Reader()
         self._text = _Part(lambda text: self._events.append(TextDelta(text)), trim=False)
         self._format = dialect.calls if tools else None
-        self._calls = Calls(self._events.append, self._text.push, {tool.name: tool for tool in tools}, new_id)
+        self._calls = Calls(self._emit_call, self._text.push, {tool.name: tool for tool in tools}, new_id)
         self._reading = self._read(in_reasoning)
         self._finished = False
 
@@ -70,21 +70,31 @@ class Router:
         return events
 
     def _read(self, in_reasoning: bool) -> Reading[None]:
-        thinking, form = self._dialect.thinking, self._format
-        if in_reasoning:
+        form = self._format
+        if in_reasoning or (yield from self._opens_thinking()):
             yield from self._think()
+        openers = form.openers if form else ()
         while True:
-            begin = (thinking.begin,) if thinking and not self._text.begun else ()
-            openers = form.openers if form else ()
-            mark = yield from self._reader.until((*begin, *openers, *self._dialect.structure), self._text.push)
+            mark = yield from self._reader.until((*openers, *self._dialect.structure), self._text.push)
             if mark is None:
                 break
-            if mark in begin:
-                self._text.drop_space()
-                yield from self._think()
-            elif mark in openers and form:
+            if mark in openers:
                 yield from self._call(mark)
         self._text.flush()
+
+    def _opens_thinking(self) -> Reading[bool]:
+        """Whether the answer begins with the mark of thinking; elsewhere the mark is text."""
+        thinking = self._dialect.thinking
+        if thinking is None:
+            return False
+        space = ""
+        while True:
+            space += yield from self._reader.spaces()
+            mark = yield from self._reader.accept(thinking.begin, *self._dialect.structure)
+            if mark is None:
+                self._text.push(space)
+            if mark is None or mark == thinking.begin:
+                return mark is not None
 
     def _think(self) -> Reading[None]:
         """Reads thinking, and the call that ended it in place of its own mark."""
@@ -96,15 +106,19 @@ class Router:
         if mark is None:
             part.flush()
         self._text.trim_next()
-        if mark in openers:
-            assert mark is not None
+        if mark is not None and mark in openers:
             yield from self._call(mark)
 
     def _call(self, opener: str) -> Reading[None]:
-        self._text.drop_space()
         assert self._format is not None
         yield from self._format.read(self._reader, self._calls, opener)
-        self._text.trim_next()
+
+    def _emit_call(self, event: Event) -> None:
+        if isinstance(event, ToolCallStart):
+            self._text.drop_space()
+        elif isinstance(event, ToolCallEnd):
+            self._text.trim_next()
+        self._events.append(event)
 
 
 class _Part:
@@ -114,14 +128,13 @@ class _Part:
         self._emit = emit
         self._trim = trim
         self._space: list[str] = []
-        self.begun = False
 
     def trim_next(self) -> None:
         """White space that follows now separates parts, and is dropped."""
         self._trim = True
 
     def push(self, text: str) -> None:
-        """More text; white space alone does not begin the part."""
+        """More text."""
         if self._trim:
             text = text.lstrip("\n")
             self._trim = not text
@@ -129,7 +142,6 @@ class _Part:
         if body:
             self._emit("".join(self._space) + body)
             self._space.clear()
-            self.begun = True
         if len(body) < len(text):
             self._space.append(text[len(body) :])
 

@@ -171,8 +171,11 @@ def test_latent_attention_from_gguf(tmp_path: Path) -> None:
     assert (config["qk_nope_head_dim"], config["qk_rope_head_dim"], config["v_head_dim"]) == (16, 8, 16)
     assert config["num_key_value_heads"] == 4
     assert config["rope_scaling"]["mscale_all_dim"] == pytest.approx(1.0)
+    assert (config["n_group"], config["topk_group"]) == (1, 1)
     write_gguf(tmp_path / "v2.gguf", deepseek_metadata(expert_gating_func=1), tensors)
     assert open_checkpoint(tmp_path / "v2.gguf").config["model_type"] == "deepseek_v2"
+    write_gguf(tmp_path / "v3.gguf", deepseek_metadata(expert_count=256), tensors)
+    assert open_checkpoint(tmp_path / "v3.gguf").config["n_group"] == 8
 
 
 def test_llama3_rope_is_recognised_or_refused(tmp_path: Path) -> None:
@@ -203,13 +206,11 @@ def test_llama3_rope_is_recognised_or_refused(tmp_path: Path) -> None:
 
 def test_names_translate_both_ways() -> None:
     for layout in LAYOUTS.values():
-        for module in layout.layer:
-            for kind in ("weight", "bias"):
-                name = f"blk.17.{module}.{kind}"
-                theirs = hugging_face_name(name, layout)
-                assert theirs.startswith("model.layers.17.")
-                if module != "exp_probs_b" or kind == "bias":
-                    assert gguf_name(theirs, layout) == name
+        names = [f"blk.17.{module}.{kind}" for module in layout.layer for kind in ("weight", "bias")]
+        for name in [*names, *(f"blk.17.{whole}" for whole in layout.whole)]:
+            theirs = hugging_face_name(name, layout)
+            assert theirs.startswith("model.layers.17.")
+            assert gguf_name(theirs, layout) == name
 
 
 def test_folder(tmp_path: Path) -> None:

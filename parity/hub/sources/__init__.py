@@ -8,6 +8,7 @@ from parity.core.errors import UsageError
 
 from ..settings import HubSettings
 from .base import Source, SourceFailed
+from .cache import CacheSource
 from .folder import FolderSource
 from .huggingface import HuggingFaceSource
 from .index import IndexSource
@@ -18,6 +19,7 @@ __all__ = ["SOURCES", "Source", "SourceFailed", "make_source"]
 
 SOURCES: Mapping[str, type[Source]] = {
     "folder": FolderSource,
+    "cache": CacheSource,
     "mirror": MirrorSource,
     "huggingface": HuggingFaceSource,
     "modelscope": ModelScopeSource,

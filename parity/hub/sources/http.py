@@ -14,7 +14,6 @@ from .base import Count, SourceFailed
 CONNECT_TIMEOUT_S = 4.0
 READ_TIMEOUT_S = 30.0
 ATTEMPTS = 4
-_CHUNK = 1 << 20
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -89,9 +88,11 @@ def _attempt(url: str, part: Path, start: int, file: File, count: Count, headers
             raise _Passing("the server sent another range than asked for")
         done = start if resumed else 0
         length = response.headers.get("Content-Length")
-        expected = file.size if file.size is not None else done + int(length) if length else None
+        expected = done + int(length) if length else file.size
+        if file.size not in (None, expected):
+            raise SourceFailed(f"{url} has {expected} bytes, not the {file.size} expected")
         with part.open("ab" if resumed else "wb") as target:
-            for chunk in response.iter_raw(_CHUNK):
+            for chunk in response.iter_raw():
                 target.write(chunk)
                 done += len(chunk)
                 if expected is not None and done > expected:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..catalogue import File, Wanted
-from ..store import sha256_of
 from . import http
 from .base import Count, Source, SourceFailed
 
 
 class HuggingFaceSource(Source):
-    """The hub at HF_ENDPOINT. A file that its own cache already holds is taken from there."""
+    """The hub at HF_ENDPOINT."""
 
     def files(self, wanted: Wanted) -> Sequence[File]:
         from huggingface_hub import HfApi
@@ -30,7 +27,11 @@ class HuggingFaceSource(Source):
             raise SourceFailed(f"{wanted.repo} has no revision {wanted.revision!r}") from None
         except RepositoryNotFoundError:
             raise SourceFailed(f"{wanted.repo} does not exist, or needs a token (HF_TOKEN)") from None
-        except (HfHubHTTPError, OSError, ValueError) as error:
+        except HfHubHTTPError as error:
+            if error.response.status_code == 404:  # other servers than the hub's say no more
+                raise SourceFailed(f"{wanted.repo} does not exist, or needs a token (HF_TOKEN)") from None
+            raise SourceFailed(_first_line(error)) from None
+        except (OSError, ValueError) as error:
             raise SourceFailed(_first_line(error)) from None
         except Exception as error:  # the library's HTTP client has changed its exceptions before
             if "http" not in type(error).__module__:
@@ -39,26 +40,11 @@ class HuggingFaceSource(Source):
         return [File(one.rfilename, one.size, one.lfs.sha256 if one.lfs else None) for one in info.siblings or ()]
 
     def fetch(self, wanted: Wanted, file: File, part: Path, count: Count) -> None:
-        from huggingface_hub import hf_hub_url, try_to_load_from_cache
+        from huggingface_hub import hf_hub_url
         from huggingface_hub.utils._headers import build_hf_headers
 
-        cached: Any = try_to_load_from_cache(wanted.repo, file.name, revision=wanted.revision)
-        if isinstance(cached, str) and file.sha256 and sha256_of(Path(cached)) == file.sha256:
-            part.unlink(missing_ok=True)
-            _link_or_copy(Path(cached), part)
-            return count(part.stat().st_size)
         url = hf_hub_url(wanted.repo, file.name, revision=wanted.revision)
         http.download(url, file, part, count, build_hf_headers())
-        return None
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    import shutil
-
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _first_line(error: Exception) -> str:

@@ -65,4 +65,5 @@ class Attention(nn.Module):
         out = self.ops.attend(q, state["k"], state["v"], step.batch, self.scale, self.window)
         if gate is not None:
             out = self.ops.sigmoid_gate(out, gate)
-        return self.o_proj(out.flatten(1))
+        result: Tensor = self.o_proj(out.flatten(1))
+        return result

@@ -88,10 +88,12 @@ class DsmlCalls(CallFormat):
                 break
             mark = yield from self._parameter(reader, writer, (end, call_end, self.tool_end))
             if mark != end:
-                writer.fail("an argument was not ended")
+                writer.fail("the answer ended inside the call" if mark is None else "an argument was not ended")
                 break
         if mark is None:
             writer.fail("the answer ended inside the call")
+        elif mark != call_end:
+            writer.fail("the call was ended inside its tags")
         writer.end()
         return mark == call_end
 

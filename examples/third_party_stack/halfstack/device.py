@@ -1,0 +1,32 @@
+"""A device: where tensors live and how much room there is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from parity.stacks.base import Graph, Memory
+
+_BYTES = 4 << 30
+
+
+class PlainDevice:
+    """The host's memory; a real one would name its accelerator here and nowhere else."""
+
+    torch_device = torch.device("cpu")
+
+    def memory(self) -> Memory:
+        """As much as this stack means to use."""
+        return Memory(total=_BYTES, free=_BYTES)
+
+    def synchronize(self) -> None:
+        """Nothing runs behind our back."""
+
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
+        """Cannot record: the engine then runs each step afresh."""
+        return None
+
+    def describe(self) -> Mapping[str, str]:
+        return {"device": "plain", "torch": torch.__version__}

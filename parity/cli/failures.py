@@ -1,0 +1,27 @@
+"""What the system refused, in words that say what to do."""
+
+from __future__ import annotations
+
+import errno
+
+_REMEDIES = {
+    errno.EACCES: "mend its permissions, or run as a user who may",
+    errno.EPERM: "mend its permissions, or run as a user who may",
+    errno.ENOSPC: "make room on the disk, or name a place on another one",
+    errno.EDQUOT: "make room in your quota, or name a place on another disk",
+    errno.EROFS: "name a place that can be written",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "name a file in it",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENOMEM: "close other programs, or take a smaller model or --max-model-len",
+    errno.EIO: "check the disk",
+}
+
+
+def explain(error: OSError) -> str | None:
+    """One sentence and a remedy; None for an error that only a programmer can read."""
+    if error.errno not in _REMEDIES:
+        return None
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror}; {_REMEDIES[error.errno]}"

@@ -1,0 +1,46 @@
+"""What all tests share: where the default model is, and that no test reaches the network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parity import hub
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every subprocess
+
+if "PARITY_TEST_GGUF" not in os.environ and (found := hub.find(hub.default_model())):
+    os.environ["PARITY_TEST_GGUF"] = str(found)
+
+
+@pytest.fixture(scope="session")
+def default_model() -> Path:
+    """The default model's GGUF file: $PARITY_TEST_GGUF, else the one that `parity pull` brought.
+
+    Tests that take it are skipped where it is not; `scripts/test` pulls it first.
+    """
+    path = Path(os.environ.get("PARITY_TEST_GGUF", ""))
+    if not path.is_file():
+        pytest.skip("the default model is not here: run `parity pull`, or set PARITY_TEST_GGUF to its file")
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_network() -> Iterator[None]:
+    """Connections to other machines fail as if the network were down."""
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"a test reached for the network: {address}")
+        original(self, address)
+
+    original = socket.socket.connect
+    patch = pytest.MonkeyPatch()
+    patch.setattr(socket.socket, "connect", connect)
+    yield
+    patch.undo()

@@ -1,0 +1,412 @@
+"""The conformance suite: green on what is right, red on each op broken in a typical way."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from parity.core.batch import Batch
+from parity.core.errors import UsageError
+from parity.stacks import cpu, null, reference
+from parity.stacks.base import Stack
+from parity.stacks.check import check
+from parity.stacks.check.case import Make
+from parity.stacks.check.oracle import exact, upcast
+from parity.stacks.check.run import CASES
+from parity.stacks.host import HostDevice
+from parity.stacks.registry import open_stack, with_table
+
+REF = reference.OPS
+
+
+PACKED = frozenset({"q4_0", "q6_k", "fp8_block", "mxfp4", "int4_group", "int8_group", "awq", "gptq", "bfloat16"})
+
+
+def stack(formats: frozenset[str] = frozenset(), **ops: Callable[..., Any]) -> Stack:
+    """The reference with some ops replaced."""
+    return Stack(
+        name="test",
+        device=HostDevice(),
+        ops=replace(REF, **ops),
+        train_ops=REF,
+        dtypes=(torch.float32,),
+        formats=formats,
+    )
+
+
+def test_every_op_has_cases() -> None:
+    assert tuple(CASES) == REF.names()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_reference_passes(dtype: torch.dtype) -> None:
+    quick = [name for name in REF.names() if dtype == torch.float32 or name not in ("attend_latent", "attend", "gated_delta")]
+    report = check(stack(), ops=quick, dtypes=[dtype])
+    assert report.ok, report.failures
+    assert all(row.num_cases >= 3 and row.worst <= 1 for row in report.rows)
+
+
+def test_the_cpu_stack_passes() -> None:
+    report = check(cpu.open_stack(), dtypes=[torch.float32])
+    assert report.ok, report.failures
+
+
+def test_the_reference_table_of_a_stack_passes_and_its_notes_are_shown() -> None:
+    report = check(with_table(cpu.open_stack(), "reference"), ops=["rms_norm", "sample"])
+    assert report.ok
+    assert {row.origin for row in report.rows} == {"parity.stacks.reference"}
+    assert all("asked for" in row.note for row in report.rows)
+
+
+def test_a_stack_that_computes_nothing_fails() -> None:
+    report = check(null.open_stack(), ops=["linear", "attend", "gated_delta", "experts"], dtypes=[torch.float32])
+    assert all(row.failures for row in report.rows)
+
+
+def test_no_rounding_decides_a_choice() -> None:
+    """Float32 and float64 choose alike, so an integer result that differs is a kernel's mistake."""
+    for name in ("select", "route", "sample"):
+        for case in CASES[name](Make(torch.float32)):
+            rows = slice(None) if case.judged is None else list(case.judged)
+            found = getattr(REF, name)(*case.args.values(), **case.options)
+            wanted = exact(name, [upcast(value) for value in case.args.values()], case.options)
+            a, b = (found[1], wanted[1]) if name == "route" else (found, wanted)
+            assert torch.equal(a[rows], b[rows]), (name, case.name)
+
+
+# --- each op broken as one breaks it -----------------------------------------------------------------------------------------
+
+
+def off_by_a_page(pages: Tensor, values: Tensor, batch: Batch) -> None:
+    shifted = replace(batch, positions=(batch.positions + 1).clamp(max=int(batch.lengths.max()) - 1))
+    REF.write(pages, values, shifted)
+
+
+def writes_beyond(pages: Tensor, values: Tensor, batch: Batch) -> None:
+    REF.write(pages, values, batch)
+    pages[0] = 0.0
+
+
+def in_place(x: Tensor, gate: Tensor) -> Tensor:
+    return x.mul_(torch.sigmoid(gate))
+
+
+def without_window(*args: Any, window: int | None = None, sinks: Tensor | None = None) -> Tensor:
+    return REF.attend(*args, None, sinks)
+
+
+def window_one_wider(
+    q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float, window: int | None = None, sinks: Any = None
+) -> Tensor:
+    return REF.attend(q, k, v, batch, scale, None if window is None else window + 1, sinks)
+
+
+def without_sinks(*args: Any, window: int | None = None, sinks: Tensor | None = None) -> Tensor:
+    return REF.attend(*args, window)
+
+
+def heads_interleaved(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float, *rest: Any, **options: Any) -> Tensor:
+    """Head h reads k/v head h % K."""
+    groups = q.shape[1] // k.shape[2]
+    order = torch.arange(q.shape[1]).view(groups, -1).T.flatten()
+    if "sinks" in options:
+        options["sinks"] = options["sinks"][order]
+    out = REF.attend(q[:, order], k, v, batch, scale, *rest, **options)
+    return out[:, order.argsort()]
+
+
+def not_causal_in_a_chunk(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float, *rest: Any, **options: Any) -> Tensor:
+    last = torch.repeat_interleave(batch.lengths - 1, batch.starts.diff())
+    return REF.attend(q, k, v, replace(batch, positions=last), scale, *rest, **options)
+
+
+def selection_ignored(*args: Any, selected: Tensor | None = None) -> Tensor:
+    return REF.attend_latent(*args[:6])
+
+
+def selection_sees_ahead(
+    q: Tensor, q_rope: Tensor, latent: Tensor, rope: Tensor, batch: Batch, scale: float, selected: Tensor | None = None
+) -> Tensor:
+    if selected is not None:
+        last = torch.repeat_interleave(batch.lengths - 1, batch.starts.diff())
+        batch = replace(batch, positions=last)
+    return REF.attend_latent(q, q_rope, latent, rope, batch, scale, selected)
+
+
+def selects_by_score(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int) -> Tensor:
+    return REF.select(q, weights, k_pages, batch, top_k).flip(-1)
+
+
+def selects_last_of_ties(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int) -> Tensor:
+    later = torch.linspace(0, 1e-3, k_pages.shape[1])[:, None].to(k_pages.dtype)
+    return REF.select(q, weights, k_pages + later, batch, top_k)
+
+
+def bias_in_the_weights(logits: Tensor, routing: Any, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    weights, chosen = REF.route(logits, routing, bias)
+    return (weights if bias is None else weights + bias[chosen.long()]), chosen
+
+
+def no_groups(logits: Tensor, routing: Any, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return REF.route(logits, replace(routing, num_groups=1), bias)
+
+
+def last_of_ties(logits: Tensor, routing: Any, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    weights, chosen = REF.route(logits.flip(-1), routing, None if bias is None else bias.flip(-1))
+    return weights, logits.shape[-1] - 1 - chosen
+
+
+def up_is_first(x: Tensor, activation: Any) -> Tensor:
+    return REF.gated_activation(torch.cat(x.chunk(2, dim=-1)[::-1], dim=-1), activation)
+
+
+def weight_dropped(x: Tensor, gate_up: Any, down: Any, weights: Tensor, *rest: Any) -> Tensor:
+    return REF.experts(x, gate_up, down, torch.ones_like(weights), *rest)
+
+
+def wrong_slot(x: Tensor, weight: Tensor, state: Tensor, batch: Batch, **options: Any) -> Tensor:
+    return REF.causal_conv(x, weight, state, replace(batch, slots=batch.slots.roll(1)), **options)
+
+
+def state_not_left(x: Tensor, weight: Tensor, state: Tensor, batch: Batch, **options: Any) -> Tensor:
+    return REF.causal_conv(x, weight, state.clone(), batch, **options)
+
+
+def newest_first(x: Tensor, weight: Tensor, state: Tensor, batch: Batch, **options: Any) -> Tensor:
+    mine = state.flip(-1).contiguous()
+    out = REF.causal_conv(x, weight, mine, batch, **options)
+    state.copy_(mine.flip(-1))
+    return out
+
+
+def decay_after_update(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, *rest: Any) -> Tensor:
+    return REF.gated_delta(q, k, v, decay.roll(1, 0), *rest)
+
+
+def without_norm(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
+    return REF.gated_delta(q * 0.5 + 0.01, k, v, *rest)
+
+
+def heads_tiled(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> Tensor:
+    repeats = v.shape[1] // q.shape[1]
+    return REF.gated_delta(q.repeat(1, repeats, 1), k.repeat(1, repeats, 1), v, *rest)
+
+
+def top_k_keeps_ties(logits: Tensor, temperature: Tensor, top_k: Tensor, *rest: Tensor) -> Tensor:
+    ordered = logits.sort(-1, descending=True).values
+    last = ordered.gather(1, (top_k.long() - 1).clamp(0, logits.shape[1] - 1)[:, None])
+    cut = logits.masked_fill((logits < last) & (top_k > 0)[:, None], -torch.inf)
+    return REF.sample(cut, temperature, torch.zeros_like(top_k), *rest)
+
+
+def top_p_before_top_k(logits: Tensor, t: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
+    ranked = (logits / t.where(t > 0, 1.0)[:, None]).softmax(-1).sort(dim=-1, descending=True, stable=True)
+    kept = ranked.values.cumsum(-1) - ranked.values < top_p[:, None]
+    allowed = torch.zeros_like(kept).scatter_(1, ranked.indices, kept)
+    return REF.sample(logits.masked_fill(~allowed, -torch.inf), t, top_k, torch.ones_like(top_p), min_p, uniform)
+
+
+def greedy_ignored(logits: Tensor, temperature: Tensor, *rest: Tensor) -> Tensor:
+    return REF.sample(logits, temperature.clamp(min=1.0), *rest)
+
+
+def neighbours_leak(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+    return REF.linear(x, weight, bias) + 0.02 * x.float().mean()
+
+
+def packed_wrong(x: Tensor, weight: Any, bias: Tensor | None = None) -> Tensor:
+    """A zero point off by one step of a four-bit format."""
+    out = REF.linear(x, weight, bias)
+    return out if isinstance(weight, Tensor) else out + 0.1 * x.sum(-1, keepdim=True)
+
+
+def with_sum_rounded(x: Tensor, residual: Tensor, weight: Tensor, eps: float, **options: Any) -> tuple[Tensor, Tensor]:
+    norm, _ = REF.add_rms_norm(x, residual, weight, eps, **options)
+    return norm, residual
+
+
+MUTANTS: dict[str, list[Callable[..., Any]]] = {
+    "embed": [
+        lambda tokens, weight, dtype: REF.embed(tokens.clamp(max=95), weight, dtype),
+        lambda tokens, weight, dtype: REF.embed(tokens, weight, dtype).half(),
+    ],
+    "linear": [
+        neighbours_leak,
+        lambda x, weight, bias=None: REF.linear(x, weight),
+        lambda x, weight, bias=None: REF.linear(x.nan_to_num(), weight, bias),
+        lambda x, weight, bias=None: REF.linear(x.contiguous(), weight, bias).bfloat16().to(x.dtype),
+    ],
+    "head_linear": [lambda x, weight: REF.head_linear(x, weight.roll(1, 0))],
+    "rms_norm": [
+        lambda x, weight, eps, zero_centred=False: REF.rms_norm(x, weight, eps),
+        lambda x, weight, eps, zero_centred=False: REF.rms_norm(x, weight, 0.0, zero_centred),
+        lambda x, weight, eps, zero_centred=False: REF.rms_norm(x, weight, 1e-5, zero_centred),
+    ],
+    "add_rms_norm": [
+        with_sum_rounded,
+        lambda x, r, weight, eps, **o: (REF.rms_norm(x, weight, eps, **o), x + r),
+    ],
+    "layer_norm": [lambda x, weight, bias, eps: REF.layer_norm(x - 1, weight, bias * 0, eps)],
+    "gated_rms_norm": [
+        lambda x, gate, weight, eps, activation: REF.gated_rms_norm(x, gate, weight, eps, "silu"),
+        lambda x, gate, weight, eps, activation: REF.rms_norm(x, weight, eps) * torch.sigmoid(gate),
+    ],
+    "gated_activation": [
+        up_is_first,
+        lambda x, activation: REF.gated_activation(x, replace(activation, limit=None)),
+        lambda x, activation: REF.gated_activation(x, replace(activation, kind="silu")),
+    ],
+    "add": [lambda a, b: a, lambda a, b: a.add_(b), lambda a, b: a + b.bfloat16().to(a.dtype)],
+    "sigmoid_gate": [lambda x, gate: x * torch.sigmoid(gate.mean(-1, keepdim=True)), in_place, lambda x, gate: x * gate],
+    "rope_angles": [
+        lambda positions, inv_freq, scale=1.0: REF.rope_angles(positions, inv_freq),
+        lambda positions, inv_freq, scale=1.0: REF.rope_angles(positions, inv_freq.half().float(), scale),
+        lambda positions, inv_freq, scale=1.0: REF.rope_angles(positions, inv_freq, scale).flip(1),
+    ],
+    "rope": [
+        lambda x, a, interleaved=False, offset=0, inverse=False: REF.rope(x, a, False, offset, inverse),
+        lambda x, a, interleaved=False, offset=0, inverse=False: REF.rope(x, a, interleaved, 0, inverse),
+        lambda x, a, interleaved=False, offset=0, inverse=False: REF.rope(x, a, interleaved, offset),
+    ],
+    "write": [off_by_a_page, writes_beyond, lambda pages, values, batch: None],
+    "rope_write": [
+        lambda q, k, v, a, kp, vp, b, interleaved=False, offset=0: REF.rope_write(q, k, v, a, kp, vp, b, False, offset),
+        lambda q, k, v, a, kp, vp, b, **o: (REF.rope_write(q, k, v, a, kp, vp, b, **o), kp[0].zero_())[0],
+        lambda q, k, v, a, kp, vp, b, **o: (REF.write(kp, k, b), REF.write(vp, v, b), REF.rope(q, a, **o))[2],
+    ],
+    "attend": [without_window, window_one_wider, without_sinks, heads_interleaved, not_causal_in_a_chunk],
+    "attend_latent": [
+        selection_ignored,
+        selection_sees_ahead,
+        lambda q, q_rope, *rest, **o: REF.attend_latent(q, torch.zeros_like(q_rope), *rest, **o),
+    ],
+    "select": [selects_by_score, selects_last_of_ties],
+    "route": [
+        bias_in_the_weights,
+        no_groups,
+        last_of_ties,
+        lambda logits, routing, bias=None: REF.route(logits, replace(routing, renormalize=True), bias),
+        lambda logits, routing, bias=None: REF.route(logits, replace(routing, scale=1.0), bias),
+    ],
+    "experts": [weight_dropped, lambda x, g, d, w, e, a: REF.experts(x, g, d, w, e.flip(-1), a)],
+    "causal_conv": [wrong_slot, state_not_left, newest_first, lambda *a, **o: REF.causal_conv(*a)],
+    "delta_gates": [
+        lambda a, b, a_log, dt_bias, lower_bound=None: REF.delta_gates(a, b, a_log, dt_bias),
+        lambda a, b, a_log, dt_bias, lower_bound=None: REF.delta_gates(a, b, a_log, dt_bias * 0, lower_bound),
+        lambda a, b, *rest, **o: (REF.delta_gates(a, b, *rest, **o)[0], b.float()),
+        lambda a, b, *rest, **o: tuple(x.to(a.dtype) for x in REF.delta_gates(a.bfloat16(), b, *rest, **o)),
+    ],
+    "gated_delta": [
+        decay_after_update,
+        heads_tiled,
+        without_norm,
+        lambda q, k, v, d, b, s, batch, scale: REF.gated_delta(q, k, v, d, b, s.clone(), batch, scale),
+    ],
+    "sample": [
+        top_k_keeps_ties,
+        top_p_before_top_k,
+        greedy_ignored,
+        lambda logits, t, k, p, m, u: REF.sample(logits, t, k, p, torch.zeros_like(m), u),
+        lambda logits, t, k, p, m, u: logits.argmax(-1),
+        lambda logits, t, k, p, m, u: REF.sample(logits, t, k, p, m, 1 - u),
+    ],
+}
+
+
+def test_every_op_has_a_mutant() -> None:
+    assert tuple(MUTANTS) == REF.names()
+
+
+@pytest.mark.parametrize("name", ["embed", "linear", "experts"])
+def test_the_reference_passes_on_packed_weights(name: str) -> None:
+    report = check(stack(PACKED), ops=[name])
+    assert report.ok, report.failures
+    assert report.rows[0].num_cases > check(stack(), ops=[name]).rows[0].num_cases + len(PACKED) - 3
+
+
+def test_a_wrong_zero_point_is_caught_in_each_format() -> None:
+    report = check(stack(PACKED, linear=packed_wrong), ops=["linear"])
+    caught = {failure.case.split()[0].strip(",") for failure in report.failures}
+    assert caught >= PACKED - {"bfloat16"}
+
+
+@pytest.mark.parametrize(("name", "index"), [(name, i) for name, mutants in MUTANTS.items() for i in range(len(mutants))])
+def test_a_broken_op_is_caught(name: str, index: int) -> None:
+    report = check(stack(**{name: MUTANTS[name][index]}), ops=[name], dtypes=[torch.float32])
+    assert not report.ok
+    assert all(failure.op == name and "raised" not in failure.what for failure in report.failures), report.failures
+
+
+def test_a_rounding_too_many_is_caught_in_half_precision() -> None:
+    """An intermediate in three bits less than the dtype has."""
+
+    def coarse(x: Tensor, weight: Tensor, eps: float, zero_centred: bool = False) -> Tensor:
+        return REF.rms_norm(x.to(torch.float8_e4m3fn).to(x.dtype), weight, eps, zero_centred)
+
+    assert not check(stack(rms_norm=coarse), ops=["rms_norm"], dtypes=[torch.bfloat16]).ok
+
+
+# --- what is reported --------------------------------------------------------------------------------------------------------
+
+
+def test_an_op_that_raises_is_a_failure_with_its_text() -> None:
+    def raises(x: Tensor, gate: Tensor) -> Tensor:
+        raise RuntimeError("no such instruction")
+
+    report = check(stack(sigmoid_gate=raises), ops=["sigmoid_gate"])
+    assert {failure.what for failure in report.failures} == {"raised RuntimeError: no such instruction"}
+    assert report.rows[0].worst == float("inf")
+
+
+@pytest.mark.parametrize(
+    ("result", "what"),
+    [
+        (lambda x: x.double(), "float64, not torch.float32"),
+        (lambda x: x[..., :1], "shape"),
+        (lambda x: None, "gave NoneType"),
+    ],
+)
+def test_a_result_of_another_kind_is_named(result: Callable[[Tensor], Any], what: str) -> None:
+    report = check(stack(sigmoid_gate=lambda x, gate: result(REF.sigmoid_gate(x, gate))), ops=["sigmoid_gate"])
+    assert what in report.failures[-1].what
+
+
+def test_dependence_on_the_batch_is_reported_and_no_failure() -> None:
+    def by_batch(x: Tensor, gate: Tensor) -> Tensor:
+        return REF.sigmoid_gate(x, gate) * (1 + 1e-7 * (len(x) > 1))
+
+    rows = check(stack(sigmoid_gate=by_batch), ops=["sigmoid_gate"]).rows
+    assert rows[0].invariant is False
+    assert not rows[0].failures
+    assert check(stack(), ops=["rope", "attend"]).rows[0].invariant is True
+
+
+def test_progress_and_choice_of_ops() -> None:
+    seen: list[tuple[str, int, int]] = []
+    report = check(stack(), ops=["rope", "embed"], progress=lambda *step: seen.append(step))
+    assert [row.op for row in report.rows] == ["rope", "embed"]
+    assert seen == [("rope", 0, 2), ("embed", 1, 2)]
+    with pytest.raises(UsageError, match="no op is called 'ropes'"):
+        check(stack(), ops=["ropes"])
+
+
+def test_the_table_names_op_origin_and_failures() -> None:
+    noted = replace(stack(sigmoid_gate=in_place), notes={"sigmoid_gate": "ours is slower"})
+    report = check(noted, ops=["sigmoid_gate", "rope"])
+    console = Console(width=200, file=io.StringIO(), no_color=True)
+    console.print(report)
+    text = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    for part in ("sigmoid_gate", "ours is slower", "parity.stacks.reference", "changed its argument x", "cases passed"):
+        assert part in text
+
+
+def test_a_stack_by_its_spec() -> None:
+    opened, dtype = open_stack("cpu:reference:float32")
+    assert check(opened, ops=["rope"], dtypes=[dtype or torch.float32]).ok
