@@ -109,7 +109,8 @@ class HostTable(nn.Module):
         self.num_rows, self.dim, self.dtype = num_rows, dim, dtype
         self._part_rows, self._part = -(-num_rows // num_parts), part
         self._in_parts = False
-        self._parts: dict[int, Tensor | Packed] = {}
+        self.parts: dict[int, Tensor | Packed] = {}
+        """The table as it is read, by part."""
 
     def choose_form(self, path: str, names: Set[str]) -> None:
         self._in_parts = f"{path}.{self._part}_0.weight" in names
@@ -127,7 +128,7 @@ class HostTable(nn.Module):
         def put(weight: Weight, place: Place) -> None:
             # Not placed: it is read through the map, row by row.
             assert isinstance(weight, (Tensor, Packed))
-            self._parts[index] = weight
+            self.parts[index] = weight
 
         return put
 
@@ -138,7 +139,7 @@ class HostTable(nn.Module):
         parts = wanted // self._part_rows
         for part in parts.unique().tolist():
             chosen = parts == part
-            found = rows(self._parts[part], wanted[chosen] - part * self._part_rows)
+            found = rows(self.parts[part], wanted[chosen] - part * self._part_rows)
             out[chosen] = expand(found, self.dtype)
         return out.view(len(indices), -1).to(indices.device)
 
