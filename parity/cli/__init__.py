@@ -17,6 +17,7 @@ from .parser import Parser
 VERBS = {
     "chat": "talk to a model, or ask it one thing",
     "generate": "complete one prompt or a file of them",
+    "serve": "answer OpenAI's and Anthropic's clients, and show a chat page",
     "pull": "download a model and check its hash",
     "models": "the models that are here, and those that can be pulled",
     "stacks": "where models can run, and whose kernels each stack uses",
