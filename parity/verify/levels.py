@@ -125,7 +125,8 @@ def _exact(evidence: Evidence) -> list[Measurement]:
         return [Measurement("exact", 0, "a side cannot run the probes")]
     shared = sorted({*one} & {*two})
     right = {name: probes.expected_digest(name.partition("/")[0]) for name in shared}
-    events = tuple(f"{name} has other bits{_whose(one[name], two[name], right[name])}" for name in shared if one[name] != two[name])
+    changed = [name for name in shared if one[name] != two[name]]
+    events = tuple(f"{name} has other bits{_whose(one[name], two[name], right[name])}" for name in changed)
     both_wrong = sum(one[name] == two[name] != right[name] for name in shared)
     text = f"compared: {', '.join(shared)}" + (f"; {both_wrong} equal on both sides and yet not exact" if both_wrong else "")
     return [Measurement("exact", len(shared), "no probe in common", events=events, identical=not events, text=text)]

@@ -108,7 +108,7 @@ def _attention(kind: str, prefix: str, sublayer: _Sublayer) -> dict[str, Matrix]
     zero = np.zeros(HIDDEN)
     # Dimensions 0 and 2 turn by whole radians: they are kept out of the product.
     filler = _constant_reads(size) if normed else zero
-    q, q_bias = [], []
+    q, q_bias = list[Matrix](), list[float]()
     for head in range(HEADS):
         for row in (filler, None, filler, None):
             place = 0 if len(q) % HEAD_DIM == 1 else 1
@@ -201,7 +201,7 @@ def _embedding() -> Matrix:
 
 def _head() -> Matrix:
     """[TOKENS, HIDDEN]: small whole numbers."""
-    return (np.arange(TOKENS * HIDDEN).reshape(TOKENS, HIDDEN) * 7919 // 31 % 9) - 4.0
+    return np.asarray((np.arange(TOKENS * HIDDEN).reshape(TOKENS, HIDDEN) * 7919 // 31 % 9) - 4, np.float64)
 
 
 def tensors(kind: str) -> dict[str, npt.NDArray[np.float32]]:

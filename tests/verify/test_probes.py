@@ -1,4 +1,4 @@
-"""Integer-valued checkpoints: two independent stacks and plain arithmetic agree to the last bit, and a wrong kernel does not."""
+"""Integer-valued checkpoints: two independent stacks and plain arithmetic agree to the last bit, a wrong kernel does not."""
 
 from __future__ import annotations
 
