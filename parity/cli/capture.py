@@ -1,4 +1,4 @@
-"""`parity capture`: one side's answers, in a file that others are compared with."""
+"""`parity capture`; see `parity.verify.command`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """See `parity.verify.command.run_capture`."""
+    """Runs it.
+
+    Raises:
+        ParityError: it could not be done.
+    """
     from ..verify.command import run_capture
 
     return run_capture(arguments)

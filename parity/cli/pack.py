@@ -1,4 +1,4 @@
-"""`parity pack`: what such a file holds."""
+"""`parity pack`; see `parity.verify.command`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """See `parity.verify.command.run_pack`."""
+    """Runs it.
+
+    Raises:
+        ParityError: it could not be done.
+    """
     from ..verify.command import run_pack
 
     return run_pack(arguments)

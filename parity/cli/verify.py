@@ -1,4 +1,4 @@
-"""`parity verify`: whether two sides are the same model."""
+"""`parity verify`; see `parity.verify.command`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """See `parity.verify.command.run_verify`."""
+    """Runs it.
+
+    Raises:
+        ParityError: it could not be done.
+    """
     from ..verify.command import run_verify
 
     return run_verify(arguments)

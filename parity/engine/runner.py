@@ -106,13 +106,12 @@ class Runner:
         pages = batch.pages.new_zeros(num_rows, self._max_pages)
         pages[:, : batch.pages.shape[1]] = batch.pages
         batch = _with_pages(batch, pages)
-        captured = self._stack.device.capture(lambda: self.model(batch, self._memory.state))
-        if captured is None:
+        graph, logits = self._stack.device.capture(lambda: self.model(batch, self._memory.state))
+        if graph is None:
             self._graphs = None
-            logits: Tensor = self.model(batch, self._memory.state)
             return logits
-        self._graphs[num_rows] = Recorded(batch, *captured)
-        return captured[1].clone()
+        self._graphs[num_rows] = Recorded(batch, graph, logits)
+        return logits.clone()
 
     # The results
 
