@@ -3,9 +3,10 @@
 
 namespace parity::PARITY_ISA {
 
-// e^x = 2^n e^r with |r| <= ln(2) / 2 and a Taylor polynomial of degree 7; below about -87 the result is 0.
+// e^x = 2^n e^r with |r| <= ln(2) / 2 and a Taylor polynomial of degree 7; below -87.3 it
+// stays at e^-87.3 (1e-38), above 88.38 it is infinite.
 inline F exp(F x) {
-    const F lowest = set(-87.3f), highest = set(88.3f);
+    const F lowest = set(-87.3f), highest = set(89.0f);
     const F clamped = min(highest, max(lowest, x));  // in this order a NaN stays one
     const I n = nearest(clamped * set(1.44269504088896341f));
     const F whole = widen(n);

@@ -38,9 +38,9 @@ DRAFT_KEYS = (
 # The vendor's names, which transformers keeps when it saves, to those of transformers' modules.
 VENDOR_NAMES: tuple[Rule, ...] = (
     Ignore(r"(model\.)?mtp\.", "draft layers for speculative decoding"),
-    Rename(r"^(layers\.|norm\.|hc_head_)", r"model.\1"),
-    Rename(r"^(?:model\.)?embed\.weight$", "model.embed_tokens.weight"),
-    Rename(r"^head\.weight$", "lm_head.weight"),
+    Rename(r"^(layers\.|norm\.|embed\.|hc_head_)", r"model.\1"),
+    Rename(r"^model\.embed\.", "model.embed_tokens."),
+    Rename(r"^head\.", "lm_head."),
     Rename(r"^model\.hc_head_(fn|base|scale)$", r"model.hc_head.hc_\1"),
     Rename(r"\.hc_(attn|ffn)_(fn|base|scale)$", r".\1_hc.\2"),
     Rename(r"\.attn_norm\.", ".input_layernorm."),
@@ -53,14 +53,14 @@ VENDOR_NAMES: tuple[Rule, ...] = (
     Rename(r"\.wq_a\.", ".q_a_proj."),
     Rename(r"\.wq_b\.", ".q_b_proj."),
     Rename(r"\.q_norm\.", ".q_a_norm."),
-    Rename(r"\.wkv\.", ".kv_proj."),
+    Rename(r"\.(self_attn|compressor)\.wkv\.", r".\1.kv_proj."),
     Rename(r"\.wgate\.", ".gate_proj."),
     Rename(r"\.wo_a\.", ".o_a_proj."),
     Rename(r"\.wo_b\.", ".o_b_proj."),
     Rename(r"\.gate\.bias$", ".gate.e_score_correction_bias"),
-    Rename(r"\.w1\.", ".gate_proj."),
-    Rename(r"\.w2\.", ".down_proj."),
-    Rename(r"\.w3\.", ".up_proj."),
+    Rename(r"\.(experts\.\d+|shared_experts)\.w1\.", r".\1.gate_proj."),
+    Rename(r"\.(experts\.\d+|shared_experts)\.w2\.", r".\1.down_proj."),
+    Rename(r"\.(experts\.\d+|shared_experts)\.w3\.", r".\1.up_proj."),
 )
 
 
@@ -86,7 +86,9 @@ def attention_settings(fields: Fields, sizes: Sizes) -> dict[str, Any]:
     fraction = fields.float("partial_rotary_factor", None)
     rope_dim = fields.size("qk_rope_head_dim", 64 if fraction is None else int(head_dim * fraction))
     if rope_dim % 2 or rope_dim > head_dim or (fraction is not None and int(head_dim * fraction) != rope_dim):
-        raise ConfigError(f"qk_rope_head_dim = {rope_dim} does not fit head_dim = {head_dim} and partial_rotary_factor = {fraction}")
+        raise ConfigError(
+            f"qk_rope_head_dim = {rope_dim} does not fit head_dim = {head_dim} and partial_rotary_factor = {fraction}"
+        )
     divides(fields, "num_attention_heads", sizes.num_heads, "o_groups", groups)
     return {
         "hidden_size": sizes.hidden,
@@ -124,15 +126,15 @@ def read_ropes(fields: Fields, sizes: Sizes, dims: int, rates: Sequence[int]) ->
     theta = fields.float("rope_theta", 10000.0)
     compress_theta = fields.float("compress_rope_theta", 160000.0)
     given = fields.mapping("rope_parameters", None) or {}
-    scaling = dict(fields.mapping("rope_scaling", None) or given)
+    # Written flat, the scaling is that of `compress`, whose base has a key of its own.
+    scaling = dict(fields.mapping("rope_scaling", None) or given) | {"rope_theta": compress_theta}
     main: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
     if "main" in given or "compress" in given:
         if set(given) - {"main", "compress", "rope_type", "rope_theta"}:
             raise ConfigError(f"rope_parameters has main and compress, and also {sorted(set(given) - {'main', 'compress'})}")
         main |= given.get("main") or {}
-        scaling = dict(given.get("compress") or {})
-    kind = scaling.pop("type", "default")
-    compress = {"rope_type": kind, "rope_theta": compress_theta} | scaling
+        scaling = {"rope_theta": compress_theta} | (given.get("compress") or {})
+    compress = {"rope_type": scaling.pop("type", "default")} | scaling
     if compress["rope_type"] == "yarn":
         compress["attention_factor"] = 1.0
     ropes = {"main": make_rope(main, dims, sizes.max_position), "compress": make_rope(compress, dims, sizes.max_position)}
@@ -191,8 +193,8 @@ def compressed_decoder(
     """
 
     def weights(*, head: bool = False) -> HyperWeights:
-        settings = {"norm_eps": sizes.eps, "eps": streams.eps, "iterations": streams.iterations}
-        return HyperWeights(ops, sizes.hidden, streams.count, head=head, **settings)
+        count, eps, iterations = streams.count, streams.eps, streams.iterations
+        return HyperWeights(ops, sizes.hidden, count, norm_eps=sizes.eps, eps=eps, iterations=iterations, head=head)
 
     def norm() -> RMSNorm:
         return RMSNorm(ops, sizes.hidden, sizes.eps)

@@ -86,6 +86,14 @@ class Fields:
         """A list."""
         return self._take(key, list, default)
 
+    def tokens(self, key: Any, default: Any = _MISSING) -> Any:
+        """Token ids, from one or a list of them."""
+        value = self._take(key, (int, list), default)
+        listed = value if isinstance(value, list) else [value]
+        if value is not None and not (listed and all(type(token) is int and token >= 0 for token in listed)):
+            raise ConfigError(f"{self._where}: {key} must be token ids, not {value!r}")
+        return value if value is None else listed
+
     def mapping(self, key: str, default: Any = _MISSING) -> Any:
         """A nested object."""
         return self._take(key, dict, default)

@@ -6,6 +6,7 @@ tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from ..core.state import LayerState, State, StateSpec
 from ..core.weights import Ignore
 from ..stacks.ops import Ops
 from .layers.linear import Embedding, Linear, TiedHead
+from .layers.ngram import HostTable
 from .layers.residual import Pending, PlainSite, Site, Stream, Streams
 from .layers.rope import Rope
 from .layers.weight import Slot, slots
@@ -99,6 +101,8 @@ class Decoder(nn.Module):
         self.vocab_size, self.max_position = vocab_size, max_position
         self.ignored: tuple[Ignore, ...] = ()
         """Checkpoint tensors that this config says are not part of the model."""
+        self.readers: tuple[Callable[[Path], None], ...] = ()
+        """Called at load with the checkpoint's folder, for what the model needs of it beside config and tensors."""
         self._ropes = dict(ropes)
         for name, rope in self._ropes.items():
             self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)
@@ -107,6 +111,11 @@ class Decoder(nn.Module):
     def tied(self) -> bool:
         """Whether the head takes the embedding's matrix."""
         return isinstance(self.lm_head, TiedHead)
+
+    @property
+    def recordable(self) -> bool:
+        """Whether a step can be recorded and replayed: not where tables are read on the host."""
+        return not any(isinstance(module, HostTable) for module in self.modules())
 
     @property
     def state(self) -> list[tuple[StateSpec, ...]]:

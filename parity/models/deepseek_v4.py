@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..core.errors import ConfigError
 from ..stacks.ops import Ops
@@ -44,16 +43,14 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     return compressed_decoder(ops, dtype, sizes, read_streams(fields), ropes, layers, lagged=False)
 
 
-def _attention(
-    ops: Ops, kind: str, rates: dict[str, int], attention: dict[str, Any], index: dict[str, Any]
-) -> SharedAttention:
+def _attention(ops: Ops, kind: str, rates: dict[str, int], attention: dict[str, Any], index: dict[str, Any]) -> SharedAttention:
     if kind == SLIDING:
         return SharedAttention(ops, rope="main", head_norm=True, **attention)
     every, sparse = rates[kind], kind == SPARSE
     pooling = {"hidden_size": attention["hidden_size"], "every": every, "rope_dim": attention["rope_dim"]}
     pooling |= {"eps": attention["eps"], "overlap": sparse}
     compressor = Compressor(ops, dim=attention["head_dim"], **pooling)
-    indexer: nn.Module | None = None
+    indexer = None
     if sparse:
         keys = Compressor(ops, dim=index["dim"], name="index", **pooling)
         indexer = EntryIndexer(ops, every=every, compressor=keys, **index)
@@ -75,7 +72,7 @@ def _kinds(fields: Fields, sizes: Sizes) -> list[str]:
     if ratios is None and not fields.has("layer_types"):
         raise ConfigError("config.json of 'deepseek_v4' lacks 'compress_ratios' or 'layer_types'")
     if ratios is not None and (len(ratios) < sizes.num_layers or not set(ratios) <= set(RATIOS)):
-        raise ConfigError(f"compress_ratios must hold {', '.join(map(str, RATIOS))} for {sizes.num_layers} layers, not {ratios!r}")
+        raise ConfigError(f"compress_ratios must hold 0, 4 or 128 for each of {sizes.num_layers} layers, not {ratios!r}")
     default = [RATIOS[ratio] for ratio in (ratios or [])[: sizes.num_layers]]
     return layer_types(fields, sizes.num_layers, tuple(RATIOS.values()), default)
 

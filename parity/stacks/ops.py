@@ -134,7 +134,7 @@ class Ops:
     # --- experts ---------------------------------------------------------------------------------------------------------
     # (logits [T, E], routing: Routing, bias float32 [E] | None = None) -> (weights float32 [T, k], experts int32 [T, k])
     route: Callable[..., tuple[Tensor, Tensor]]
-    # (logits [T, E], experts int [T, k], routing) -> float32 [T, k]: the weights of experts chosen otherwise, as `route` has them
+    # (logits [T, E], experts int [T, k], routing) -> float32 [T, k]: the weights that `route` would give chosen experts
     route_to: Callable[..., Tensor]
     # (x [T, D], gate_up [E, 2 I, D], down [E, D, I], weights [T, k], experts [T, k], activation) -> [T, D]:
     # sum over a row's experts of weight * down_e(activation(gate_up_e x)), added in order of k

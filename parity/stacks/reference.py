@@ -254,9 +254,7 @@ def select(
     return out
 
 
-def select_blocks(
-    q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, every: int, block: int
-) -> Tensor:
+def select_blocks(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, every: int, block: int) -> Tensor:
     out = torch.empty(q.shape[0], top_k, dtype=torch.int32, device=q.device)
     for s, span, length in _sequences(batch):
         keys = _entries(k_pages, batch, s, length // every)

@@ -47,7 +47,7 @@ def copies(count: int, *, first: bool = False) -> Callable[[Tensor], Stream]:
     """Every stream begins as the embedding; with `first` the first reader takes stream 0 alone."""
 
     def start(x: Tensor) -> Stream:
-        weights = ()
+        weights: tuple[Tensor, ...] = ()
         if first:
             one = x.new_zeros(len(x), count)
             one[:, 0] = 1

@@ -15,7 +15,7 @@ from .native import native
 class NativeDevice(HostDevice):
     """Plain memory and the threads of the native kernels."""
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         return capture(run)
 
     def describe(self) -> Mapping[str, str]:

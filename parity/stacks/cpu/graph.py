@@ -24,7 +24,7 @@ class _Watch(TorchDispatchMode):
     """Gives out the memory of a recorded step, and notes the first operator that computes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.foreign: str | None = None
         self._owned: list[torch.UntypedStorage] = []
 
@@ -44,9 +44,10 @@ class _Watch(TorchDispatchMode):
         size = math.prod(shape) * dtype.itemsize
         storage = next((owned for owned in self._owned if owned.nbytes() == size and _unused(owned)), None)
         if storage is None:
-            storage = torch.UntypedStorage(size)
+            storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
             self._owned.append(storage)
-        return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))
+        flat = torch.empty(0, dtype=dtype).set_(storage, 0, (math.prod(shape),), (1,))
+        return flat.view(tuple(shape))
 
     @property
     def memory(self) -> list[torch.UntypedStorage]:
@@ -65,7 +66,7 @@ def _looks(func: Any, args: tuple[Any, ...], result: Any) -> bool:
 
 def _unused(storage: torch.UntypedStorage) -> bool:
     """Whether no tensor has this storage."""
-    return torch._C._storage_Use_Count(storage._cdata) == 1  # type: ignore[attr-defined]
+    return torch._C._storage_Use_Count(storage._cdata) == 1
 
 
 class RecordedStep:
@@ -86,8 +87,8 @@ class RecordedStep:
         return len(self._recording)
 
 
-def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep, Tensor] | None:
-    """Runs once, recording; None, said once by name, if the step computes with anything but native kernels."""
+def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep | None, Tensor]:
+    """Runs once, recording; no step, said once by name, if the step computes with anything but native kernels."""
     recording, watch = native().Recording(), _Watch()
     recording.start()
     try:
@@ -97,5 +98,5 @@ def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep, Tensor] | None:
         recording.stop()
     if watch.foreign is not None:
         log.info("cpu: the step is not recorded, since it uses %s", watch.foreign)
-        return None
+        return None, result
     return RecordedStep(recording, watch.memory), result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import logging
 import os
 from types import ModuleType
@@ -15,7 +16,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     if os.environ.get("PARITY_NATIVE") == "0":
         return None, "native kernels are switched off by PARITY_NATIVE=0"
     try:
-        from . import _native
+        _native = importlib.import_module(f"{__package__}._native")
     except ImportError as error:
         reason = f"the native kernels are not built ({error}); install again with a C++20 compiler and CMake"
         log.warning("cpu: %s. Going on with PyTorch's operators, which is slower.", reason)

@@ -25,9 +25,9 @@ class CudaDevice:
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         """The reference table reads sizes back to the host, so a step cannot be recorded."""
-        return None
+        return None, run()
 
     def describe(self) -> Mapping[str, str]:
         properties = torch.cuda.get_device_properties(self.torch_device)
