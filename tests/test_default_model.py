@@ -13,6 +13,8 @@ import transformers
 from parity import LLM, SamplingParams
 from parity.core.chat import Message, Tool
 
+pytestmark = pytest.mark.timeout(600)  # float32 weights of a real model, twice
+
 TEXT = """The history of computing is longer than the history of computers. Before there were machines that could follow
 instructions, people kept tables: of tides, of logarithms, of the positions of the planets.
 

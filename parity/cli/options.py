@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from .parser import positive
+from .terminal import waiting
 
 if TYPE_CHECKING:
     from ..core.request import SamplingParams
@@ -103,7 +104,8 @@ def open_model(arguments: argparse.Namespace, **more: Any) -> LLM:
     name = model_of(arguments)
     pull(name)
     options = {name: getattr(arguments, name) for name in _ENGINE if getattr(arguments, name) is not None}
-    return LLM(name, stack=arguments.stack, **options, **more)
+    with waiting(f"loading {name}"):
+        return LLM(name, stack=arguments.stack, **options, **more)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from .terminal import print_table
+from .terminal import print_table, say
 
 if TYPE_CHECKING:
     from ..stacks.base import Stack
@@ -18,16 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("stack", nargs="?", metavar="STACK", help="only this one, such as cpu or cpu:reference")
     parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--check", metavar="STACK", help="run the conformance suite on it: every op against the reference")
+    parser.add_argument("--ops", nargs="+", metavar="OP", help="check only these")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the stacks.
+    """Prints the stacks, or checks one; 1 if an op fails.
 
     Raises:
         ParityError: the stack named does not exist, or does not work here.
     """
+    from ..core.errors import UsageError
     from ..stacks.registry import open_stack
 
+    if arguments.check:
+        return _check(arguments.check, arguments.ops)
+    if arguments.ops:
+        raise UsageError("--ops says what is checked: add --check STACK")
     if arguments.stack:
         opened, _ = open_stack(arguments.stack)
         found = [describe(opened)]
@@ -39,6 +46,36 @@ def run(arguments: argparse.Namespace) -> int:
     for one in found:
         _print(one)
     return 0
+
+
+def _check(spec: str, ops: list[str] | None) -> int:
+    from ..stacks.check import check
+    from ..stacks.registry import open_stack
+
+    stack, dtype = open_stack(spec)
+    report = check(stack, ops=ops, dtypes=None if dtype is None else [dtype], progress=_say_op)
+    alone = {True: "same bits", False: "differs", None: ""}
+    rows = [
+        (
+            "FAIL" if row.failures else "ok",
+            row.op,
+            row.origin.removeprefix("parity.stacks."),
+            f"{row.num_cases - len(row.failures)}/{row.num_cases}",
+            f"{row.worst:.2g}",
+            alone[row.invariant],
+            row.note,
+        )
+        for row in report.rows
+    ]
+    print_table(("", "OP", "FROM", "CASES", "WORST/TOLERANCE", "ROW ALONE", "NOTE"), rows)
+    for failure in report.failures:
+        print(f"{failure.op} [{failure.case}, {failure.dtype}]: {failure.what}")
+    print(f"{report.stack}: {'every op keeps its contract' if report.ok else f'{len(report.failures)} cases failed'}")
+    return 0 if report.ok else 1
+
+
+def _say_op(op: str, done: int, total: int) -> None:
+    say(f"{done + 1}/{total} {op}")
 
 
 def survey() -> list[dict[str, Any]]:

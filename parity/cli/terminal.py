@@ -9,7 +9,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING, Literal
 
@@ -114,6 +114,11 @@ def piped_input() -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def waiting(text: str) -> AbstractContextManager[object]:
+    """Says on a terminal what is being waited for, and takes it away when it is there."""
+    return messages().status(text) if sys.stderr.isatty() else nullcontext()
 
 
 @contextmanager

@@ -95,6 +95,8 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
         rules = (*rules, registry.TIED)
     slots = model.all_slots({to_model(name, rules) for name in checkpoint.tensors})
     plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
+    for read in model.readers:
+        read(checkpoint.path)
     placer = Placer(stack, dtype)
     # In the file's order, so that reading it is one pass.
     order = {source: index for index, source in enumerate(checkpoint.tensors)}
@@ -169,7 +171,7 @@ def _compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | Non
     if asked not in (None, "auto"):
         dtype = dtype_of(str(asked))
         if from_spec not in (None, dtype):
-            raise UsageError(f"the stack names dtype {_name(from_spec)} and dtype={asked} was given; give one")  # type: ignore[arg-type]
+            raise UsageError(f"the stack names dtype {_name(from_spec)} and dtype={asked} was given; give one")
         return dtype
     if from_spec is not None:
         return from_spec
@@ -235,7 +237,7 @@ def make_engine(
         Sampler(stack.ops, eos),
         page_size=page_size,
         max_pages=-(-max_model_len // page_size),
-        graphs=not config.enforce_eager,
+        graphs=not config.enforce_eager and model.recordable,
     )
     log.info(
         "state: %d pages of %d tokens (%.0f MiB), context %d", num_pages, page_size, num_pages * per_page / 2**20, max_model_len

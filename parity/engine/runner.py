@@ -46,7 +46,7 @@ class Runner:
         max_pages: int,
         graphs: bool = True,
     ) -> None:
-        self._stack, self._model, self._memory, self._sampler = stack, model, memory, sampler
+        self._stack, self.model, self._memory, self._sampler = stack, model, memory, sampler
         self._page_size, self._max_pages = page_size, max_pages
         self._graphs: dict[int, Recorded] | None = {} if graphs else None
         self.probe: Probe | None = None
@@ -60,7 +60,7 @@ class Runner:
             logits = self._replay(plan)
             results = self._sampler(logits, plan.chunks)
         else:
-            hidden = self._model.hidden(self._prepare(plan), self._memory.state)
+            hidden = self.model.hidden(self._prepare(plan), self._memory.state)
             results = self._results(plan, hidden)
         for chunk in plan.chunks:
             if chunk.save is not None:
@@ -106,12 +106,12 @@ class Runner:
         pages = batch.pages.new_zeros(num_rows, self._max_pages)
         pages[:, : batch.pages.shape[1]] = batch.pages
         batch = _with_pages(batch, pages)
-        captured = self._stack.device.capture(lambda: self._model(batch, self._memory.state))
-        if captured is None:
+        graph, logits = self._stack.device.capture(lambda: self.model(batch, self._memory.state))
+        if graph is None:
             self._graphs = None
-            return self._model(batch, self._memory.state)
-        self._graphs[num_rows] = Recorded(batch, *captured)
-        return captured[1].clone()
+            return logits
+        self._graphs[num_rows] = Recorded(batch, graph, logits)
+        return logits.clone()
 
     # The results
 
@@ -122,7 +122,7 @@ class Runner:
         if sampled:
             rows = [ends[index] - 1 for index in sampled]
             last = hidden if len(rows) == hidden.shape[0] else hidden[rows]
-            chosen = iter(self._sampler(self._model.head(last), [plan.chunks[index] for index in sampled]))
+            chosen = iter(self._sampler(self.model.head(last), [plan.chunks[index] for index in sampled]))
         results = []
         for end, chunk in zip(ends, plan.chunks, strict=True):
             result = next(chosen) if chunk.sample else Result()
@@ -149,7 +149,7 @@ class Runner:
     def _head(self, hidden: Tensor) -> Iterator[Tensor]:
         for part in hidden.split(_HEAD_ROWS):
             if len(part):
-                yield self._model.head(part)
+                yield self.model.head(part)
 
 
 class Recorded:

@@ -20,7 +20,9 @@ FORMATS: Mapping[str, Format] = {
 }
 """Every packed format by name."""
 
-_CHUNK = 1 << 20  # weights expanded at a time: the temporaries stay in the cache
+# Weights expanded at a time: the temporaries stay in the cache, and below 32,768 elements torch starts no threads, whose
+# barriers cost many times the work on a busy machine.
+_CHUNK = 1 << 15
 
 
 def format_of(name: str) -> Format:

@@ -12,16 +12,16 @@ import torch
 
 from parity.core.errors import FormatError
 from parity.core.weights import Packed
-from parity.formats import expand, rows
+from parity.formats import expand
 
 from .checkpoint import TensorInfo
 from .gguf import PLAIN, GgufTensor, open_parts
+from .gguf_changes import joined_kv_b, shape_after, undo
 from .gguf_config import generation_config, hugging_face_config, layout_of
 from .gguf_names import ROPE_FACTORS, TOP, Change, Layout
 
-_BLOCK = re.compile(r"blk\.(\d+)\.(.+)")
+_BLOCK = re.compile(r"blk\.(\d{1,6})\.(.+)")
 _DTYPES = {format: str(dtype).removeprefix("torch.") for format, dtype in PLAIN.values()}
-_CORRECTION = "mlp.gate.e_score_correction"
 
 
 class GgufCheckpoint:
@@ -45,17 +45,11 @@ class GgufCheckpoint:
         return generation_config(self.text_source)
 
     def read(self, name: str) -> torch.Tensor | Packed:
-        """A tensor: a view of the mapped file, but for llama's interleaved rows (copied) and a split kv_b (expanded)."""
+        """A tensor: a view of the mapped file where GGUF left the values as they were, else a copy put right."""
         sources = self._sources[name]
         if len(sources) > 1:
-            return self._joined(*(self._raw(source) for source in sources))
-        weight = self._raw(sources[0])
-        change = self._change(name)
-        if change in ("rope_q", "rope_k"):
-            return rows(weight, self._halves(weight.shape, change))
-        if change == "row" and isinstance(weight, torch.Tensor):
-            return weight.reshape(1, -1)
-        return weight
+            return joined_kv_b(*(self._raw(source) for source in sources))
+        return undo(self._change(name), self._raw(sources[0]), self.config, f"{self.path}: {name}")
 
     def _raw(self, source: str) -> torch.Tensor | Packed:
         return self._files[source].read(source)
@@ -71,7 +65,9 @@ class GgufCheckpoint:
     def _named(self) -> dict[str, tuple[str, ...]]:
         """Hugging Face's name of every tensor, to the names it is made from; unknown ones stay: loading refuses them."""
         found: dict[str, tuple[str, ...]] = {
-            hugging_face_name(name, self._layout): (name,) for name in self._files if name != ROPE_FACTORS
+            hugging_face_name(name, self._layout, self.config["num_hidden_layers"]): (name,)
+            for name in self._files
+            if name != ROPE_FACTORS
         }
         for name in [name for name in found if name.endswith(".self_attn.k_b.weight")]:
             stem = name.removesuffix("k_b.weight")
@@ -80,8 +76,9 @@ class GgufCheckpoint:
         return found
 
     def _change(self, name: str) -> Change:
-        module = name.rpartition(".")[0].split(".", 3)[-1] if name.startswith("model.layers.") else name
-        return self._layout.changes.get(module, "")
+        place = name.split(".", 3)[-1] if name.startswith("model.layers.") else name
+        changes = self._layout.changes
+        return changes.get(place) or changes.get(place.rpartition(".")[0], "")
 
     def _info(self, name: str) -> TensorInfo:
         sources = self._sources[name]
@@ -90,45 +87,42 @@ class GgufCheckpoint:
         if len(sources) > 1:
             heads, rank, nope = shape
             shape, format = (heads * (nope + tensors[1].shape[1]), rank), "float32"
-        elif self._change(name) == "row":
-            shape = (1, *shape)
+        else:
+            shape = shape_after(self._change(name), shape)
         return TensorInfo(name, shape, format, sum(t.nbytes for t in tensors), self._files[sources[0]].path)
 
-    def _halves(self, shape: tuple[int, ...], change: Change) -> torch.Tensor:
-        """Rows in the order that has each head's two halves apart; the file has them interleaved."""
-        key = "num_attention_heads" if change == "rope_q" else "num_key_value_heads"
-        heads = self.config.get(key, self.config["num_attention_heads"])
-        if shape[0] % (2 * heads):
-            raise FormatError(f"{self.path}: {shape[0]} rows do not divide into {heads} heads of two halves")
-        return torch.arange(shape[0]).reshape(heads, -1, 2).transpose(1, 2).reshape(-1)
 
-    def _joined(self, keys: torch.Tensor | Packed, values: torch.Tensor | Packed) -> torch.Tensor:
-        """kv_b_proj [heads * (nope + v), rank] from its halves: keys [heads, rank, nope], values [heads, v, rank]."""
-        return torch.cat((expand(keys).transpose(1, 2), expand(values)), 1).flatten(0, 1)
+def hugging_face_name(name: str, layout: Layout, num_layers: int | None = None) -> str:
+    """Hugging Face's name of a tensor in the file; unknown names come back as they are.
 
-
-def hugging_face_name(name: str, layout: Layout) -> str:
-    """Hugging Face's name of a tensor in the file; unknown names come back as they are."""
+    Layers from `num_layers` on are draft layers.
+    """
     module, _, kind = name.rpartition(".")
     if module in TOP:
         return f"{TOP[module]}.{kind}"
-    match = _BLOCK.fullmatch(module)
-    if not match or match[2] not in layout.layer:
+    match = _BLOCK.fullmatch(name)
+    if not match:
         return name
-    place = layout.layer[match[2]]
-    return f"model.layers.{match[1]}.{place}_bias" if place == _CORRECTION else f"model.layers.{match[1]}.{place}.{kind}"
+    if layout.draft and num_layers is not None and int(match[1]) >= num_layers:
+        return f"{layout.draft}{match[1]}.{match[2]}"
+    inner, _, _ = match[2].rpartition(".")
+    if match[2] in layout.whole:
+        return f"model.layers.{match[1]}.{layout.whole[match[2]]}"
+    return f"model.layers.{match[1]}.{layout.layer[inner]}.{kind}" if inner in layout.layer else name
 
 
 def gguf_name(name: str, layout: Layout) -> str:
     """The inverse of `hugging_face_name`."""
-    if name.endswith(f"{_CORRECTION}_bias"):
-        return name.replace("model.layers.", "blk.").replace(f"{_CORRECTION}_bias", "exp_probs_b.bias")
     module, _, kind = name.rpartition(".")
     top = {theirs: ours for ours, theirs in TOP.items()}
     if module in top:
         return f"{top[module]}.{kind}"
-    if not module.startswith("model.layers."):
+    if not name.startswith("model.layers."):
         return name
-    number, _, place = module.removeprefix("model.layers.").partition(".")
+    number, _, place = name.removeprefix("model.layers.").partition(".")
+    whole = {theirs: ours for ours, theirs in layout.whole.items()}
+    if place in whole:
+        return f"blk.{number}.{whole[place]}"
     inner = {theirs: ours for ours, theirs in layout.layer.items()}
-    return f"blk.{number}.{inner[place]}.{kind}" if place in inner else name
+    module = place.rpartition(".")[0]
+    return f"blk.{number}.{inner[module]}.{kind}" if module in inner else name

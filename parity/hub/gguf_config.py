@@ -16,6 +16,12 @@ from .gguf_names import LAYOUTS, Layout
 # Llama 3.1 and its kin; GGUF keeps only the frequencies' factors that these numbers give.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 SIGMOID = 2
+REAL = frozenset({"rms_norm_eps", "rope_theta", "routed_scaling_factor"})
+REQUIRED = frozenset(
+    """hidden_size num_hidden_layers num_attention_heads kv_lora_rank qk_rope_head_dim partial_rotary_factor
+    linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads linear_num_value_heads linear_value_head_dim""".split()
+)
+POSITIVE = REQUIRED | {"num_key_value_heads", "head_dim"}
 RELEASED_GROUPS = {256: (8, 4), 160: (8, 3)}
 """Router groups by number of experts, of DeepSeek-V3 and V2: files made before llama.cpp knew of groups do not say."""
 
@@ -53,15 +59,24 @@ def hugging_face_config(
     Raises:
         FormatError, Unsupported: something is missing, or is not computed.
     """
+    try:
+        config = _config(metadata, vocab_size, tied, where)
+        if rope_factors is not None:
+            config["rope_scaling"] = _llama3(config, rope_factors, where)
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise FormatError(f"{where}: its metadata do not fit together ({type(error).__name__}: {error})") from None
+    return config
+
+
+def _config(metadata: Mapping[str, Any], vocab_size: int, tied: bool, where: str) -> dict[str, Any]:
     layout = layout_of(metadata, where)
     prefix = metadata["general.architecture"] + "."
     config: dict[str, Any] = {"model_type": layout.model_type}
     for key, source in layout.numbers.items():
         if prefix + source in metadata:
-            config[key] = _plain(metadata[prefix + source], where, source)
-    missing = [layout.numbers[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads") if key not in config]
-    if missing:
-        raise FormatError(f"{where} lacks the metadata {prefix}{missing[0]}")
+            config[key] = _number(key, _plain(metadata[prefix + source], where, source), where)
+        elif key in REQUIRED:
+            raise FormatError(f"{where} lacks the metadata {prefix}{source}")
     config["num_hidden_layers"] -= int(metadata.get(prefix + "nextn_predict_layers", 0))
     config |= {"vocab_size": vocab_size, "tie_word_embeddings": tied, **layout.constants}
     for key, source in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
@@ -69,12 +84,20 @@ def hugging_face_config(
             config[key] = int(metadata[f"tokenizer.ggml.{source}_token_id"])
     if "kv_lora_rank" in config:
         _latent(config, metadata, prefix)
+    if "linear_num_value_heads" in config:
+        config["linear_value_head_dim"] //= config["linear_num_value_heads"]
+        config["partial_rotary_factor"] /= config["head_dim"]
     scaling = _rope_scaling(metadata, prefix, where)
-    if rope_factors is not None:
-        scaling = _llama3(config, rope_factors, where)
     if scaling:
         config["rope_scaling"] = scaling
     return config
+
+
+def _number(key: str, value: Any, where: str) -> Any:
+    kinds = (int, float) if key in REAL else (bool,) if key == "norm_topk_prob" else (int,)
+    if type(value) not in kinds or (key not in REAL and value < (key in POSITIVE)):
+        raise FormatError(f"{where}: {key} is {value!r}")
+    return value
 
 
 def _plain(value: Any, where: str, source: str) -> Any:
@@ -120,7 +143,7 @@ def _latent(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) ->
     config.setdefault("v_head_dim", int(metadata.get(prefix + "attention.value_length", 0)))
     config["qk_nope_head_dim"] = width - config["qk_rope_head_dim"]
     config["num_key_value_heads"] = config["num_attention_heads"]  # 1 in files that keep the latent form
-    config.setdefault("q_lora_rank", None)
+    config["q_lora_rank"] = config.get("q_lora_rank") or None
     groups, chosen = RELEASED_GROUPS.get(config.get("n_routed_experts", 0), (1, 1))
     config.setdefault("n_group", groups)
     config.setdefault("topk_group", chosen)
@@ -133,8 +156,8 @@ def _latent(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) ->
 
 def generation_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What generation_config.json would say: end tokens, and sampling defaults where the file has them."""
-    keys = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot", "eom"))
-    ends = {int(metadata[key]) for key in keys if key in metadata}
+    named = (metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom"))
+    ends = {token for token in named if isinstance(token, int)}
     tokens, kinds = metadata.get("tokenizer.ggml.tokens", []), metadata.get("tokenizer.ggml.token_type")
     control = 3
     if kinds is not None and len(kinds) == len(tokens):
@@ -147,4 +170,5 @@ def generation_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "repetition_penalty": "penalty_repeat",
     }
     sampling = {key: metadata.get(f"general.sampling.{source}") for key, source in names.items()}
-    return {"eos_token_id": sorted(ends)} | {key: _plain(v, "", key) for key, v in sampling.items() if v is not None}
+    given = {key: value for key, value in sampling.items() if isinstance(value, (int, float))}
+    return {"eos_token_id": sorted(ends)} | {key: _plain(value, "", key) for key, value in given.items()}

@@ -20,6 +20,7 @@ from .gguf_names import LAYOUTS, Layout
 from .safetensors import tensor_bytes
 
 _VERSION = 3
+_WRITABLE = {"rope_q", "rope_k", "row"}
 _ALIASES = {"num_experts": "num_local_experts"}  # newer configs' name
 _BLOCK_KINDS = {name: kind for kind, name in BLOCKS.items()}
 _PLAIN_KINDS = {dtype: kind for kind, (_, dtype) in PLAIN.items()}
@@ -85,7 +86,8 @@ def export_gguf(
 
 def _layout(config: Mapping[str, Any]) -> tuple[str, Layout]:
     for architecture, layout in LAYOUTS.items():
-        if layout.model_type == config["model_type"] and "kv_lora_rank" not in layout.numbers:
+        writable = _WRITABLE.issuperset(layout.changes.values()) and "kv_lora_rank" not in layout.numbers
+        if layout.model_type == config["model_type"] and writable:
             return architecture, layout
     raise Unsupported(f"{config['model_type']!r} is not written as GGUF")
 

@@ -184,7 +184,7 @@ class _Attempts:
         for name, source in places:
             try:
                 files = self.wanted.files or choose(source.files(self.wanted), self.wanted)
-                self.store.check_space(self.wanted, files)
+                self.store.check_space(self.wanted, files, source.copies)
                 for file in files:
                     self._bring(name, source, file)
             except (SourceFailed, HashMismatch) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from typing import Any
 from parity.core.errors import CapacityError, HashMismatch
 
 from .catalogue import File, Wanted
+
+log = logging.getLogger("parity")
 
 MANIFEST = "parity.json"
 _CHUNK = 1 << 22
@@ -98,10 +101,14 @@ class Store:
         locks = self.home / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{wanted.folder}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                log.info("another process is fetching %s; waiting for it", wanted.name)
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def check_space(self, wanted: Wanted, files: Sequence[File]) -> None:
+    def check_space(self, wanted: Wanted, files: Sequence[File], copies: int = 1) -> None:
         """Makes sure that what is missing fits on the disk.
 
         Raises:
@@ -112,7 +119,7 @@ class Store:
         for file in files:
             if file.size and not (folder / file.name).is_file():
                 part = part_of(folder / file.name)
-                needed += file.size - (part.stat().st_size if part.is_file() else 0)
+                needed += copies * file.size - (part.stat().st_size if part.is_file() else 0)
         free = shutil.disk_usage(folder).free
         if needed > free:
             raise CapacityError(

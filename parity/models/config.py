@@ -82,13 +82,17 @@ class Fields:
         """True or false."""
         return self._take(key, bool, default)
 
-    def str(self, key: str, default: Any = _MISSING) -> Any:
-        """A string."""
-        return self._take(key, str, default)
-
     def list(self, key: str, default: Any = _MISSING) -> Any:
         """A list."""
         return self._take(key, list, default)
+
+    def tokens(self, key: Any, default: Any = _MISSING) -> Any:
+        """Token ids, from one or a list of them."""
+        value = self._take(key, (int, list), default)
+        listed = value if isinstance(value, list) else [value]
+        if value is not None and not (listed and all(type(token) is int and token >= 0 for token in listed)):
+            raise ConfigError(f"{self._where}: {key} must be token ids, not {value!r}")
+        return value if value is None else listed
 
     def mapping(self, key: str, default: Any = _MISSING) -> Any:
         """A nested object."""
@@ -128,6 +132,10 @@ class Fields:
                 f"{self._where} of {self.model_type!r} has {len(left)} key(s) that Parity does not know, and ignoring them "
                 f"could change the answers: {text}"
             )
+
+    def str(self, key: str, default: Any = _MISSING) -> Any:
+        """A string."""
+        return self._take(key, str, default)
 
 
 def divides(fields: Fields, whole: str, total: int, part: str, count: int) -> int:

@@ -5,7 +5,8 @@ tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,8 @@ from ..core.state import LayerState, State, StateSpec
 from ..core.weights import Ignore
 from ..stacks.ops import Ops
 from .layers.linear import Embedding, Linear, TiedHead
-from .layers.residual import Pending, PlainSite, Site, Stream
+from .layers.ngram import HostTable
+from .layers.residual import Pending, PlainSite, Site, Stream, Streams
 from .layers.rope import Rope
 from .layers.weight import Slot, slots
 from .step import Step
@@ -62,6 +64,11 @@ class Body(nn.Module):
             self.add_module(name, module)
 
 
+def one_stream(x: Tensor) -> Stream:
+    """The plain residual stream."""
+    return Pending(x, None)
+
+
 class Decoder(nn.Module):
     """A whole language model.
 
@@ -71,6 +78,7 @@ class Decoder(nn.Module):
         lm_head: the output head; None takes the embedding's matrix.
         last: the site after the layers, which norms.
         ropes: the rotations in use, by the name that layers ask for.
+        start: the embedded tokens [T, hidden] as the stream at the first layer.
         max_position: the context that it was made for.
     """
 
@@ -84,14 +92,17 @@ class Decoder(nn.Module):
         *,
         vocab_size: int,
         max_position: int,
+        start: Callable[[Tensor], Stream] = one_stream,
     ) -> None:
         super().__init__()
-        self.ops, self.last = ops, last
+        self.ops, self.last, self.start = ops, last, start
         self.model = body
         self.lm_head = lm_head if lm_head is not None else TiedHead(ops, body.embed_tokens)
         self.vocab_size, self.max_position = vocab_size, max_position
         self.ignored: tuple[Ignore, ...] = ()
         """Checkpoint tensors that this config says are not part of the model."""
+        self.readers: tuple[Callable[[Path], None], ...] = ()
+        """Called at load with the checkpoint's folder, for what the model needs of it beside config and tensors."""
         self._ropes = dict(ropes)
         for name, rope in self._ropes.items():
             self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)
@@ -102,6 +113,11 @@ class Decoder(nn.Module):
         return isinstance(self.lm_head, TiedHead)
 
     @property
+    def recordable(self) -> bool:
+        """Whether a step can be recorded and replayed: not where tables are read on the host."""
+        return not any(isinstance(module, HostTable) for module in self.modules())
+
+    @property
     def state(self) -> list[tuple[StateSpec, ...]]:
         """What each layer keeps."""
         return [block.state for block in self.model.layers]  # type: ignore[misc]
@@ -109,10 +125,6 @@ class Decoder(nn.Module):
     def all_slots(self, names: Set[str] = frozenset()) -> dict[str, Slot]:
         """Every tensor that loading must bring, by checkpoint name; `names` is what the checkpoint has."""
         return slots(self, names)
-
-    def start(self, x: Tensor) -> Stream:
-        """The stream at the first layer."""
-        return Pending(x, None)
 
     def hidden(self, batch: Batch, state: State) -> Tensor:
         """The normed hidden state of every row: [T, hidden]."""
@@ -126,14 +138,17 @@ class Decoder(nn.Module):
 
     def head(self, hidden: Tensor) -> Tensor:
         """The logits of normed hidden states [rows, hidden]: float32 [rows, vocabulary]."""
-        return self.lm_head(hidden).float()
+        logits: Tensor = self.lm_head(hidden).float()
+        return logits
 
     def forward(self, batch: Batch, state: State) -> Tensor:
         """The logits of every row: float32 [T, vocabulary]."""
         return self.head(self.hidden(batch, state))
 
     def _angles(self, name: str, positions: Tensor) -> Tensor:
-        return self.ops.rope_angles(positions, getattr(self, f"inv_freq_{name}"), self._ropes[name].scale)
+        rope = self._ropes[name]
+        moved = positions + rope.shift if rope.shift else positions
+        return self.ops.rope_angles(moved, getattr(self, f"inv_freq_{name}"), rope.scale)
 
 
 def _probed(batch: Batch, layer: int, stream: Any) -> Any:
@@ -143,6 +158,9 @@ def _probed(batch: Batch, layer: int, stream: Any) -> Any:
         total = stream.total if stream.added is None else stream.total + stream.added
         replaced = batch.probe(layer, "stream", total)
         return Pending(total if replaced is None else replaced, None)
+    if isinstance(stream, Streams):
+        replaced = batch.probe(layer, "stream", stream.value)
+        return stream if replaced is None else Streams(replaced, stream.weights)
     value = stream if isinstance(stream, Tensor) else torch.stack(stream)
     batch.probe(layer, "stream", value)
     return stream

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -13,16 +15,33 @@ from .layers.delta import GatedDeltaNet
 from .layers.experts import Experts, Router, SparseMLP
 from .layers.mlp import GatedMLP
 from .layers.rope import Rope, make_rope, rope_parameters
+from .layers.sparse import GroupIndexer
 from .standard import Mixer, Sizes, assemble, dense_mlp, read_head_dim, read_sizes
 
 KINDS = ("linear_attention", "full_attention")
 
 
-def hybrid_mixers(fields: Fields, ops: Ops, sizes: Sizes, *, packed: bool) -> tuple[Mixer, dict[str, Rope]]:
-    """Each layer's mixer; `packed` is how the gated delta layers' projections are released."""
+def hybrid_mixers(
+    fields: Fields,
+    ops: Ops,
+    sizes: Sizes,
+    *,
+    packed: bool,
+    aliases: tuple[str, ...] = (),
+    indexer: Callable[[], GroupIndexer] | None = None,
+    activation: str = "silu",
+) -> tuple[Mixer, dict[str, Rope]]:
+    """Each layer's mixer, and the rotation.
+
+    Args:
+        packed: how the gated delta layers' projections are released.
+        aliases: other names of the full attention.
+        indexer: makes what chooses the tokens that an attention sees.
+        activation: of the gated delta layers' output gate.
+    """
     every = fields.size("full_attention_interval", 4)
     default = [KINDS[(layer + 1) % every == 0] for layer in range(sizes.num_layers)]
-    kinds = layer_types(fields, sizes.num_layers, KINDS, default)
+    kinds = layer_types(fields, sizes.num_layers, KINDS + aliases, default)
     fields.expect("attention_bias", False)
     fields.expect("attn_output_gate", True, default=True)
     head_dim = read_head_dim(fields, sizes, 256)
@@ -39,7 +58,9 @@ def hybrid_mixers(fields: Fields, ops: Ops, sizes: Sizes, *, packed: bool) -> tu
 
     def mixer(layer: int) -> tuple[str, nn.Module]:
         if kinds[layer] == "linear_attention":
-            return "linear_attn", GatedDeltaNet(ops, hidden_size=sizes.hidden, eps=sizes.eps, packed=packed, **delta)
+            return "linear_attn", GatedDeltaNet(
+                ops, hidden_size=sizes.hidden, eps=sizes.eps, packed=packed, activation=activation, **delta
+            )
         return "self_attn", Attention(
             ops,
             hidden_size=sizes.hidden,
@@ -49,6 +70,7 @@ def hybrid_mixers(fields: Fields, ops: Ops, sizes: Sizes, *, packed: bool) -> tu
             head_norm=sizes.eps,
             zero_centred=True,
             gate=True,
+            indexer=indexer() if indexer else None,
         )
 
     return mixer, {"default": rope}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -36,7 +38,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     return assemble(ops, dtype, sizes, {}, mixer, mlp)
 
 
-def linear_layers(fields: Fields, sizes: Sizes) -> tuple[dict[str, int], list[str]]:
+def linear_layers(fields: Fields, sizes: Sizes) -> tuple[dict[str, Any], list[str]]:
     """(sizes of the delta layers, the kind of each layer), from `linear_attn_config` or the flat keys.
 
     Raises:

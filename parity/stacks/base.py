@@ -42,8 +42,11 @@ class Device(Protocol):
     def synchronize(self) -> None:
         """Waits for all work given to the device."""
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
-        """Runs once, recording; the graph and the result's tensor, or None if this device or table cannot record it."""
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
+        """Computes `run` exactly once, since it moves state on, and records it: (the graph, the result's tensor).
+
+        The graph is None where this device, or the table that `run` computes with, cannot be recorded.
+        """
 
     def describe(self) -> Mapping[str, str]:
         """Names and versions that change numbers or speed: device, driver, runtime, threads, instruction set."""

@@ -30,9 +30,9 @@ class HostDevice:
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         """PyTorch's own kernels cannot be recorded."""
-        return None
+        return None, run()
 
     def describe(self) -> Mapping[str, str]:
         return {

@@ -100,13 +100,42 @@ class Ops:
     # scores q . latent + q_rope . rope, values are the latents; `selected` int32 [T, M] restricts a row to those entries
     # (-1 is none) among the ones that it may see
     attend_latent: Callable[..., Tensor]
-    # (q [T, H, D], weights float32 [T, H], k_pages [N, P, D], batch, top_k) -> int32 [T, top_k]: the entries e <= position
-    # with the largest sum_h weights_h * relu(q_h . k_e), in ascending order of e, -1 where there are fewer
+    # (q [T, H, D], weights float32 [T, H], k_pages [N, P, D], batch, top_k, every=1, within=None, block=1) -> int32
+    # [T, top_k]: the entries e <= position with the largest sum_h weights_h * relu(q_h . k_e), in ascending order of e, -1
+    # where there are fewer. With `every` above 1 the pages hold an entry for each group of `every` tokens, and those of the
+    # groups that end at or before the position are chosen from; `within` int32 [T, B] (-1 is none) restricts the choice to
+    # those blocks of `block` entries
     select: Callable[..., Tensor]
+    # (q, weights, k_pages, batch, top_k, every, block) -> int32 [T, top_k]: the blocks of `block` entries whose best entry
+    # scores highest, as `select` scores them, and always the newest; ascending, -1 where there are fewer
+    select_blocks: Callable[..., Tensor]
+    # (q [T, H, D], k_pages [N, P, K, D], v_pages [N, P, K, E], batch, scale, selected int32 [T, M], every) -> [T, H, E]: as
+    # `attend`, but a row attends only to the tokens of its selected groups of `every` (-1 is none) and to those that come
+    # after the last group that ends at or before its position
+    attend_selected: Callable[..., Tensor]
+
+    # --- pooled entries: one for each group of `every` tokens --------------------------------------------------------------
+    # (values [T, C], gates [T, C] | None, bias float32 [every, C] | None, tail [slots, W, C or 2 C], batch, every,
+    #  overlap=False) -> [T, C], or [T, C / 2] if overlapping: for a row whose position ends a group, the sum of the group's
+    # values weighted, channel by channel, by the softmax of gates + bias over the group (their mean without gates); other
+    # rows are unspecified. Overlapping, the first half of the channels is pooled from the group before (nothing before the
+    # first) and the second half from the group itself, in one softmax over both. The tail holds values and gates of the
+    # latest W = every (2 every if overlapping) tokens at their positions modulo W
+    pool: Callable[..., Tensor]
+    # (pages [N, P / every, ...], values [T, ...], batch, every) -> None: a row whose position p ends a group of `every` tokens
+    # is written as entry p // every
+    write_pooled: Callable[..., None]
+    # (q [T, H, D], pages [N, P, D], pooled [N, P / every, D] | None, batch, scale, window, every, selected=None, sinks=None)
+    # -> [T, H, D]: one key for all heads, which is the value too. A row attends to the latest `window` tokens up to its own,
+    # and to the pooled entries of the groups that end at or before it, or to those among them in `selected` int32 [T, M]
+    # (-1 is none); sinks as in `attend`
+    attend_pooled: Callable[..., Tensor]
 
     # --- experts ---------------------------------------------------------------------------------------------------------
     # (logits [T, E], routing: Routing, bias float32 [E] | None = None) -> (weights float32 [T, k], experts int32 [T, k])
     route: Callable[..., tuple[Tensor, Tensor]]
+    # (logits [T, E], experts int [T, k], routing) -> float32 [T, k]: the weights that `route` would give chosen experts
+    route_to: Callable[..., Tensor]
     # (x [T, D], gate_up [E, 2 I, D], down [E, D, I], weights [T, k], experts [T, k], activation) -> [T, D]:
     # sum over a row's experts of weight * down_e(activation(gate_up_e x)), added in order of k
     experts: Callable[..., Tensor]
@@ -124,6 +153,30 @@ class Ops:
     # (x * rsqrt(sum x^2 + 1e-6)), heads of q and k repeated to Hv:
     #  S = exp(decay) S;  S = S + k (beta (v - S^T k))^T;  out = S^T q * scale
     gated_delta: Callable[..., Tensor]
+
+    # --- several residual streams (streams [T, N, D]) -----------------------------------------------------------------------
+    # (streams, fn float32 [N (2 + N), N D] or [N, N D], base float32 [rows of fn], scale float32 [3] or [1], norm_eps, eps,
+    #  iterations) -> float32 (pre [T, N], post [T, N], comb [T, N, N]), or (pre,): with m = fn (streams / rms over N D), in
+    # three parts of N, N and N N: pre = sigmoid(m scale + base) + eps, post = 2 sigmoid(m scale + base), and comb =
+    # softmax(m scale + base) + eps by rows, divided by its column sums + eps, then iterations - 1 times by its row sums + eps
+    # and its column sums + eps
+    hyper_weights: Callable[..., tuple[Tensor, ...]]
+    # (streams, pre [T, N]) -> [T, D]: sum_i pre_i stream_i
+    hyper_read: Callable[..., Tensor]
+    # (streams, y [T, D], post [T, N], comb [T, N, N] | None) -> streams: stream_k = post_k y + sum_j comb_jk stream_j, the
+    # last sum stream_k itself without comb
+    hyper_write: Callable[..., Tensor]
+    # (streams, weight [N, D], eps, zero_centred=False) -> [T, N, D]: `rms_norm` of each stream with its own weight
+    stream_norm: Callable[..., Tensor]
+    # (x [..., D], kind "silu" | "sigmoid", scale=1.0) -> kind(scale * x)
+    activate: Callable[..., Tensor]
+    # (streams, gates [T, N, D]) -> [T, D]: mean_i sigmoid(gate_i) stream_i
+    gated_mean: Callable[..., Tensor]
+    # (queries [T, N, D], keys [T, N, D]) -> float32 [T, N]: sigmoid(sign(s) sqrt(max(|s|, 1e-6))), s = q . k / sqrt(D)
+    stream_gate: Callable[..., Tensor]
+    # (tokens int [T], history int32 [slots, W - 1], batch) -> int64 [T, W]: each row's token and the W - 1 before it, newest
+    # first, -1 where the sequence begins; the history holds a sequence's latest tokens + 1, newest first
+    token_windows: Callable[..., Tensor]
 
     # --- choosing a token ------------------------------------------------------------------------------------------------
     # (logits float32 [R, V], temperature [R], top_k int [R], top_p [R], min_p [R], uniform float32 [R]) -> int64 [R]:

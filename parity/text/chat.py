@@ -11,6 +11,7 @@ from parity.core.errors import Unsupported
 from parity.core.request import Finish, Output, TokenLogprobs, Usage
 
 from .dialects import Dialect, dialect_for
+from .dialects.marked import KIMI_K2
 from .encodings import encoding_for
 from .protect import Shield, encode_rendered
 from .router import Router, random_id
@@ -71,9 +72,11 @@ class Chat:
                 f"the model ({model_type or 'of unknown architecture'}) ships no chat template; give one with --chat-template, "
                 "or send a plain prompt"
             )
-        chosen: Template | None = ChatTemplate(source, tokenizer.facts.named) if source else encoding
+        spoken = dialect_for(model_type, source)
+        kimi = spoken.calls is KIMI_K2
+        chosen: Template | None = ChatTemplate(source, tokenizer.facts.named, sort_tools=kimi) if source else encoding
         assert chosen is not None
-        return cls(tokenizer, chosen, dialect or dialect_for(model_type, source))
+        return cls(tokenizer, chosen, dialect or spoken)
 
     def prompt(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any

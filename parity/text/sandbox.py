@@ -48,10 +48,23 @@ class Budget:
 _budget: ContextVar[Budget] = ContextVar("budget")
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The most that a rendering may use.
+
+    Args:
+        steps: turns of loops and calls of macros.
+        seconds: of time.
+    """
+
+    steps: int = 1_000_000
+    seconds: float = 10.0
+
+
 @contextmanager
-def budget(steps: int = 1_000_000, seconds: float = 10.0) -> Iterator[None]:
+def budget(limits: Limits) -> Iterator[None]:
     """Renderings inside share one budget."""
-    token = _budget.set(Budget(steps, time.monotonic() + seconds))
+    token = _budget.set(Budget(limits.steps, time.monotonic() + limits.seconds))
     try:
         yield
     finally:

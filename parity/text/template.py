@@ -14,8 +14,10 @@ from jinja2 import meta
 from parity.core.chat import Message, Tool
 from parity.core.errors import FormatError, RequestError
 
-from .sandbox import MAX_CHARACTERS, Sandbox, budget
+from .sandbox import MAX_CHARACTERS, Limits, Sandbox, budget
 from .switches import aliased
+
+_PROBE_LIMITS = Limits(steps=10_000, seconds=1.0)
 
 
 class Template(Protocol):
@@ -44,14 +46,24 @@ class ChatTemplate:
         source: the Jinja text.
         named: texts it may ask for, such as `bos_token` and `eos_token`.
         now: the clock of `strftime_now`.
+        limits: what a rendering may use before it is stopped.
+        sort_tools: give tools with all keys in order, as the tokenizers of the Kimi models do.
 
     Raises:
         FormatError: the source is not Jinja.
     """
 
     def __init__(
-        self, source: str, named: Mapping[str, str] | None = None, *, now: Callable[[], datetime] = datetime.now
+        self,
+        source: str,
+        named: Mapping[str, str] | None = None,
+        *,
+        now: Callable[[], datetime] = datetime.now,
+        limits: Limits = Limits(),  # noqa: B008  (frozen)
+        sort_tools: bool = False,
     ) -> None:
+        self._sort_tools = sort_tools
+        self._limits = limits
         self.source = source
         self._named = dict(named or {})
         environment = Sandbox()
@@ -71,9 +83,12 @@ class ChatTemplate:
     ) -> str:
         """See `Template.render`."""
         plain = [message_dict(message, objects=self.takes_objects) for message in messages]
+        described = [tool_dict(tool) for tool in tools]
+        if self._sort_tools:
+            described = json.loads(json.dumps(described, sort_keys=True))
         if "developer" not in self.source:
             plain = [{**message, "role": "system"} if message["role"] == "developer" else message for message in plain]
-        return self._render(plain, [tool_dict(tool) for tool in tools], add_generation_prompt, options)
+        return self._render(plain, described, add_generation_prompt, options, self._limits)
 
     @cached_property
     def takes_objects(self) -> bool:
@@ -85,7 +100,7 @@ class ChatTemplate:
             {"role": "tool", "content": "b", "tool_call_id": "call", "name": "tool"},
         ]
         try:
-            text = self._render(probe, [], False, {})
+            text = self._render(probe, [], False, {}, _PROBE_LIMITS)
         except RequestError:
             return False
         return "needle" in text and "'needle'" not in text
@@ -96,6 +111,7 @@ class ChatTemplate:
         tools: list[dict[str, Any]],
         add_generation_prompt: bool,
         options: Mapping[str, Any],
+        limits: Limits,
     ) -> str:
         context = {
             **self._named,
@@ -106,7 +122,7 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            with budget():
+            with budget(limits):
                 return self._collect(context)
         except jinja2.TemplateRuntimeError as error:
             raise RequestError(f"the chat template refuses the conversation: {error.message}", field="messages") from None

@@ -13,7 +13,10 @@ from . import tiny
 from .conftest import Run
 
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
-    "truncated tensors": (tiny.content("model.safetensors", lambda data: data[:-100]), ("model.safetensors", "end")),
+    "truncated tensors": (
+        tiny.content("model.safetensors", lambda data: data[:-100]),
+        ("model.safetensors", "truncated", "fetch it again"),
+    ),
     "truncated header": (tiny.content("model.safetensors", lambda data: data[:20]), ("model.safetensors",)),
     "empty file": (tiny.content("model.safetensors", lambda data: b""), ("model.safetensors",)),
     "huge header": (tiny.content("model.safetensors", lambda data: b"\xff" * 7 + b"\x7f" + data[8:]), ("model.safetensors",)),

@@ -39,6 +39,20 @@ def test_one_stack(run: Run) -> None:
     assert "the reference table was asked for" in out
 
 
+def test_check_holds_a_stack_to_the_contract(run: Run) -> None:
+    code, out, _ = run("stacks", "--check", "cpu:reference:float32", "--ops", "rms_norm", "rope")
+    assert code == 0
+    assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["ok", "rms_norm"], ["ok", "rope"]]
+    assert "keeps its contract" in out
+    code, out, _ = run("stacks", "--check", "null:float32", "--ops", "linear")
+    assert code == 1
+    assert "FAIL" in out
+    code, _, err = run("stacks", "--check", "cpu", "--ops", "no_such_op")
+    assert code == 2
+    assert "'no_such_op'" in err
+    assert run("stacks", "--ops", "rope")[0] == 2
+
+
 def test_doctor_says_how_to_mend(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, out, _ = run("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(out)}

@@ -139,7 +139,7 @@ def test_colour(environment: dict[str, str], no_color: bool) -> None:
     child = start({**environment, **({"NO_COLOR": "1"} if no_color else {})}, "chat", "-p", "think")
     child.expect(pexpect.EOF)
     assert "pondering" in child.before
-    assert ("\x1b" in child.before) is not no_color
+    assert bool(re.search(r"\x1b\[[\d;]+m", child.before)) is not no_color
 
 
 def test_narrow_terminal(environment: dict[str, str]) -> None:
@@ -149,6 +149,14 @@ def test_narrow_terminal(environment: dict[str, str]) -> None:
     assert "model: " not in lines[0]
     assert any(line.startswith("licence: ") for line in lines)
     assert max(map(len, lines)) <= 30
+
+
+def test_bar_of_a_download(environment: dict[str, str]) -> None:
+    child = start(environment, "pull", "some/model")
+    child.expect_exact("weights.bin")
+    child.expect_exact("100.0/100.0 MB")
+    assert leave(child) == 0
+    assert child.before.strip().endswith("some/model")
 
 
 def test_progress_of_many_prompts(environment: dict[str, str], tmp_path: Path) -> None:

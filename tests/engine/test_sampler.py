@@ -86,7 +86,8 @@ def test_bias_and_end_tokens() -> None:
     logits[0, 20] = 4.0
     assert choose(logits, [chunk(position=0, temperature=0.0)]) == [EOS]
     assert choose(logits, [chunk(position=0, temperature=0.0, min_tokens=1)]) == [20]
-    assert choose(logits, [chunk(position=0, temperature=0.0, min_tokens=1, stop_token_ids=(20,), logit_bias={33: 1.0})]) == [33]
+    biased = chunk(position=0, temperature=0.0, min_tokens=1, stop_token_ids=(20,), logit_bias={33: 1.0})
+    assert choose(logits, [biased]) == [33]
 
 
 def test_a_sample_depends_on_seed_sample_and_position_and_not_on_the_batch() -> None:

@@ -206,13 +206,11 @@ def test_llama3_rope_is_recognised_or_refused(tmp_path: Path) -> None:
 
 def test_names_translate_both_ways() -> None:
     for layout in LAYOUTS.values():
-        for module in layout.layer:
-            for kind in ("weight", "bias"):
-                name = f"blk.17.{module}.{kind}"
-                theirs = hugging_face_name(name, layout)
-                assert theirs.startswith("model.layers.17.")
-                if module != "exp_probs_b" or kind == "bias":
-                    assert gguf_name(theirs, layout) == name
+        names = [f"blk.17.{module}.{kind}" for module in layout.layer for kind in ("weight", "bias")]
+        for name in [*names, *(f"blk.17.{whole}" for whole in layout.whole)]:
+            theirs = hugging_face_name(name, layout)
+            assert theirs.startswith("model.layers.17.")
+            assert gguf_name(theirs, layout) == name
 
 
 def test_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from parity.core.request import Request
+from parity.hub import open_checkpoint, write_safetensors
 
 from . import tiny
 
@@ -56,6 +57,7 @@ def check_all(case: Case) -> None:
     check_mixed(case)
     check_prefix(case)
     check_preempted(case)
+    check_resumed(case)
 
 
 def check_logits(case: Case) -> None:
@@ -119,3 +121,22 @@ def check_preempted(case: Case) -> None:
     assert engine.stats().num_preemptions > 0, "nothing was preempted"
     assert [tiny.generated(outputs[str(i)]) for i in range(len(prompts))] == expected
     engine.scheduler.check()
+
+
+def check_resumed(case: Case) -> None:
+    """Stopped after some tokens and asked again with them, it goes on as if it had never stopped."""
+    engine = case.engine(num_pages=256)
+    whole = tiny.generated(tiny.finish(engine, [tiny.greedy("whole", case.tokens, 16)])["whole"])
+    begun = tiny.generated(tiny.finish(engine, [tiny.greedy("begun", case.tokens, 7)])["begun"])
+    resumed = tiny.finish(engine, [tiny.greedy("resumed", [*case.tokens, *begun], 9)])["resumed"]
+    assert [*begun, *tiny.generated(resumed)] == whole
+
+
+def check_written(case: Case, model: torch.nn.Module, folder: Path) -> None:
+    """What our writer writes, the reference implementation reads: the same logits."""
+    checkpoint = open_checkpoint(case.folder)
+    tensors = {name: checkpoint.read(name) for name in checkpoint.tensors}
+    write_safetensors(folder, checkpoint.config, tensors, shard_bytes=100_000)
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    again = type(model).from_pretrained(folder).eval()  # type: ignore[attr-defined]
+    assert (tiny.reference_logits(again, case.tokens) == case.reference).all()

@@ -80,4 +80,6 @@ def test_every_path_computes_what_transformers_computes(name: str, tmp_path: Pat
     family, options = CASES[name]
     config_class = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
     model = tiny.save(getattr(transformers, f"{family}ForCausalLM"), config_class(**options), tmp_path)
-    checks.check_all(checks.case_from_transformers(model, tmp_path, 45))
+    case = checks.case_from_transformers(model, tmp_path, 45)
+    checks.check_all(case)
+    checks.check_written(case, model, tmp_path / "written")

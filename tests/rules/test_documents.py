@@ -32,16 +32,24 @@ def test_help_page_is_what_the_program_prints() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_in_the_pages_parse(page: Path) -> None:
+def test_commands_in_the_pages_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for block in re.findall(r"```sh\n(.*?)```", page.read_text("utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
             for command in re.split(r"&&|\||;", line.partition(" #")[0]):
                 words = shlex.split(command.partition(">")[0].partition("<")[0])
                 if words and words[0].rpartition("/")[2] == "parity":
                     assert words[1] in VERBS, command
+                    for file in (word for word in words if word.endswith(".jsonl")):
+                        Path(file).touch()
                     parsed, unknown = build_parser(words[1]).parse_known_args(words[1:])
                     assert not unknown, command
                     assert parsed.verb == words[1]
+
+
+def test_python_in_the_readme_runs(default_model: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    _run_python("-c", code.replace('LLM("qwen2.5-coder-0.5b")', f"LLM({str(default_model)!r})"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -66,14 +74,18 @@ def test_the_tests_run_by_ci_are_those_of_the_readme() -> None:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
 def test_example_runs(example: Path, default_model: Path) -> None:
+    _run_python(str(example), str(default_model))
+
+
+def _run_python(*words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(example), str(default_model)],
+        [sys.executable, "-W", "error", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=290,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

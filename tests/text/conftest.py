@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from parity.hub.gguf import GgufFile
 from parity.text.tokenizer import Tokenizer as TextTokenizer
 from parity.text.tokenizer import load_tokenizer
 
@@ -61,14 +61,9 @@ def small(small_metadata: Mapping[str, Any]) -> TextTokenizer:
 
 
 @pytest.fixture(scope="session")
-def default_metadata() -> Mapping[str, Any]:
+def default_metadata(default_model: Path) -> Mapping[str, Any]:
     """The metadata of the default model's file."""
-    path = os.environ.get("PARITY_TEST_GGUF")
-    if not path or not Path(path).is_file():
-        pytest.skip("PARITY_TEST_GGUF does not name the default model's file")
-    gguf = pytest.importorskip("gguf")
-    fields = gguf.GGUFReader(path).fields
-    return {key: field.contents() for key, field in fields.items() if key.startswith("tokenizer.")}
+    return GgufFile(default_model).metadata
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,11 @@ class Source(ABC):
 
     Attributes:
         network: whether it leaves the machine.
+        copies: how often the bytes are on the disk while they are fetched.
     """
 
     network = True
+    copies = 1
 
     def __init__(self, settings: HubSettings) -> None:
         self.settings = settings

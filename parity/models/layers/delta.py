@@ -123,7 +123,8 @@ class GatedDeltaNet(nn.Module):
         decay, beta = self.ops.delta_gates(a, b, self.A_log.tensor, self.dt_bias.tensor)
         out = self.ops.gated_delta(q, k, v, decay, beta, state["memory"], step.batch, self.k_dim**-0.5)
         out = self.norm(out, z.unflatten(-1, (self.num_v_heads, self.v_dim)))
-        return self.out_proj(out.flatten(1))
+        result: Tensor = self.out_proj(out.flatten(1))
+        return result
 
 
 class PackedProjections(nn.Module):
@@ -213,7 +214,9 @@ class KimiDeltaAttention(nn.Module):
         out = self.ops.gated_delta(q, k, v, decay, beta, state["memory"], step.batch, self.head_dim**-0.5)
         if self.g_b_proj is not None:
             gate = self.g_b_proj(gate)
-        return self.o_proj(self.o_norm(out, self._heads(gate)).flatten(1))
+        result: Tensor = self.o_proj(self.o_norm(out, self._heads(gate)).flatten(1))
+        return result
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, self.head_dim))
+        heads: Tensor = x.unflatten(-1, (self.num_heads, self.head_dim))
+        return heads

@@ -35,10 +35,36 @@ class Router(nn.Module):
         if self.bias is not None:
             yield self.bias.slot()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """x [T, hidden] -> (weights float32 [T, k], experts int32 [T, k])."""
         logits = self.ops.linear(x.float(), self.weight.tensor)
         return self.ops.route(logits, self.routing, None if self.bias is None else self.bias.tensor)
+
+
+class HashRouter(nn.Module):
+    """A token's experts stand in a table (DeepSeek-V4's first layers); the scores only weigh them."""
+
+    def __init__(self, ops: Ops, hidden_size: int, num_experts: int, routing: Routing, vocab_size: int) -> None:
+        super().__init__()
+        self.ops, self.routing = ops, routing
+        self.weight = Parameter("weight", num_experts, hidden_size, exact=True)
+        self._table_shape = (vocab_size, routing.top_k)
+        self._table: Tensor
+
+    def slots(self) -> Iterator[Slot]:
+        yield self.weight.slot()
+        yield Slot("tid2eid", self._table_shape, self._put_table, exact=True)
+
+    def _put_table(self, weight: Weight, place: Place) -> None:
+        placed = place(weight)
+        assert isinstance(placed, Tensor)
+        self._table = placed.int()
+
+    def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """x [T, hidden] -> (weights float32 [T, k], experts int32 [T, k])."""
+        chosen = self._table[step.batch.tokens.long()]
+        logits = self.ops.linear(x.float(), self.weight.tensor)
+        return self.ops.route_to(logits, chosen, self.routing), chosen
 
 
 class Experts(nn.Module):
@@ -162,7 +188,7 @@ class SparseMLP(nn.Module):
         self,
         ops: Ops,
         hidden_size: int,
-        gate: Router,
+        gate: Router | HashRouter,
         experts: Experts,
         *,
         shared: tuple[str, GatedMLP] | None = None,
@@ -178,7 +204,7 @@ class SparseMLP(nn.Module):
 
     def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
         """x [T, hidden] -> [T, hidden]."""
-        weights, chosen = self.gate(x)
+        weights, chosen = self.gate(x, step)
         out: Tensor = self.experts(x, weights, chosen)
         for mlp in self._shared:
             shared = mlp(x, step, state)

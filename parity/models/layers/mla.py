@@ -129,7 +129,8 @@ class LatentAttention(nn.Module):
         out = self.kv_b_proj.values(attended).flatten(1)
         if self.g_proj is not None:
             out = self.ops.sigmoid_gate(out, self.g_proj(x))
-        return self.o_proj(out)
+        result: Tensor = self.o_proj(out)
+        return result
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(queries [T, H (nope + rope)], their low-rank form or x, latent [T, L], rope key [T, R])."""

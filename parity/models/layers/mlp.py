@@ -26,4 +26,5 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
         """x [T, hidden] -> [T, hidden]."""
-        return self.down_proj(self.ops.gated_activation(self.gate_up(x), self.activation))
+        out: Tensor = self.down_proj(self.ops.gated_activation(self.gate_up(x), self.activation))
+        return out

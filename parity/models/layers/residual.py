@@ -23,7 +23,14 @@ class Pending(NamedTuple):
     added: Tensor | None
 
 
-Stream: TypeAlias = "Pending | Tensor | tuple[Tensor, ...]"
+class Streams(NamedTuple):
+    """Several streams [T, N, hidden], and the weights that their next reader or writer takes."""
+
+    value: Tensor
+    weights: tuple[Tensor, ...] = ()
+
+
+Stream: TypeAlias = "Pending | Streams | Tensor | tuple[Tensor, ...]"
 """What flows between sites; each policy has its own."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,16 +22,22 @@ class Rope:
         inv_freq: float32 [dims / 2], radians a token.
         scale: multiplies cosines and sines.
         mscale: attention temperature of DeepSeek's YaRN; the softmax scale is multiplied by its square.
+        shift: added to the positions.
     """
 
     inv_freq: Tensor
     scale: float = 1.0
     mscale: float = 1.0
+    shift: int = 0
 
     @property
     def dims(self) -> int:
         """Dimensions rotated."""
         return 2 * self.inv_freq.shape[0]
+
+    def grouped(self, every: int) -> Rope:
+        """The rotation of entries pooled from `every` tokens, by the first one's position, as seen from the last one's row."""
+        return replace(self, shift=1 - every)
 
 
 def rope_parameters(fields: Fields, default_theta: float = 10000.0) -> dict[str, Any]:

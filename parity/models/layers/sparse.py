@@ -1,15 +1,17 @@
-"""Choosing the entries that a row attends to (DeepSeek sparse attention)."""
+"""Choosing the entries that a row attends to (DeepSeek's and Qwen's sparse attention)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
-from ...core.state import LayerState, PerToken, StateSpec
+from ...core.state import LayerState, PerRequest, PerToken, StateSpec
 from ...stacks.ops import Ops
 from ..step import Step
 from .linear import Linear
+from .norm import RMSNorm
 from .weight import Parameter, Slot
 
 
@@ -55,3 +57,45 @@ class Indexer(nn.Module):
         q = self.ops.rope(self.wq_b(low).unflatten(-1, (self.num_heads, -1)), angles)
         weights = self.weights_proj(x).float() * self.scale
         return self.ops.select(q, weights, state["index"], step.batch, self.top_k)
+
+
+class GroupIndexer(nn.Module):
+    """Qwen's sparse attention chooses groups of `every` tokens by the mean of their keys, and always sees the last, open one.
+
+    score(t, g) = sum_h relu(q_h(t) . k(g)), with k the normed mean, rotated by the group's first position.
+
+    Args:
+        budget: tokens chosen.
+        rope, group_rope: the names of the rotation angles of rows and of groups.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        *,
+        hidden_size: int,
+        num_heads: int,
+        dim: int,
+        budget: int,
+        every: int,
+        eps: float,
+        rope: str,
+        group_rope: str,
+    ) -> None:
+        super().__init__()
+        self.ops, self.num_heads, self.dim, self.every, self.top_k = ops, num_heads, dim, every, budget // every
+        self.rope, self.group_rope = rope, group_rope
+        self.index_qk_proj = Linear(ops, hidden_size, (num_heads + 1) * dim)
+        self.q_layernorm, self.k_layernorm = (RMSNorm(ops, dim, eps, zero_centred=True) for _ in range(2))
+        self.state: tuple[StateSpec, ...] = (PerToken("groups", (dim,), every=every), PerRequest("group_tail", (every, dim)))
+
+    def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
+        """x [T, hidden] -> chosen groups int32 [T, budget / every]; writes the keys of groups that end in these rows."""
+        batch = step.batch
+        q, key = self.index_qk_proj(x).unflatten(-1, (-1, self.dim)).split([self.num_heads, 1], dim=1)
+        mean = self.ops.pool(key.squeeze(1), None, None, state["group_tail"], batch, self.every)
+        keys = self.ops.rope(self.k_layernorm(mean).unsqueeze(1), step.angles[self.group_rope]).squeeze(1)
+        self.ops.write_pooled(state["groups"], keys, batch, self.every)
+        q = self.ops.rope(self.q_layernorm(q), step.angles[self.rope])
+        weights = x.new_full((len(x), self.num_heads), self.dim**-0.5, dtype=torch.float32)
+        return self.ops.select(q, weights, state["groups"], batch, self.top_k, every=self.every)

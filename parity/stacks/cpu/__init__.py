@@ -1,4 +1,4 @@
-"""The plain CPU."""
+"""The plain CPU, with kernels of its own where they were built."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ import torch
 from .. import reference
 from ..base import Stack
 from ..host import HostDevice
+from .native import missing
 
 
 def open_stack() -> Stack:
-    """The cpu stack."""
+    """The cpu stack; without the compiled kernels it computes with the reference table, and says so once."""
+    if missing() is not None:
+        notes = dict.fromkeys(reference.OPS.names(), missing() or "")
+        return Stack("cpu", HostDevice(), reference.OPS, reference.OPS, dtypes=(torch.float32,), notes=notes)
+    from . import table, weights
+    from .device import NativeDevice
+
     return Stack(
         name="cpu",
-        device=HostDevice(),
-        ops=reference.OPS,
+        device=NativeDevice(),
+        ops=table.OPS,
         train_ops=reference.OPS,
         dtypes=(torch.float32,),
-        memory_fraction=0.25,
+        formats=weights.FORMATS,
+        prepare=weights.prepare,
+        notes=table.NOTES,
     )

@@ -35,14 +35,14 @@ class CudaDevice:
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         """Runs the step once, then records it; recording computes nothing, so that state moves on once.
 
         The first run also compiles kernels and lets libraries set up, which cannot be recorded. All graphs share a pool of
-        memory, since only one runs at a time. A step that turns out not to be recordable is run afresh at each replay.
+        memory, since only one runs at a time.
         """
         if not self._records:
-            return None
+            return None, run()
         # On another stream, as recording asks for; the default one waits for it.
         stream = torch.cuda.Stream(self.torch_device)
         stream.wait_stream(torch.cuda.current_stream(self.torch_device))
@@ -56,8 +56,9 @@ class CudaDevice:
             with torch.cuda.graph(graph, pool=self._pool, stream=stream):
                 result = run()
         except RuntimeError as error:
-            log.warning("a step on %s cannot be recorded and is run afresh each time: %s", self.torch_device, error)
-            return Afresh(run, first), first
+            log.warning("steps on %s cannot be recorded: %s", self.torch_device, error)
+            self._records = False
+            return None, first
         result.copy_(first)
         return graph, result
 
@@ -71,13 +72,3 @@ class CudaDevice:
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
         }
 
-
-class Afresh:
-    """Stands for a graph where recording failed: runs the step and leaves its result in one tensor."""
-
-    def __init__(self, run: Callable[[], Tensor], result: Tensor) -> None:
-        self._run, self._result = run, result
-
-    def replay(self) -> None:
-        """Runs the step."""
-        self._result.copy_(self._run())

@@ -1,0 +1,214 @@
+// The Python module `_native`: pointers and sizes in, errors as exceptions, nothing owned.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+
+#include "isa/choose.h"
+#include "pool.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace parity {
+namespace {
+
+using Address = uintptr_t;
+template <class T> T* at(Address address) { return reinterpret_cast<T*>(address); }
+
+// Below this many bytes or operations an op is done sooner by one thread than by several.
+constexpr int64_t kSoloWork = 1 << 15;
+
+struct State {
+    Engine engine;
+    const Kernels* kernels = &kernels_named("");
+
+    template <class Args> void submit(const char* name, Kernel kernel, const Args& args, int64_t work, size_t scratch = 0) {
+        const nb::gil_scoped_release unlocked;
+        engine.submit(name, kernel, args, work < kSoloWork, scratch);
+    }
+};
+
+State& state() {
+    static State only;
+    return only;
+}
+
+void need(bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+Places places(Address positions, Address starts, Address lengths, Address pages, int64_t sequences, int64_t tokens, int64_t max_pages, int64_t page_size) {
+    need(sequences >= 0 && tokens >= 0 && page_size > 0, "a batch has no negative sizes");
+    return {at<const int32_t>(positions), at<const int32_t>(starts), at<const int32_t>(lengths), at<const int32_t>(pages), sequences, tokens, max_pages, page_size};
+}
+
+int64_t part_bytes(const Part& part, int64_t columns) {
+    const FormatInfo& info = format_info(part.format);
+    return info.columns ? part.rows * (columns / info.columns) * info.bytes : part.rows * columns * info.bytes;
+}
+
+using PartTuple = std::tuple<Address, int32_t, int32_t>;  // data, format, rows
+
+void linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const std::vector<PartTuple>& parts, Address bias, Address out, int64_t out_stride) {
+    need(parts.size() <= kMaxParts, "a weight has at most five parts");
+    LinearArgs args{at<const float>(x), x_stride, tokens, columns, at<const float>(bias), at<float>(out), out_stride, static_cast<int64_t>(parts.size()), {}};
+    int64_t bytes = 0;
+    int32_t first = 0;
+    for (size_t i = 0; i < parts.size(); ++i) {
+        const auto& [data, format, rows] = parts[i];
+        need(format >= 0 && format < kNumFormats, "no such weight format");
+        const FormatInfo& info = format_info(format);
+        need(!info.columns || columns % info.columns == 0, "the columns of a packed weight are a whole number of blocks");
+        args.parts[i] = Part{at<const void>(data), format, rows, first};
+        first += rows;
+        bytes += part_bytes(args.parts[i], columns);
+    }
+    state().submit("linear", state().kernels->linear, args, bytes * tokens, state().kernels->linear_scratch(args));
+}
+
+void embed(Address tokens, int64_t num_tokens, int64_t columns, Address data, int64_t format, int64_t rows, Address out) {
+    need(format >= 0 && format < kNumFormats, "no such weight format");
+    const EmbedArgs args{at<const int32_t>(tokens), num_tokens, columns, at<const void>(data), format, rows, at<float>(out)};
+    state().submit("embed", state().kernels->embed, args, num_tokens * columns * 4);
+}
+
+void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Address panels) {
+    need(format >= 0 && format < kNumFormats && format_info(format).columns > 0, "not a packed format");
+    need(columns % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
+    const PackArgs args{at<const uint8_t>(rows), format, num_rows, columns, at<uint8_t>(panels)};
+    state().submit("pack", state().kernels->pack, args, num_rows * columns);
+}
+
+void norm(Address x, int64_t x_stride, Address residual, Address weight, Address bias, Address gate, Address sum, Address out, int64_t rows, int64_t columns, float eps, float shift, int64_t activation) {
+    const NormArgs args{at<const float>(x), x_stride, at<const float>(residual), at<const float>(weight), at<const float>(bias), at<const float>(gate), at<float>(sum), at<float>(out), rows, columns, eps, shift, activation};
+    state().submit("norm", state().kernels->norm, args, rows * columns * 4);
+}
+
+void gated(Address gate_up, Address out, int64_t rows, int64_t columns, int64_t kind, float limit, float beta, float linear) {
+    const GatedArgs args{at<const float>(gate_up), at<float>(out), rows, columns, kind, limit, beta, linear};
+    state().submit("gated_activation", state().kernels->gated, args, rows * columns * 4);
+}
+
+void sigmoid_gate(Address x, int64_t x_stride, Address gate, int64_t gate_stride, Address out, int64_t rows, int64_t columns) {
+    const SigmoidGateArgs args{at<const float>(x), at<const float>(gate), x_stride, gate_stride, at<float>(out), rows, columns};
+    state().submit("sigmoid_gate", state().kernels->sigmoid_gate, args, rows * columns * 4);
+}
+
+void angles(Address positions, Address inv_freq, Address out, int64_t tokens, int64_t half, float scale) {
+    const AnglesArgs args{at<const int32_t>(positions), at<const float>(inv_freq), at<float>(out), tokens, half, scale};
+    state().submit("rope_angles", state().kernels->angles, args, tokens * half * 64);
+}
+
+void rope(Address x, int64_t x_stride, int64_t x_head_stride, Address angles, Address out, int64_t tokens, int64_t heads, int64_t dim, int64_t half, int64_t offset, bool interleaved, bool inverse) {
+    const RopeArgs args{at<const float>(x), x_stride, x_head_stride, at<const float>(angles), at<float>(out), tokens, heads, dim, half, offset, interleaved, inverse};
+    state().submit("rope", state().kernels->rope, args, tokens * heads * dim * 4);
+}
+
+void write_rows(Address values, Address pages, int64_t value_stride_bytes, int64_t row_bytes, const Places& where) {
+    const WriteArgs args{at<const void>(values), at<void>(pages), value_stride_bytes, row_bytes, where};
+    state().submit("write", state().kernels->write, args, where.num_tokens * row_bytes);
+}
+
+void rope_write(Address q, int64_t q_stride, Address k, int64_t k_stride, Address v, int64_t v_stride, Address angles, Address out, Address k_pages, Address v_pages, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t v_dim, int32_t half, int32_t offset, bool interleaved, const Places& where) {
+    const RopeWriteArgs args{at<const float>(q), at<const float>(k), at<const float>(v), q_stride, k_stride, v_stride, at<const float>(angles), at<float>(out), at<float>(k_pages), at<float>(v_pages), heads, kv_heads, k_dim, v_dim, half, offset, interleaved, where};
+    state().submit("rope_write", state().kernels->rope_write, args, where.num_tokens * (heads + 2 * kv_heads) * k_dim * 4);
+}
+
+void attend(Address q, int64_t q_stride, Address q2, int64_t q2_stride, Address k_pages, Address k2_pages, Address v_pages, Address sinks, Address selected, Address out, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t k2_dim, int32_t v_dim, int32_t num_selected, int32_t window, float scale, const Places& where) {
+    need(kv_heads > 0 && heads % kv_heads == 0, "query heads are a multiple of key heads");
+    const AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q2_stride, at<const float>(k_pages), at<const float>(k2_pages), at<const float>(v_pages), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, scale, where};
+    state().submit("attend", state().kernels->attend, args, kSoloWork);  // lengths are known only when it runs
+}
+
+void experts(Address x, Address gate_up, Address down, Address weights, Address chosen, Address out, int64_t tokens, int64_t columns, int64_t inner, int64_t experts, int64_t top_k, int32_t gate_up_format, int32_t down_format, int32_t kind, float limit, float beta, float linear) {
+    const ExpertsArgs args{at<const float>(x), at<const void>(gate_up), at<const void>(down), at<const float>(weights), at<const int32_t>(chosen), at<float>(out), tokens, columns, inner, experts, top_k, gate_up_format, down_format, kind, limit, beta, linear};
+    for (const auto& [format, width] : {std::pair{gate_up_format, columns}, std::pair{down_format, inner}}) {
+        need(format >= 0 && format < kNumFormats, "no such weight format");
+        need(!format_info(format).columns || width % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
+    }
+    state().submit("experts", state().kernels->experts, args, tokens * top_k * inner * columns, state().kernels->experts_scratch(args));
+}
+
+void causal_conv(Address x, int64_t x_stride, Address weight, Address bias, Address state_, Address out, Address starts, Address slots, int64_t sequences, int64_t tokens, int64_t channels, int64_t width, bool silu) {
+    const ConvArgs args{at<const float>(x), at<const float>(weight), at<const float>(bias), at<float>(state_), at<float>(out), at<const int32_t>(starts), at<const int32_t>(slots), x_stride, sequences, channels, width, silu};
+    state().submit("causal_conv", state().kernels->causal_conv, args, tokens * channels * width * 4);
+}
+
+void gated_delta(Address q, int64_t q_stride, Address k, int64_t k_stride, Address v, int64_t v_stride, Address decay, Address beta, Address state_, Address out, Address starts, Address slots, int64_t sequences, int64_t tokens, int32_t key_heads, int32_t value_heads, int32_t k_dim, int32_t v_dim, int32_t decay_width, float scale) {
+    need(key_heads > 0 && value_heads % key_heads == 0, "value heads are a multiple of key heads");
+    const DeltaArgs args{at<const float>(q), at<const float>(k), at<const float>(v), at<const float>(decay), at<const float>(beta), at<float>(state_), at<float>(out), at<const int32_t>(starts), at<const int32_t>(slots), q_stride, k_stride, v_stride, sequences, key_heads, value_heads, k_dim, v_dim, decay_width, scale};
+    state().submit("gated_delta", state().kernels->gated_delta, args, tokens * value_heads * k_dim * v_dim * 8);
+}
+
+void sample(Address logits, int64_t stride, Address temperature, Address top_k, Address top_p, Address min_p, Address uniform, int64_t rows, int64_t columns, Address out) {
+    const SampleArgs args{at<const float>(logits), at<const float>(temperature), at<const float>(top_p), at<const float>(min_p), at<const float>(uniform), at<const int32_t>(top_k), rows, columns, stride, at<int64_t>(out)};
+    state().submit("sample", state().kernels->sample, args, rows > 1 ? rows * columns * 16 : 0);
+}
+
+std::vector<std::pair<std::string, double>> timed(const Recording& recording, int repeats) {
+    const std::vector<double> seconds = recording.timed(state().engine.pool(), repeats);
+    std::vector<std::pair<std::string, double>> out;
+    for (size_t i = 0; i < seconds.size(); ++i) out.emplace_back(recording.tasks()[i].name, seconds[i]);
+    return out;
+}
+
+}  // namespace
+}  // namespace parity
+
+NB_MODULE(_native, m) {
+    using namespace parity;
+    nb::class_<Places>(m, "Places").def(
+        "__init__",
+        [](Places* self, Address positions, Address starts, Address lengths, Address pages, int64_t sequences, int64_t tokens, int64_t max_pages, int64_t page_size) {
+            new (self) Places(places(positions, starts, lengths, pages, sequences, tokens, max_pages, page_size));
+        },
+        "positions"_a, "starts"_a, "lengths"_a, "pages"_a, "sequences"_a, "tokens"_a, "max_pages"_a, "page_size"_a);
+    nb::class_<Recording>(m, "Recording")
+        .def(nb::init<>())
+        .def("start", [](Recording& self) { state().engine.record(&self); })
+        .def("stop", [](Recording&) { state().engine.record(nullptr); })
+        .def("replay", [](const Recording& self) { self.replay(state().engine.pool()); }, nb::call_guard<nb::gil_scoped_release>())
+        .def("timed", &timed, "repeats"_a)
+        .def("__len__", [](const Recording& self) { return self.tasks().size(); });
+    m.def("isas", [] {
+        std::vector<std::string> names;
+        for (const Kernels* kernels : usable_kernels()) names.emplace_back(kernels->isa);
+        return names;
+    });
+    m.def("isa", [] { return std::string(state().kernels->isa); });
+    m.def("set_isa", [](const std::string& name) { state().kernels = &kernels_named(name); });
+    m.def("threads", [] { return state().engine.pool().size(); });
+    m.def("set_threads", [](int threads) { state().engine.set_threads(threads); });
+    m.def("usable_processors", &usable_processors);
+    m.def("formats", [] {
+        nb::dict out;
+        for (int64_t i = 0; i < kNumFormats; ++i) {
+            const FormatInfo& info = format_info(i);
+            out[info.name] = nb::make_tuple(i, info.columns, info.bytes, info.panel_bytes);
+        }
+        return out;
+    });
+    m.attr("PANEL_ROWS") = kPanelRows;
+    m.def("pack", &pack);
+    m.def("linear", &linear);
+    m.def("embed", &embed);
+    m.def("norm", &norm);
+    m.def("gated_activation", &gated);
+    m.def("sigmoid_gate", &sigmoid_gate);
+    m.def("rope_angles", &angles);
+    m.def("rope", &rope);
+    m.def("write", &write_rows);
+    m.def("rope_write", &rope_write);
+    m.def("attend", &attend);
+    m.def("experts", &experts);
+    m.def("causal_conv", &causal_conv);
+    m.def("gated_delta", &gated_delta);
+    m.def("sample", &sample);
+}

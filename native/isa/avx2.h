@@ -1,0 +1,189 @@
+// The vectors of AVX2 with FMA and F16C: two registers each. See portable.h for what every function means.
+#pragma once
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace parity::PARITY_ISA {
+
+constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 2048;
+
+struct F { __m256 a, b; };
+struct I { __m256i a, b; };
+struct B { __m256i a, b; };
+
+// vpmaddubsw adds pairs in 16 bits, which overflows for large unsigned weights: these are taken as signed.
+constexpr int kSignOffset = 0;
+
+inline F set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+inline void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+inline F load_some(const float* p, int64_t n) {
+    alignas(32) float all[16] = {};
+    for (int64_t i = 0; i < n && i < 16; ++i) all[i] = p[i];
+    return load(all);
+}
+inline void store_some(float* p, F x, int64_t n) {
+    alignas(32) float all[16];
+    store(all, x);
+    for (int64_t i = 0; i < n && i < 16; ++i) p[i] = all[i];
+}
+inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline void store256(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
+inline F load_half(const uint16_t* p) { return {_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 8))}; }
+inline F load_bfloat(const uint16_t* p) {
+    return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p)), 16)),
+            _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load128(p + 8)), 16))};
+}
+inline F operator+(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+inline F operator*(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+inline F operator/(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+inline F abs(F x) {
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+}
+inline float sum(F x) {
+    const __m256 half = _mm256_add_ps(x.a, x.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+inline float largest(F x) {
+    const __m256 half = _mm256_max_ps(x.a, x.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+inline I set_int(int x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline I load_int(const int32_t* p) { return {load256(p), load256(p + 8)}; }
+inline void store_int(int32_t* p, I x) { store256(p, x.a), store256(p + 8, x.b); }
+inline I load_i8(const int8_t* p) {
+    const __m128i all = load128(p);
+    return {_mm256_cvtepi8_epi32(all), _mm256_cvtepi8_epi32(_mm_srli_si128(all, 8))};
+}
+inline I load_u8(const uint8_t* p) {
+    const __m128i all = load128(p);
+    return {_mm256_cvtepu8_epi32(all), _mm256_cvtepu8_epi32(_mm_srli_si128(all, 8))};
+}
+inline I operator+(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+inline I operator*(I x, I y) { return {_mm256_mullo_epi32(x.a, y.a), _mm256_mullo_epi32(x.b, y.b)}; }
+template <int n> I shift_int(I x) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+inline F widen(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+inline I nearest(F x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+inline __m256 power_of_two(__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(x, _mm256_set1_epi32(127)), 23)); }
+inline F power_of_two(I x) { return {power_of_two(x.a), power_of_two(x.b)}; }
+inline void store_i8(int8_t* p, I x) {
+    const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
+}
+inline int sum(I x) {
+    const __m256i half = _mm256_add_epi32(x.a, x.b);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+
+inline B load_bytes(const void* p) { return {load256(p), load256(static_cast<const char*>(p) + 32)}; }
+inline void store_bytes(void* p, B x) { store256(p, x.a), store256(static_cast<char*>(p) + 32, x.b); }
+inline B set_bytes(uint8_t x) { return {_mm256_set1_epi8(static_cast<char>(x)), _mm256_set1_epi8(static_cast<char>(x))}; }
+inline B operator&(B x, B y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+inline B operator|(B x, B y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+template <int n> B shift_right(B x) { return {_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)}; }
+template <int n> B shift_left(B x) { return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)}; }
+inline B lookup(const uint8_t* table, B index) {
+    const __m256i both = _mm256_broadcastsi128_si256(load128(table));
+    return {_mm256_shuffle_epi8(both, index.a), _mm256_shuffle_epi8(both, index.b)};
+}
+
+inline __m256i four(const int8_t* a) {
+    int32_t x;
+    __builtin_memcpy(&x, a, 4);
+    return _mm256_set1_epi32(x);
+}
+
+// Sixteen-bit products of four columns: as many of them as fit are added before they are widened.
+template <int kBound> constexpr int kGroup = kBound <= 15 ? 8 : kBound <= 31 ? 4 : kBound <= 63 ? 2 : 1;
+template <int kBound> __m256i products(__m256i w, __m256i a) {
+    if constexpr (kBound <= 127) return _mm256_maddubs_epi16(w, a);
+    const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(a, centred));
+}
+inline __m256i add_pairs(__m256i sums, __m256i words) { return _mm256_add_epi32(sums, _mm256_madd_epi16(words, _mm256_set1_epi16(1))); }
+
+template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
+    constexpr int group = kGroup<kBound> < kSteps ? kGroup<kBound> : kSteps;
+    for (int s = 0; s < kSteps; s += group) {
+        __m256i low = products<kBound>(w[s].a, four(a + 4 * s)), high = products<kBound>(w[s].b, four(a + 4 * s));
+        for (int i = s + 1; i < s + group; ++i) {
+            low = _mm256_add_epi16(low, products<kBound>(w[i].a, four(a + 4 * i)));
+            high = _mm256_add_epi16(high, products<kBound>(w[i].b, four(a + 4 * i)));
+        }
+        start.a = add_pairs(start.a, low), start.b = add_pairs(start.b, high);
+    }
+    return start;
+}
+
+template <int kBound, int kSteps, int kTokens> void dot_half(__m256i* sums, const uint8_t* w, const int8_t* a) {
+    constexpr int most = kGroup<kBound> < 4 ? kGroup<kBound> : 4;
+    constexpr int group = most < kSteps ? most : kSteps;
+#pragma GCC unroll 8
+    for (int s = 0; s < kSteps; s += group) {
+        __m256i weights[group];
+#pragma GCC unroll 4
+        for (int i = 0; i < group; ++i) weights[i] = load256(w + 64 * (s + i));
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) {
+            const int8_t* at = a + 4 * (s * kTileTokens + t);
+            __m256i words = products<kBound>(weights[0], four(at));
+#pragma GCC unroll 4
+            for (int i = 1; i < group; ++i) words = _mm256_add_epi16(words, products<kBound>(weights[i], four(at + 4 * i * kTileTokens)));
+            sums[t] = add_pairs(sums[t], words);
+        }
+    }
+}
+
+template <int kBound, int kSteps, int kPanels, int kTokens>
+void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
+    for (int p = 0; p < kPanels; ++p, w += panel_bytes) {
+        __m256i low[kTokens], high[kTokens];
+        for (int t = 0; t < kTokens; ++t) low[t] = sums[p][t].a, high[t] = sums[p][t].b;
+        dot_half<kBound, kSteps, kTokens>(low, w, a);
+        dot_half<kBound, kSteps, kTokens>(high, w + 32, a);
+        for (int t = 0; t < kTokens; ++t) sums[p][t] = {low[t], high[t]};
+    }
+}
+
+// to[8 columns][8 rows, `stride` apart] from 8 rows of 8 numbers.
+inline void transpose8(const float* const* rows, int64_t column, float* to, int64_t stride) {
+    __m256 a[8], b[8];
+    for (int i = 0; i < 8; i += 2) {
+        const __m256 x = _mm256_loadu_ps(rows[i] + column), y = _mm256_loadu_ps(rows[i + 1] + column);
+        a[i] = _mm256_unpacklo_ps(x, y), a[i + 1] = _mm256_unpackhi_ps(x, y);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int k = 0; k < 2; ++k) {
+            b[i + 2 * k] = _mm256_shuffle_ps(a[i + k], a[i + k + 2], 0x44);
+            b[i + 2 * k + 1] = _mm256_shuffle_ps(a[i + k], a[i + k + 2], 0xee);
+        }
+    for (int k = 0; k < 4; ++k) {
+        _mm256_storeu_ps(to + k * stride, _mm256_permute2f128_ps(b[k], b[4 + k], 0x20));
+        _mm256_storeu_ps(to + (4 + k) * stride, _mm256_permute2f128_ps(b[k], b[4 + k], 0x31));
+    }
+}
+
+// to[16 columns][16 rows, `stride` apart] from 16 rows of 16 numbers.
+inline void transpose(const float* const* rows, float* to, int64_t stride) {
+    for (int row = 0; row < 16; row += 8)
+        for (int column = 0; column < 16; column += 8) transpose8(rows + row, column, to + column * stride + row, stride);
+}
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace parity::PARITY_ISA

@@ -1,0 +1,123 @@
+// The vectors of AVX-512 with VNNI: one register each. See portable.h for what every function means.
+#pragma once
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace parity::PARITY_ISA {
+
+// A product of matrices takes `kTilePanels` panels and `kTileTokens` rows of activations at a time; for up to `kDirectTokens`
+// rows, weights are unpacked as they are used. Panels are fetched `kAhead` bytes before they are read.
+constexpr int kTilePanels = 2, kTileTokens = 6, kDirectTokens = 4, kAhead = 2048;
+
+struct F { __m512 v; };
+struct I { __m512i v; };
+struct B { __m512i v; };
+
+// vpdpbusd takes unsigned weights of any size.
+constexpr int kSignOffset = 128;
+
+inline F set(float x) { return {_mm512_set1_ps(x)}; }
+inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
+inline __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+inline F load_some(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
+inline void store_some(float* p, F a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
+inline F load_half(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
+inline F load_bfloat(const uint16_t* p) {
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16))};
+}
+inline F operator+(F a, F b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F operator-(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F operator*(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F operator/(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
+inline float sum(F a) { return _mm512_reduce_add_ps(a.v); }
+inline float largest(F a) { return _mm512_reduce_max_ps(a.v); }
+
+inline I set_int(int x) { return {_mm512_set1_epi32(x)}; }
+inline I load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_int(int32_t* p, I a) { _mm512_storeu_si512(p, a.v); }
+inline I load_i8(const int8_t* p) { return {_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+inline I load_u8(const uint8_t* p) { return {_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))}; }
+inline I operator+(I a, I b) { return {_mm512_add_epi32(a.v, b.v)}; }
+inline I operator*(I a, I b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+template <int n> I shift_int(I a) { return {_mm512_slli_epi32(a.v, n)}; }
+inline F widen(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
+inline I nearest(F a) { return {_mm512_cvtps_epi32(a.v)}; }
+inline F power_of_two(I a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a.v, _mm512_set1_epi32(127)), 23))}; }
+inline void store_i8(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
+inline int sum(I a) { return _mm512_reduce_add_epi32(a.v); }
+
+inline B load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_bytes(void* p, B a) { _mm512_storeu_si512(p, a.v); }
+inline B set_bytes(uint8_t x) { return {_mm512_set1_epi8(static_cast<char>(x))}; }
+inline B operator&(B a, B b) { return {_mm512_and_si512(a.v, b.v)}; }
+inline B operator|(B a, B b) { return {_mm512_or_si512(a.v, b.v)}; }
+template <int n> B shift_right(B a) { return {_mm512_srli_epi16(a.v, n)}; }
+template <int n> B shift_left(B a) { return {_mm512_slli_epi16(a.v, n)}; }
+inline B lookup(const uint8_t* table, B index) {
+    return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), index.v)};
+}
+
+inline __m512i four(const int8_t* a) {
+    int32_t x;
+    __builtin_memcpy(&x, a, 4);
+    return _mm512_set1_epi32(x);
+}
+
+template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
+    __m512i even = start.v, odd = _mm512_setzero_si512();
+    for (int s = 0; s < kSteps; s += 2) {
+        even = _mm512_dpbusd_epi32(even, w[s].v, four(a + 4 * s));
+        odd = _mm512_dpbusd_epi32(odd, w[s + 1].v, four(a + 4 * s + 4));
+    }
+    return {_mm512_add_epi32(even, odd)};
+}
+
+template <int kBound, int kSteps, int kPanels, int kTokens>
+void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
+#pragma GCC unroll 8
+    for (int s = 0; s < kSteps; ++s) {
+        __m512i weights[kPanels];
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) weights[p] = _mm512_load_si512(w + p * panel_bytes + 64 * s);
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) {
+            const __m512i activations = four(a + 4 * (s * kTileTokens + t));
+#pragma GCC unroll 2
+            for (int p = 0; p < kPanels; ++p) sums[p][t].v = _mm512_dpbusd_epi32(sums[p][t].v, weights[p], activations);
+        }
+    }
+}
+
+// to[16 columns][16 rows, `stride` apart] from 16 rows of 16 numbers.
+inline void transpose(const float* const* rows, float* to, int64_t stride) {
+    __m512 a[16], b[16];
+    for (int i = 0; i < 16; i += 2) {
+        const __m512 x = _mm512_loadu_ps(rows[i]), y = _mm512_loadu_ps(rows[i + 1]);
+        a[i] = _mm512_unpacklo_ps(x, y), a[i + 1] = _mm512_unpackhi_ps(x, y);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int k = 0; k < 2; ++k) {
+            const __m512d x = _mm512_castps_pd(a[i + k]), y = _mm512_castps_pd(a[i + k + 2]);
+            b[i + 2 * k] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), b[i + 2 * k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+        }
+    // b[4 i + k] holds, in its lane of 128 bits l, column 4 l + k of rows 4 i .. 4 i + 3.
+    for (int k = 0; k < 4; ++k) {
+        const __m512 low = _mm512_shuffle_f32x4(b[k], b[4 + k], 0x88), high = _mm512_shuffle_f32x4(b[8 + k], b[12 + k], 0x88);
+        const __m512 low2 = _mm512_shuffle_f32x4(b[k], b[4 + k], 0xdd), high2 = _mm512_shuffle_f32x4(b[8 + k], b[12 + k], 0xdd);
+        _mm512_storeu_ps(to + k * stride, _mm512_shuffle_f32x4(low, high, 0x88));
+        _mm512_storeu_ps(to + (8 + k) * stride, _mm512_shuffle_f32x4(low, high, 0xdd));
+        _mm512_storeu_ps(to + (4 + k) * stride, _mm512_shuffle_f32x4(low2, high2, 0x88));
+        _mm512_storeu_ps(to + (12 + k) * stride, _mm512_shuffle_f32x4(low2, high2, 0xdd));
+    }
+}
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace parity::PARITY_ISA

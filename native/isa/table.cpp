@@ -1,0 +1,49 @@
+// Compiled once for each instruction set, with PARITY_ISA naming it. Nothing here may define a function outside of that
+// namespace: the linker would keep one copy for all.
+#include "../kernels.h"
+
+#define PARITY_TEXT_(x) #x
+#define PARITY_TEXT(x) PARITY_TEXT_(x)
+#include PARITY_TEXT(PARITY_HEADER)
+
+// clang-format off
+#include "../ops/math.h"
+#include "../formats/codecs.h"
+#include "../formats/pack.h"
+#include "../ops/activations.h"
+#include "../ops/packed_linear.h"
+#include "../ops/plain_linear.h"
+#include "../ops/linear.h"
+#include "../ops/elementwise.h"
+#include "../ops/rope.h"
+#include "../ops/attend.h"
+#include "../ops/experts.h"
+#include "../ops/recurrence.h"
+#include "../ops/sample.h"
+// clang-format on
+
+namespace parity::PARITY_ISA {
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    .isa = PARITY_TEXT(PARITY_ISA),
+    .linear = linear,
+    .embed = embed,
+    .pack = pack,
+    .norm = norm,
+    .gated = gated,
+    .sigmoid_gate = sigmoid_gate,
+    .angles = angles,
+    .rope = rope,
+    .write = write,
+    .rope_write = rope_write,
+    .attend = attend,
+    .experts = experts,
+    .causal_conv = causal_conv,
+    .gated_delta = gated_delta,
+    .sample = sample,
+    .linear_scratch = linear_scratch,
+    .experts_scratch = experts_scratch,
+};
+
+}  // namespace parity::PARITY_ISA

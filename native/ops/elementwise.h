@@ -1,0 +1,82 @@
+// Norms and gates: one pass or two over each row.
+#pragma once
+
+namespace parity::PARITY_ISA {
+
+// Threads share rows in pieces that are worth claiming.
+template <class Fn> void share_rows(Team& team, int64_t rows, int64_t columns, Fn fn) {
+    const int64_t chunk = 1 + (1 << 13) / (columns + 1);
+    for (int64_t start = team.claim() * chunk; start < rows; start = team.claim() * chunk)
+        for (int64_t row = start; row < start + chunk && row < rows; ++row) fn(row);
+}
+
+inline void norm(const void* raw, Team& team) {
+    const auto& args = *static_cast<const NormArgs*>(raw);
+    share_rows(team, args.rows, args.columns, [&](int64_t row) {
+        const int64_t n = args.columns;
+        const float* x = args.x + row * args.x_stride;
+        float* out = args.out + row * n;
+        if (args.residual) {
+            float* total = args.sum + row * n;
+            const float* residual = args.residual + row * n;
+            over(n, [&](auto get, auto put) { put(total, get(x) + get(residual)); });
+            x = total;
+        }
+        float mean = 0;
+        if (args.bias) {
+            F total = set(0);
+            over(n, [&](auto get, auto) { total = total + get(x); });
+            mean = sum(total) / float(n);
+        }
+        F squares = set(0);
+        // The lanes past the end hold 0 - mean, taken out of the sum below.
+        over(n, [&](auto get, auto) {
+            const F centred = get(x) - set(mean);
+            squares = fma(centred, centred, squares);
+        });
+        float total = sum(squares);
+        if (args.bias && n % 16) total -= float(16 - n % 16) * mean * mean;
+        const F inverse = set(1.0f / __builtin_sqrtf(total / float(n) + args.eps));
+        over(n, [&](auto get, auto put) {
+            F y = (get(x) - set(mean)) * inverse;
+            if (args.weight) y = y * (set(args.shift) + get(args.weight));
+            if (args.bias) y = y + get(args.bias);
+            if (args.gate) {
+                const F gate = get(args.gate + row * n);
+                y = y * (args.activation ? sigmoid(gate) : gate * sigmoid(gate));
+            }
+            put(out, y);
+        });
+    });
+}
+
+template <class Args> void gate_row(const Args& args, const float* gates, int64_t columns, float* out) {
+    const float* ups = gates + columns;
+    over(columns, [&](auto get, auto put) {
+        F gate = get(gates), up = get(ups);
+        if (args.kind == 2) {
+            const F left = set(args.beta) * tanh(gate / set(args.beta)) * sigmoid(gate);
+            put(out, left * set(args.linear) * tanh(up / set(args.linear)));
+            return;
+        }
+        if (args.kind == 1) gate = min(gate, set(args.limit)), up = max(min(up, set(args.limit)), set(-args.limit));
+        put(out, gate * sigmoid(gate) * up);
+    });
+}
+
+inline void gated(const void* raw, Team& team) {
+    const auto& args = *static_cast<const GatedArgs*>(raw);
+    share_rows(team, args.rows, args.columns, [&](int64_t row) {
+        gate_row(args, args.gate_up + row * 2 * args.columns, args.columns, args.out + row * args.columns);
+    });
+}
+
+inline void sigmoid_gate(const void* raw, Team& team) {
+    const auto& args = *static_cast<const SigmoidGateArgs*>(raw);
+    share_rows(team, args.rows, args.columns, [&](int64_t row) {
+        const float *x = args.x + row * args.x_stride, *gate = args.gate + row * args.gate_stride;
+        over(args.columns, [&](auto get, auto put) { put(args.out + row * args.columns, get(x) * sigmoid(get(gate))); });
+    });
+}
+
+}  // namespace parity::PARITY_ISA

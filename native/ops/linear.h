@@ -1,0 +1,135 @@
+// out = x W^T + bias for a weight of several parts, each in its own format; and single rows of such a weight.
+#pragma once
+
+namespace parity::PARITY_ISA {
+
+inline bool is_packed(int64_t format) { return format_info(format).columns > 0; }
+
+inline bool any_packed(const LinearArgs& args) {
+    for (int64_t i = 0; i < args.num_parts; ++i)
+        if (is_packed(args.parts[i].format)) return true;
+    return false;
+}
+
+// With so few rows each thread makes its own copy of the activations' bytes rather than wait for the others.
+constexpr int64_t kOwnCopy = 2;
+
+inline int64_t tile_width(const LinearArgs& args) { return args.tokens > kDirectTokens ? kTileTokens : 1; }
+
+inline size_t linear_scratch(const LinearArgs& args) {
+    return any_packed(args) ? Activations::bytes(args.tokens, args.columns, tile_width(args)) : 0;
+}
+
+// The part that holds the panel, and the panel's place in it.
+inline const Part& find_part(const LinearArgs& args, int64_t& panel) {
+    const Part* part = args.parts;
+    while (panel * kPanelRows >= part->rows) panel -= round_up(part->rows, kPanelRows) / kPanelRows, ++part;
+    return *part;
+}
+
+template <class W> void plain_panel(const Part& part, int64_t row, int64_t rows, const LinearArgs& args) {
+    const int64_t first = part.first + row;
+    plain_linear(static_cast<const W*>(part.data) + row * args.columns, rows, args, args.out + first, args.bias ? args.bias + first : nullptr);
+}
+
+// Computes one panel, or as many as the kernels take at a time of the `most` that follow; returns how many.
+inline int64_t linear_panels(const LinearArgs& args, const Activations& a, int64_t panel, int64_t most, std::byte* unpacked) {
+    const Part& part = find_part(args, panel);
+    const int64_t row = panel * kPanelRows, left = part.rows - row;
+    const FormatInfo& info = format_info(part.format);
+    if (!info.columns) {
+        const int64_t rows = left < kPanelRows ? left : kPanelRows;
+        if (part.format == kF32) plain_panel<float>(part, row, rows, args);
+        if (part.format == kF16) plain_panel<Half>(part, row, rows, args);
+        if (part.format == kBf16) plain_panel<Bfloat>(part, row, rows, args);
+        return 1;
+    }
+    const auto* data = static_cast<const uint8_t*>(part.data) + panel * (args.columns / info.columns * info.panel_bytes);
+    const int64_t first = part.first + row;
+    const Target to{args.out + first, args.bias ? args.bias + first : nullptr, args.out_stride, left};
+    const bool several = kTilePanels > 1 && most >= kTilePanels && left > (kTilePanels - 1) * kPanelRows;
+    with_codec(part.format, [&]<class C>(C) {
+        if (several) panels_linear<C, kTilePanels>(data, a, args.tokens, unpacked, to);
+        else panels_linear<C, 1>(data, a, args.tokens, unpacked, to);
+    });
+    return several ? kTilePanels : 1;
+}
+
+inline void linear(const void* raw, Team& team) {
+    const auto& args = *static_cast<const LinearArgs*>(raw);
+    int64_t panels = 0, bytes = 0;
+    for (int64_t i = 0; i < args.num_parts; ++i) {
+        const int64_t here = round_up(args.parts[i].rows, kPanelRows) / kPanelRows;
+        const FormatInfo& info = format_info(args.parts[i].format);
+        panels += here;
+        bytes += here * (info.columns ? args.columns / info.columns * info.panel_bytes : args.columns * info.bytes * kPanelRows);
+    }
+    const bool packed = any_packed(args), own = args.tokens <= kOwnCopy;
+    const int64_t width = tile_width(args);
+    const size_t unpacked_bytes = packed && width > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
+    const size_t copy = packed && own ? Activations::bytes(args.tokens, args.columns, width) : 0;
+    std::byte* local = team.local(unpacked_bytes + copy);
+    const Activations a(own ? local + unpacked_bytes : team.shared(), args.tokens, args.columns, width);
+    if (packed && own) {
+        for (int64_t t = 0; t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
+    } else if (packed) {
+        for (int64_t start = team.claim() * width; start < args.tokens; start = team.claim() * width)
+            for (int64_t t = start; t < start + width && t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
+        team.barrier();
+    }
+    // Pieces of about 64 kB of weights, and at least four for each thread.
+    int64_t chunk = (1 << 16) * panels / (bytes + 1) + 1;
+    const int64_t most = panels / (4 * team.size) + 1;
+    chunk = round_up(chunk < most ? chunk : most, kTilePanels);
+    for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk) {
+        const int64_t end = start + chunk < panels ? start + chunk : panels;
+        for (int64_t panel = start; panel < end;) panel += linear_panels(args, a, panel, end - panel, local);
+    }
+}
+
+template <class C> void embed_row(const uint8_t* panels, int64_t columns, int64_t row, float* out) {
+    const uint8_t* panel = panels + row / kPanelRows * (columns / C::columns * C::bytes);
+    const int64_t lane = row % kPanelRows;
+    alignas(64) Unpacked block;
+    for (int64_t b = 0; b < columns / kBlock; ++b, out += kBlock) {
+        constexpr int per = C::columns / kBlock;
+        unpack_block<C>(panel + b / per * C::bytes, int(b % per), block);
+        for (int c = 0; c < kBlock; ++c) {
+            int q = block.w[64 * (c / 4) + 4 * lane + c % 4];
+            if constexpr (C::bound == 255) q -= 128;
+            else if constexpr (C::log_offset >= 0) q -= 1 << C::log_offset;
+            if constexpr (C::kind == kSub || C::kind == kSubMin) q *= block.sub[c / 16][lane];
+            float value = block.scale[lane] * float(q);
+            if constexpr (C::kind == kMin) value += block.low[lane];
+            if constexpr (C::kind == kSubMin) value += block.low[lane] * float(block.min[c / 16][lane]);
+            out[c] = value;
+        }
+    }
+}
+
+template <class W> void copy_numbers(const W* from, int64_t n, float* out) {
+    int64_t c = 0;
+    for (; c + 16 <= n; c += 16) store(out + c, load_number(from + c));
+    if (c < n) store_some(out + c, load_last(from + c, n - c), n - c);
+}
+
+inline void embed(const void* raw, Team& team) {
+    const auto& args = *static_cast<const EmbedArgs*>(raw);
+    for (int64_t t = team.claim(); t < args.num_tokens; t = team.claim()) {
+        int64_t row = args.tokens[t];
+        if (row < 0 || row >= args.rows) row = 0;  // the caller checks ids; this only keeps us inside the memory
+        float* out = args.out + t * args.columns;
+        const auto* data = static_cast<const uint8_t*>(args.data);
+        const FormatInfo& info = format_info(args.format);
+        if (!info.columns) {
+            data += row * args.columns * info.bytes;
+            if (args.format == kF32) copy_numbers(reinterpret_cast<const float*>(data), args.columns, out);
+            if (args.format == kF16) copy_numbers(reinterpret_cast<const Half*>(data), args.columns, out);
+            if (args.format == kBf16) copy_numbers(reinterpret_cast<const Bfloat*>(data), args.columns, out);
+            continue;
+        }
+        with_codec(args.format, [&]<class C>(C) { embed_row<C>(data, args.columns, row, out); });
+    }
+}
+
+}  // namespace parity::PARITY_ISA

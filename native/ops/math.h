@@ -1,0 +1,38 @@
+// exp, sigmoid and tanh of sixteen numbers, to about 2 units in the last place.
+#pragma once
+
+namespace parity::PARITY_ISA {
+
+// e^x = 2^n e^r with |r| <= ln(2) / 2 and a Taylor polynomial of degree 7; below -87.3 it
+// stays at e^-87.3 (1e-38), above 88.38 it is infinite.
+inline F exp(F x) {
+    const F lowest = set(-87.3f), highest = set(89.0f);
+    const F clamped = min(highest, max(lowest, x));  // in this order a NaN stays one
+    const I n = nearest(clamped * set(1.44269504088896341f));
+    const F whole = widen(n);
+    const F r = fma(whole, set(2.12194440e-4f), fma(whole, set(-0.693359375f), clamped));
+    F p = set(1.9875691500e-4f);
+    p = fma(p, r, set(1.3981999507e-3f));
+    p = fma(p, r, set(8.3334519073e-3f));
+    p = fma(p, r, set(4.1665795894e-2f));
+    p = fma(p, r, set(1.6666665459e-1f));
+    p = fma(p, r, set(5.0000001201e-1f));
+    p = fma(p, r * r, r) + set(1.0f);
+    return p * power_of_two(n);
+}
+
+inline F sigmoid(F x) { return set(1.0f) / (set(1.0f) + exp(set(0.0f) - x)); }
+inline F tanh(F x) {
+    // 1 - 2 / (e^2x + 1)
+    return set(1.0f) - set(2.0f) / (exp(x + x) + set(1.0f));
+}
+
+// Calls fn(load, store) for each 16 of n numbers: the last ones are loaded and stored in part.
+template <class Fn> void over(int64_t n, Fn fn) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        fn([=](const float* p) { return load(p + i); }, [=](float* p, F x) { store(p + i, x); });
+    if (i < n) fn([=](const float* p) { return load_some(p + i, n - i); }, [=](float* p, F x) { store_some(p + i, x, n - i); });
+}
+
+}  // namespace parity::PARITY_ISA

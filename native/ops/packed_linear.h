@@ -1,0 +1,203 @@
+// Products of panels of packed weights and rows of activations. Every path adds the same numbers in the same order, so a
+// row's result is the same to the bit whatever is computed with it: sums of products within a block are exact integers, and
+// blocks are added in the order of columns.
+#pragma once
+
+namespace parity::PARITY_ISA {
+
+template <class C> constexpr int kHalves = C::kind == kSub || C::kind == kSubMin ? 2 : 1;
+
+// The scales and sums of one token's activations over a block.
+struct TokenBlock {
+    const float *scale, *sum;
+    const int32_t *minus, *minus2[2];
+
+    TokenBlock(const Activations& a, int64_t tile, int64_t b, int64_t place) {
+        const int64_t block = tile * a.blocks + b, at = block * a.width + place;
+        scale = a.scale + at, sum = a.sum + at, minus = a.minus + at;
+        for (int i = 0; i < 2; ++i) minus2[i] = a.minus2 + (2 * block + i) * a.width + place;
+    }
+};
+
+// What a sum of products starts from: minus the offset times the activations' sum.
+template <class C> inline I start_sum(const TokenBlock& token, int half) {
+    if constexpr (C::log_offset < 0) return set_int(0);
+    else return shift_int<C::log_offset>(set_int(kHalves<C> == 2 ? *token.minus2[half] : *token.minus));
+}
+
+// The total with one block added: `sum` is of products, times the integer scales of both halves where the kind has them.
+template <class C> inline F add_block(F total, I sum, const Scales& s, const TokenBlock& token) {
+    total = fma(widen(sum), s.scale * set(*token.scale), total);
+    if constexpr (C::kind == kMin) total = fma(s.low, set(*token.sum), total);
+    if constexpr (C::kind == kSubMin) {
+        const I minus = s.min[0] * set_int(*token.minus2[0]) + s.min[1] * set_int(*token.minus2[1]);
+        total = fma(widen(minus), s.low * set(-*token.scale), total);
+    }
+    return total;
+}
+
+// A few rows of activations (in tiles of one): weights are unpacked as they are read.
+template <class C, int kTokens> void panel_direct(const uint8_t* panel, const Activations& a, F* totals) {
+    constexpr int per = C::columns / kBlock, halves = kHalves<C>, steps = 8 / halves;
+    for (int t = 0; t < kTokens; ++t) totals[t] = set(0);
+    for (int64_t b = 0; b < a.blocks; b += per, panel += C::bytes) {
+        for (int line = 0; line < C::bytes; line += 64) prefetch(panel + kAhead + line);
+        for (int j = 0; j < per; ++j) {
+            B w[8];
+            Scales s;
+            C::weights(panel, j, w);
+            C::scales(panel, j, s);
+#pragma GCC unroll 4
+            for (int t = 0; t < kTokens; ++t) {
+                const TokenBlock token(a, t, b + j, 0);
+                const int8_t* q = a.q + kBlock * (t * a.blocks + b + j);
+                I sum = dot<C::bound, steps>(start_sum<C>(token, 0), w, q);
+                if constexpr (halves == 2) sum = sum * s.sub[0] + dot<C::bound, steps>(start_sum<C>(token, 1), w + 4, q + 16) * s.sub[1];
+                totals[t] = add_block<C>(totals[t], sum, s, token);
+            }
+        }
+    }
+}
+
+// A block of a panel unpacked: 512 bytes of weights, then its scales, as many of them as the kind has.
+struct Unpacked {
+    uint8_t w[512];
+    float scale[16], low[16];
+    int32_t sub[2][16], min[2][16];
+};
+template <class C> constexpr int64_t kUnpackedBytes = C::kind == kPlain ? 576 : C::kind == kMin ? 640 : C::kind == kSub ? 768 : 896;
+
+template <class C> void unpack_block(const uint8_t* panel, int j, Unpacked& out) {
+    B w[8];
+    Scales s;
+    C::weights(panel, j, w);
+    C::scales(panel, j, s);
+    for (int i = 0; i < 8; ++i) store_bytes(out.w + 64 * i, w[i]);
+    store(out.scale, s.scale);
+    if constexpr (C::kind == kMin || C::kind == kSubMin) store(out.low, s.low);
+    if constexpr (kHalves<C> == 2)
+        for (int i = 0; i < 2; ++i) store_int(out.sub[i], s.sub[i]);
+    if constexpr (C::kind == kSubMin)
+        for (int i = 0; i < 2; ++i) store_int(out.min[i], s.min[i]);
+}
+
+template <class C> void unpack_panel(const uint8_t* panel, int64_t blocks, std::byte* to) {
+    constexpr int per = C::columns / kBlock;
+    for (int64_t b = 0; b < blocks; b += per, panel += C::bytes) {
+        for (int line = 0; line < C::bytes; line += 64) prefetch(panel + kAhead + line);
+        for (int j = 0; j < per; ++j, to += kUnpackedBytes<C>) unpack_block<C>(panel, j, *reinterpret_cast<Unpacked*>(to));
+    }
+}
+
+template <class C> void load_scales(const Unpacked& in, Scales& s) {
+    s.scale = load(in.scale);
+    if constexpr (C::kind == kMin || C::kind == kSubMin) s.low = load(in.low);
+    if constexpr (kHalves<C> == 2)
+        for (int i = 0; i < 2; ++i) s.sub[i] = load_int(in.sub[i]);
+    if constexpr (C::kind == kSubMin)
+        for (int i = 0; i < 2; ++i) s.min[i] = load_int(in.min[i]);
+}
+
+// Some tokens of a tile times `kPanels` unpacked panels, `panel_bytes` apart: results [kPanels, kTokens].
+template <class C, int kPanels, int kTokens>
+void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, F* results) {
+    constexpr int halves = kHalves<C>, steps = 8 / halves;
+    F totals[kPanels][kTokens];
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) totals[p][t] = set(0);
+    const int8_t* q = a.q + tile * a.blocks * kBlock * kTileTokens;
+    for (int64_t b = 0; b < a.blocks; ++b, unpacked += kUnpackedBytes<C>, q += kBlock * kTileTokens) {
+        const TokenBlock token(a, tile, b, 0);
+        I sums[kPanels][kTokens], whole[kPanels][kTokens];
+#pragma GCC unroll 2
+        for (int half = 0; half < halves; ++half) {
+            const int at = steps * half;
+#pragma GCC unroll 8
+            for (int t = 0; t < kTokens; ++t) {
+                TokenBlock one = token;
+                one.minus += t, one.minus2[0] += t, one.minus2[1] += t;
+                sums[0][t] = start_sum<C>(one, half);
+                if constexpr (kPanels == 2) sums[1][t] = sums[0][t];
+            }
+            const auto* w = reinterpret_cast<const uint8_t*>(unpacked) + 64 * at;
+            dot_tile<C::bound, steps, kPanels, kTokens>(sums, w, panel_bytes, q + 4 * kTileTokens * at);
+            if constexpr (halves == 2) {
+#pragma GCC unroll 2
+                for (int p = 0; p < kPanels; ++p) {
+                    const I sub = load_int(reinterpret_cast<const Unpacked*>(unpacked + p * panel_bytes)->sub[half]);
+#pragma GCC unroll 8
+                    for (int t = 0; t < kTokens; ++t) whole[p][t] = half ? whole[p][t] + sums[p][t] * sub : sums[p][t] * sub;
+                }
+            }
+        }
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p) {
+            Scales s;
+            load_scales<C>(*reinterpret_cast<const Unpacked*>(unpacked + p * panel_bytes), s);
+#pragma GCC unroll 8
+            for (int t = 0; t < kTokens; ++t) {
+                TokenBlock one = token;
+                one.scale += t, one.sum += t, one.minus2[0] += t, one.minus2[1] += t;
+                totals[p][t] = add_block<C>(totals[p][t], halves == 2 ? whole[p][t] : sums[p][t], s, one);
+            }
+        }
+    }
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) results[p * kTokens + t] = totals[p][t];
+}
+
+// Where the results of neighbouring panels go.
+struct Target {
+    float* out;
+    const float* bias;
+    int64_t stride, rows;
+
+    void put(int64_t panel, int64_t token, const F* totals, int count) const {
+        const int64_t row = panel * kPanelRows, left = rows - row;
+        for (int t = 0; t < count; ++t) {
+            float* to = out + (token + t) * stride + row;
+            if (left >= kPanelRows) store(to, bias ? totals[t] + load(bias + row) : totals[t]);
+            else store_some(to, bias ? totals[t] + load_some(bias + row, left) : totals[t], left);
+        }
+    }
+};
+
+template <class C, int kPanels, int kTokens>
+void tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, int64_t tokens, const Target& to) {
+    if constexpr (kTokens > 1) {
+        if (tokens < kTokens) return parity::PARITY_ISA::tile<C, kPanels, kTokens - 1>(unpacked, panel_bytes, a, tile, tokens, to);
+    }
+    F results[kPanels * kTokens];
+    panel_tile<C, kPanels, kTokens>(unpacked, panel_bytes, a, tile, results);
+    for (int p = 0; p < kPanels; ++p) to.put(p, tile * kTileTokens, results + p * kTokens, kTokens);
+}
+
+// `kPanels` neighbouring panels times all activations.
+template <class C, int kPanels>
+void panels_linear(const uint8_t* panels, const Activations& a, int64_t tokens, std::byte* scratch, const Target& to) {
+    const int64_t packed_bytes = a.blocks / (C::columns / kBlock) * C::bytes, panel_bytes = a.blocks * kUnpackedBytes<C>;
+    if (a.width == 1) {
+        F totals[4];
+        for (int p = 0; p < kPanels; ++p, panels += packed_bytes) {
+            if (tokens == 1) panel_direct<C, 1>(panels, a, totals);
+            if constexpr (kDirectTokens >= 2) {
+                if (tokens == 2) panel_direct<C, 2>(panels, a, totals);
+            }
+            if constexpr (kDirectTokens >= 4) {
+                if (tokens == 3) panel_direct<C, 3>(panels, a, totals);
+                if (tokens == 4) panel_direct<C, 4>(panels, a, totals);
+            }
+            to.put(p, 0, totals, int(tokens));
+        }
+        return;
+    }
+    for (int p = 0; p < kPanels; ++p) unpack_panel<C>(panels + p * packed_bytes, a.blocks, scratch + p * panel_bytes);
+    for (int64_t at = 0; at * kTileTokens < tokens; ++at)
+        tile<C, kPanels, kTileTokens>(scratch, panel_bytes, a, at, tokens - at * kTileTokens, to);
+}
+
+}  // namespace parity::PARITY_ISA

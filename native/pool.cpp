@@ -1,0 +1,206 @@
+#include "pool.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <new>
+#include <string>
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
+namespace parity {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+inline void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Waits until `value` is no longer `old`: spins, then gives the processor away now and then, then sleeps.
+uint32_t wait_change(const std::atomic<uint32_t>& value, uint32_t old, int spins) {
+    for (int i = 0; i < spins; ++i) {
+        const uint32_t now = value.load(std::memory_order_acquire);
+        if (now != old) return now;
+        pause();
+        if (i > 4096 && i % 512 == 0) std::this_thread::yield();
+    }
+    value.wait(old, std::memory_order_acquire);
+    return value.load(std::memory_order_acquire);
+}
+
+constexpr int kSpinsInside = 1 << 16;  // for the other threads of an op
+constexpr int kSpinsIdle = 1 << 13;    // for the next op: a few tens of microseconds
+
+void pin(int processor) {
+#if defined(__linux__)
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(static_cast<size_t>(processor), &set);
+    pthread_setaffinity_np(pthread_self(), sizeof set, &set);
+#else
+    (void)processor;
+#endif
+}
+
+#if defined(__linux__)
+// Processors' worth of time that the control group grants, or 0 for no limit.
+double quota() {
+    std::ifstream file("/sys/fs/cgroup/cpu.max");
+    std::string most;
+    double period = 0;
+    if (!(file >> most >> period) || most == "max" || period <= 0) return 0;
+    return std::strtod(most.c_str(), nullptr) / period;
+}
+#endif
+
+}  // namespace
+
+std::vector<int> usable_processors() {
+    std::vector<int> found;
+#if defined(__linux__)
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0)
+        for (int i = 0; i < CPU_SETSIZE; ++i)
+            if (CPU_ISSET(static_cast<size_t>(i), &set)) found.push_back(i);
+    const double most = quota();
+    if (most > 0) found.resize(std::min(found.size(), static_cast<size_t>(std::max(1.0, std::ceil(most)))));
+#endif
+    if (found.empty())
+        for (unsigned i = 0; i < std::max(1u, std::thread::hardware_concurrency()); ++i) found.push_back(static_cast<int>(i));
+    return found;
+}
+
+Arena::~Arena() { ::operator delete(data_, std::align_val_t{64}); }
+
+std::byte* Arena::at_least(size_t bytes) {
+    if (bytes > size_) {
+        auto* grown = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64}));
+        ::operator delete(data_, std::align_val_t{64});
+        data_ = grown, size_ = bytes;
+    }
+    return data_;
+}
+
+Team::Team(Pool* pool, int index, int size) : index(index), size(size), pool_(pool) {}
+
+void Team::barrier() {
+    if (size > 1)
+        pool_->barrier();
+    else
+        claimed_ = 0;
+}
+
+int64_t Team::claim() { return size > 1 ? pool_->claimed_.fetch_add(1, std::memory_order_relaxed) : claimed_++; }
+std::byte* Team::shared() { return pool_->shared_.data(); }
+std::byte* Team::local(size_t bytes) { return pool_->locals_[static_cast<size_t>(index)]->at_least(bytes); }
+
+Pool::Pool(int threads) : size_(std::max(1, threads)) {
+    for (int i = 0; i < size_; ++i) locals_.push_back(std::make_unique<Arena>());
+    for (int i = 1; i < size_; ++i) threads_.emplace_back([this, i] { work(i); });
+}
+
+Pool::~Pool() {
+    stop_.store(true);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    for (auto& thread : threads_) thread.join();
+}
+
+void Pool::work(int index) {
+    const auto processors = usable_processors();
+    // The caller is not ours to pin: it stays off our processors by itself, since they are busy.
+    if (static_cast<size_t>(size_) <= processors.size()) pin(processors[static_cast<size_t>(index)]);
+    uint32_t seen = 0;
+    while (true) {
+        seen = wait_change(generation_, seen, kSpinsIdle);
+        if (stop_.load()) return;
+        region(index);
+    }
+}
+
+void Pool::barrier() {
+    const uint32_t phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
+        arrived_.store(0, std::memory_order_relaxed);
+        claimed_.store(0, std::memory_order_relaxed);
+        phase_.fetch_add(1, std::memory_order_acq_rel);
+        phase_.notify_all();
+    } else {
+        wait_change(phase_, phase, kSpinsInside);
+    }
+}
+
+void Pool::region(int index) {
+    // Copies: after the last barrier the caller may already be setting up the next run.
+    const Task* const tasks = tasks_;
+    const size_t count = count_;
+    double* const seconds = index == 0 ? seconds_ : nullptr;
+    for (size_t i = 0; i < count; ++i) {
+        const Task& task = tasks[i];
+        const auto start = seconds ? Clock::now() : Clock::time_point{};
+        if (!task.solo) {
+            Team team(this, index, size_);
+            task.run(task.args, team);
+        } else if (index == 0) {
+            Team alone(this, 0, 1);
+            task.run(task.args, alone);
+        }
+        // Solo tasks in a row need no meeting between them.
+        if (!(task.solo && i + 1 < count && tasks[i + 1].solo)) barrier();
+        if (seconds) seconds[i] += std::chrono::duration<double>(Clock::now() - start).count();
+    }
+}
+
+void Pool::run(const Task* tasks, size_t count, size_t scratch, double* seconds) {
+    const std::lock_guard lock(busy_);
+    shared_.at_least(scratch);
+    bool alone = size_ == 1;
+    if (!alone) alone = std::all_of(tasks, tasks + count, [](const Task& task) { return task.solo; });
+    if (alone) {
+        for (size_t i = 0; i < count; ++i) {
+            const auto start = Clock::now();
+            Team team(this, 0, 1);
+            tasks[i].run(tasks[i].args, team);
+            if (seconds) seconds[i] += std::chrono::duration<double>(Clock::now() - start).count();
+        }
+        return;
+    }
+    tasks_ = tasks, count_ = count, seconds_ = seconds;
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    region(0);
+}
+
+void Recording::add(const Task& task, size_t scratch) {
+    tasks_.push_back(task);
+    scratch_ = std::max(scratch_, scratch);
+}
+
+std::vector<double> Recording::timed(Pool& pool, int repeats) const {
+    std::vector<double> seconds(tasks_.size());
+    for (int i = 0; i < repeats; ++i) pool.run(tasks_.data(), tasks_.size(), scratch_, seconds.data());
+    for (double& value : seconds) value /= repeats;
+    return seconds;
+}
+
+Pool& Engine::pool() {
+    if (!pool_) set_threads(threads_);
+    return *pool_;
+}
+
+void Engine::set_threads(int threads) {
+    threads_ = threads > 0 ? threads : static_cast<int>(usable_processors().size());
+    if (!pool_ || pool_->size() != threads_) pool_ = std::make_unique<Pool>(threads_);
+}
+
+}  // namespace parity

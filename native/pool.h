@@ -1,0 +1,113 @@
+// One pool of threads, and the recording of what it was given to run.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+#include "team.h"
+
+namespace parity {
+
+using Run = void (*)(const void* args, Team& team);
+
+// One op with its arguments.
+struct Task {
+    Run run;
+    bool solo;  // too little work to share
+    const char* name;
+    alignas(16) unsigned char args[240];
+};
+
+// Memory aligned to a cache line that only grows.
+class Arena {
+public:
+    ~Arena();
+    std::byte* at_least(size_t bytes);
+    std::byte* data() const { return data_; }
+
+private:
+    std::byte* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Threads pinned to the processors that we may use; the caller is thread 0. Between runs they spin briefly, then sleep.
+class Pool {
+public:
+    explicit Pool(int threads);
+    ~Pool();
+    Pool(const Pool&) = delete;
+
+    int size() const { return size_; }
+    // Runs the tasks in order, each by all threads unless it is solo. `scratch` is what the largest of them shares.
+    // With `seconds`, the time of each task is added to its element.
+    void run(const Task* tasks, size_t count, size_t scratch, double* seconds = nullptr);
+
+private:
+    friend class Team;
+    void work(int index);
+    void region(int index);
+    void barrier();
+
+    int size_;
+    std::vector<std::thread> threads_;
+    std::vector<std::unique_ptr<Arena>> locals_;
+    Arena shared_;
+
+    std::mutex busy_;
+    const Task* tasks_ = nullptr;
+    size_t count_ = 0;
+    double* seconds_ = nullptr;
+    alignas(64) std::atomic<uint32_t> generation_{0};
+    std::atomic<bool> stop_{false};
+    alignas(64) std::atomic<uint32_t> arrived_{0};
+    alignas(64) std::atomic<uint32_t> phase_{0};
+    alignas(64) std::atomic<int64_t> claimed_{0};
+};
+
+// A list of tasks that can be run again.
+class Recording {
+public:
+    void add(const Task& task, size_t scratch);
+    void replay(Pool& pool) const { pool.run(tasks_.data(), tasks_.size(), scratch_); }
+    std::vector<double> timed(Pool& pool, int repeats) const;
+    const std::vector<Task>& tasks() const { return tasks_; }
+
+private:
+    std::vector<Task> tasks_;
+    size_t scratch_ = 0;
+};
+
+// What ops are submitted to: runs them, and while a recording is active keeps them too.
+class Engine {
+public:
+    Pool& pool();
+    int threads() const { return threads_; }
+    void set_threads(int threads);
+    // Calls of this thread are kept in `recording`, until null.
+    void record(Recording* recording) { recording_ = recording, recorder_ = std::this_thread::get_id(); }
+
+    template <class Args> void submit(const char* name, Run run, const Args& args, bool solo, size_t scratch) {
+        static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= sizeof(Task::args));
+        Task task{run, solo, name, {}};
+        std::memcpy(task.args, &args, sizeof args);
+        if (recording_ && recorder_ == std::this_thread::get_id()) recording_->add(task, scratch);
+        pool().run(&task, 1, scratch);
+    }
+
+private:
+    int threads_ = 0;
+    std::unique_ptr<Pool> pool_;
+    Recording* recording_ = nullptr;
+    std::thread::id recorder_;
+};
+
+// The processors that this process may use: its affinity, cut to its control group's quota.
+std::vector<int> usable_processors();
+
+}  // namespace parity

@@ -1,0 +1,228 @@
+"""The shape that DeepSeek-V4 and V4.1 share: hyper-connections, one key for all heads with entries pooled from older tokens,
+and experts weighed by the root of a softplus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core.errors import ConfigError
+from ..core.weights import Ignore, Rename, Rule
+from ..stacks.ops import Activation, Ops, Routing
+from .config import Fields, divides
+from .decoder import Block, Body, Decoder, Part
+from .layers.experts import Experts, HashRouter, Router, SparseMLP
+from .layers.hyper import HyperHead, HyperSite, HyperWeights, copies
+from .layers.linear import Embedding, Linear
+from .layers.mlp import GatedMLP
+from .layers.norm import RMSNorm
+from .layers.pooled import entry_rope
+from .layers.residual import Site
+from .layers.rope import Rope, make_rope
+from .standard import Sizes
+
+DRAFT_KEYS = (
+    "num_nextn_predict_layers",
+    "dspark_block_size",
+    "dspark_noise_token_id",
+    "dspark_target_layer_ids",
+    "dspark_markov_rank",
+    "dspark_n_routed_experts",
+    "dspark_num_experts_per_tok",
+)
+
+# The vendor's names, which transformers keeps when it saves, to those of transformers' modules.
+VENDOR_NAMES: tuple[Rule, ...] = (
+    Ignore(r"(model\.)?mtp\.", "draft layers for speculative decoding"),
+    Rename(r"^(layers\.|norm\.|embed\.|hc_head_)", r"model.\1"),
+    Rename(r"^model\.embed\.", "model.embed_tokens."),
+    Rename(r"^head\.", "lm_head."),
+    Rename(r"^model\.hc_head_(fn|base|scale)$", r"model.hc_head.hc_\1"),
+    Rename(r"\.hc_(attn|ffn)_(fn|base|scale)$", r".\1_hc.\2"),
+    Rename(r"\.attn_norm\.", ".input_layernorm."),
+    Rename(r"\.ffn_norm\.", ".post_attention_layernorm."),
+    Rename(r"\.attn\.", ".self_attn."),
+    Rename(r"\.ffn\.", ".mlp."),
+    Rename(r"\.attn_sink$", ".sinks"),
+    Rename(r"\.(self_attn|compressor)\.norm\.", r".\1.kv_norm."),
+    Rename(r"\.ape$", ".position_bias"),
+    Rename(r"\.wq_a\.", ".q_a_proj."),
+    Rename(r"\.wq_b\.", ".q_b_proj."),
+    Rename(r"\.q_norm\.", ".q_a_norm."),
+    Rename(r"\.(self_attn|compressor)\.wkv\.", r".\1.kv_proj."),
+    Rename(r"\.wgate\.", ".gate_proj."),
+    Rename(r"\.wo_a\.", ".o_a_proj."),
+    Rename(r"\.wo_b\.", ".o_b_proj."),
+    Rename(r"\.gate\.bias$", ".gate.e_score_correction_bias"),
+    Rename(r"\.(experts\.\d+|shared_experts)\.w1\.", r".\1.gate_proj."),
+    Rename(r"\.(experts\.\d+|shared_experts)\.w2\.", r".\1.down_proj."),
+    Rename(r"\.(experts\.\d+|shared_experts)\.w3\.", r".\1.up_proj."),
+)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The keys of the hyper-connections."""
+
+    count: int
+    eps: float
+    iterations: int
+
+
+def read_streams(fields: Fields) -> Streams:
+    """Takes the keys of the hyper-connections."""
+    return Streams(fields.size("hc_mult", 4), fields.float("hc_eps", 1e-6), fields.size("hc_sinkhorn_iters", 20))
+
+
+def attention_settings(fields: Fields, sizes: Sizes) -> dict[str, Any]:
+    """What `SharedAttention` is given in every layer."""
+    fields.expect("num_key_value_heads", 1)
+    fields.expect("attention_bias", False)
+    head_dim, groups = fields.size("head_dim", 512), fields.size("o_groups", 8)
+    fraction = fields.float("partial_rotary_factor", None)
+    rope_dim = fields.size("qk_rope_head_dim", 64 if fraction is None else int(head_dim * fraction))
+    if rope_dim % 2 or rope_dim > head_dim or (fraction is not None and int(head_dim * fraction) != rope_dim):
+        raise ConfigError(
+            f"qk_rope_head_dim = {rope_dim} does not fit head_dim = {head_dim} and partial_rotary_factor = {fraction}"
+        )
+    divides(fields, "num_attention_heads", sizes.num_heads, "o_groups", groups)
+    return {
+        "hidden_size": sizes.hidden,
+        "num_heads": sizes.num_heads,
+        "head_dim": head_dim,
+        "rope_dim": rope_dim,
+        "q_rank": fields.size("q_lora_rank", 1024),
+        "groups": groups,
+        "group_rank": fields.size("o_lora_rank", 1024),
+        "window": fields.size("sliding_window", 128),
+        "eps": sizes.eps,
+    }
+
+
+def index_settings(fields: Fields, sizes: Sizes, attention: Mapping[str, Any], *, heads: int) -> dict[str, Any]:
+    """What an indexer is given in every layer that has one; `heads` is the architecture's default."""
+    dim = fields.size("index_head_dim", 128)
+    if attention["rope_dim"] > dim:
+        raise ConfigError(f"index_head_dim = {dim} must be at least the {attention['rope_dim']} rotated dimensions")
+    return {
+        "hidden_size": sizes.hidden,
+        "q_rank": attention["q_rank"],
+        "num_heads": fields.size("index_n_heads", heads),
+        "dim": dim,
+        "rope_dim": attention["rope_dim"],
+        "top_k": fields.size("index_topk", 512),
+    }
+
+
+def read_ropes(fields: Fields, sizes: Sizes, dims: int, rates: Sequence[int]) -> dict[str, Rope]:
+    """The rotations: `main` where a layer sees the window alone, `compress` elsewhere, and one for the entries of each rate.
+
+    YaRN changes the frequencies of `compress` and never the magnitudes.
+    """
+    theta = fields.float("rope_theta", 10000.0)
+    compress_theta = fields.float("compress_rope_theta", 160000.0)
+    given = fields.mapping("rope_parameters", None) or {}
+    # Written flat, the scaling is that of `compress`, whose base has a key of its own.
+    scaling = dict(fields.mapping("rope_scaling", None) or given) | {"rope_theta": compress_theta}
+    main: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
+    if "main" in given or "compress" in given:
+        if set(given) - {"main", "compress", "rope_type", "rope_theta"}:
+            raise ConfigError(f"rope_parameters has main and compress, and also {sorted(set(given) - {'main', 'compress'})}")
+        main |= given.get("main") or {}
+        scaling = {"rope_theta": compress_theta} | (given.get("compress") or {})
+    compress = {"rope_type": scaling.pop("type", "default")} | scaling
+    if compress["rope_type"] == "yarn":
+        compress["attention_factor"] = 1.0
+    ropes = {"main": make_rope(main, dims, sizes.max_position), "compress": make_rope(compress, dims, sizes.max_position)}
+    return ropes | {entry_rope(rate): ropes["compress"].grouped(rate) for rate in rates}
+
+
+def compressed_experts(fields: Fields, ops: Ops, sizes: Sizes) -> Callable[[bool], nn.Module]:
+    """Makes a layer's experts, chosen by a table of tokens (True) or by scores."""
+    fields.expect("topk_method", "noaux_tc")
+    fields.expect("mlp_bias", False)
+    fields.skip("expert_dtype", "router_jitter_noise")
+    score = fields.expect("scoring_func", "sqrtsoftplus", "sigmoid", "softmax", default="sqrtsoftplus")
+    routing = Routing(
+        top_k=fields.size("num_experts_per_tok", 6),
+        score=score,
+        renormalize=fields.expect("norm_topk_prob", True, default=True),
+        scale=fields.float("routed_scaling_factor", 1.5),
+    )
+    num_experts = fields.size(fields.either("n_routed_experts", "num_local_experts"))
+    if routing.top_k > num_experts:
+        raise ConfigError(f"num_experts_per_tok = {routing.top_k} is above the {num_experts} experts")
+    moe_size = fields.size("moe_intermediate_size")
+    fields.expect("intermediate_size", moe_size)
+    shared_size = moe_size * fields.size("n_shared_experts", 1)
+    limit = fields.float("swiglu_limit", 10.0)
+    activation = Activation(limit=limit if limit > 0 else None)
+
+    def make(hashed: bool) -> nn.Module:
+        if hashed:
+            gate: Router | HashRouter = HashRouter(ops, sizes.hidden, num_experts, routing, sizes.vocab)
+        else:
+            gate = Router(ops, sizes.hidden, num_experts, routing, bias="e_score_correction_bias")
+        experts = Experts(ops, num_experts, sizes.hidden, moe_size, activation)
+        shared = ("shared_experts", GatedMLP(ops, sizes.hidden, shared_size, activation))
+        return SparseMLP(ops, sizes.hidden, gate, experts, shared=shared)
+
+    return make
+
+
+def compressed_decoder(
+    ops: Ops,
+    dtype: torch.dtype,
+    sizes: Sizes,
+    streams: Streams,
+    ropes: Mapping[str, Rope],
+    layers: Sequence[tuple[nn.Module, nn.Module]],
+    *,
+    lagged: bool,
+    before: Mapping[int, tuple[Site, str, Part]] | None = None,
+) -> Decoder:
+    """A decoder of attentions and MLPs joined by hyper-connections.
+
+    Args:
+        lagged: the sites read one site late, and there is no collapse with weights of its own.
+        before: by layer, a part that comes before its attention: (site, name, part).
+    """
+
+    def weights(*, head: bool = False) -> HyperWeights:
+        count, eps, iterations = streams.count, streams.eps, streams.iterations
+        return HyperWeights(ops, sizes.hidden, count, norm_eps=sizes.eps, eps=eps, iterations=iterations, head=head)
+
+    def norm() -> RMSNorm:
+        return RMSNorm(ops, sizes.hidden, sizes.eps)
+
+    blocks = []
+    for layer, (attention, mlp) in enumerate(layers):
+        parts: list[tuple[Site, Part]] = []
+        modules: dict[str, nn.Module] = {}
+        if before and layer in before:
+            site, name, part = before[layer]
+            parts.append((site, part))
+            assert isinstance(part, nn.Module)
+            modules[name] = part
+        for name, hyper_name, norm_name, module in (
+            ("self_attn", "attn_hc", "input_layernorm", attention),
+            ("mlp", "ffn_hc", "post_attention_layernorm", mlp),
+        ):
+            modules |= {name: module, hyper_name: weights(), norm_name: norm()}
+            parts.append((HyperSite(modules[hyper_name], modules[norm_name], lagged=lagged), module))  # type: ignore[arg-type]
+        blocks.append(Block(parts, modules))
+    last, head = norm(), None if lagged else weights(head=True)
+    return Decoder(
+        ops,
+        Body(Embedding(ops, sizes.vocab, sizes.hidden, dtype), blocks, {"norm": last} | ({"hc_head": head} if head else {})),
+        None if sizes.tied else Linear(ops, sizes.hidden, sizes.vocab, split="column"),
+        HyperHead(ops, last, head),
+        ropes,
+        vocab_size=sizes.vocab,
+        max_position=sizes.max_position,
+        start=copies(streams.count, first=lagged),
+    )

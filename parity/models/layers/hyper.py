@@ -1,0 +1,109 @@
+"""Hyper-connections (manifold-constrained, arXiv 2512.24880): several residual streams, read and written with weights of
+their own for every token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from torch import Tensor, nn
+
+from ...stacks.ops import Ops
+from ..step import Step
+from .norm import RMSNorm
+from .residual import Stream, Streams
+from .weight import Parameter, Slot
+
+
+class HyperWeights(nn.Module):
+    """The weights with which a site reads (`pre`) and writes (`post`, `comb`) `count` streams.
+
+    Args:
+        eps: added to the weights; `norm_eps` is of the norm over all streams.
+        iterations: of the alternating normalisation that makes `comb` doubly stochastic.
+        head: only `pre`, under the names of the output's collapse.
+    """
+
+    def __init__(
+        self, ops: Ops, hidden_size: int, count: int, *, norm_eps: float, eps: float, iterations: int, head: bool = False
+    ) -> None:
+        super().__init__()
+        self.ops, self.norm_eps, self.eps, self.iterations = ops, norm_eps, eps, iterations
+        rows, scales, prefix = (count, 1, "hc_") if head else (count * (2 + count), 3, "")
+        self.fn = Parameter(f"{prefix}fn", rows, count * hidden_size, exact=True)
+        self.base = Parameter(f"{prefix}base", rows, exact=True)
+        self.scale = Parameter(f"{prefix}scale", scales, exact=True)
+
+    def slots(self) -> Iterator[Slot]:
+        for parameter in (self.fn, self.base, self.scale):
+            yield parameter.slot()
+
+    def forward(self, streams: Tensor) -> tuple[Tensor, ...]:
+        """streams [T, N, hidden] -> (pre, post, comb), or (pre,) for the head."""
+        fn, base, scale = self.fn.tensor, self.base.tensor, self.scale.tensor
+        return self.ops.hyper_weights(streams, fn, base, scale, self.norm_eps, self.eps, self.iterations)
+
+
+def copies(count: int, *, first: bool = False) -> Callable[[Tensor], Stream]:
+    """Every stream begins as the embedding; with `first` the first reader takes stream 0 alone."""
+
+    def start(x: Tensor) -> Stream:
+        weights: tuple[Tensor, ...] = ()
+        if first:
+            one = x.new_zeros(len(x), count)
+            one[:, 0] = 1
+            weights = (one,)
+        return Streams(x.unsqueeze(1).repeat(1, count, 1), weights)
+
+    return start
+
+
+class HyperSite:
+    """x = norm(sum pre_i stream_i); stream_k = post_k y + sum_j comb_jk stream_j.
+
+    Args:
+        lagged: the site reads with the `pre` of the site before it and leaves its own for the next (DeepSeek-V4.1).
+    """
+
+    def __init__(self, weights: HyperWeights, norm: RMSNorm, *, lagged: bool = False) -> None:
+        self.ops, self.weights, self.norm, self.lagged = weights.ops, weights, norm, lagged
+
+    def enter(self, stream: Stream, step: Step) -> tuple[Tensor, Stream]:
+        assert isinstance(stream, Streams)
+        pre, post, comb = self.weights(stream.value)
+        read, left = (stream.weights[0], (pre,)) if self.lagged else (pre, ())
+        return self.norm(self.ops.hyper_read(stream.value, read)), Streams(stream.value, (post, comb, *left))
+
+    def leave(self, stream: Stream, y: Tensor, step: Step) -> Stream:
+        assert isinstance(stream, Streams)
+        post, comb, *left = stream.weights
+        return Streams(self.ops.hyper_write(stream.value, y, post, comb), tuple(left))
+
+
+class HyperHead:
+    """The streams become one at the end, with weights of its own, or with those that the last lagged site left."""
+
+    def __init__(self, ops: Ops, norm: RMSNorm, weights: HyperWeights | None = None) -> None:
+        self.ops, self.weights, self.norm = ops, weights, norm
+
+    def enter(self, stream: Stream, step: Step) -> tuple[Tensor, Stream]:
+        assert isinstance(stream, Streams)
+        (pre,) = stream.weights if self.weights is None else self.weights(stream.value)
+        return self.norm(self.ops.hyper_read(stream.value, pre)), stream
+
+    def leave(self, stream: Stream, y: Tensor, step: Step) -> Stream:
+        return stream
+
+
+class StreamsSite:
+    """The part sees all streams [T, N, hidden], and what it gives for each is added."""
+
+    def __init__(self, ops: Ops) -> None:
+        self.ops = ops
+
+    def enter(self, stream: Stream, step: Step) -> tuple[Tensor, Stream]:
+        assert isinstance(stream, Streams)
+        return stream.value, stream
+
+    def leave(self, stream: Stream, y: Tensor, step: Step) -> Stream:
+        assert isinstance(stream, Streams)
+        return Streams(self.ops.add(stream.value, y), stream.weights)

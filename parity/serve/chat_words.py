@@ -1,0 +1,167 @@
+"""`Words` over `parity.text`: the model's own tokenizer, template and dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from ..core.chat import Event, Finished, TextDelta
+from ..core.errors import RequestError, Unsupported
+from ..core.request import Finish, Output
+from ..text.chat import AnswerStream, Chat, ChatPrompt
+from ..text.stream import TextStream
+from .asks import ChatAsk, Form, TextAsk
+from .calls import calls_rule
+from .forms import Grammar, form_grammar
+from .words import Prompt
+
+
+class ChatWords:
+    """One model's words.
+
+    Args:
+        chat: its tokenizer, template and dialect.
+        vocab_size: width of its logits.
+    """
+
+    def __init__(self, chat: Chat, vocab_size: int) -> None:
+        self._chat = chat
+        self._tokenizer = chat.tokenizer
+        self.vocab_size = vocab_size
+
+    @cached_property
+    def longest_token_bytes(self) -> int:
+        """Bytes of the longest token."""
+        return max((len(self.token_bytes(token)) for token in range(self._tokenizer.vocab_size)), default=1)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The tokens of a text."""
+        return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+    def decode(self, tokens: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of some tokens."""
+        return self._tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token."""
+        return self._tokenizer.token_bytes(token)
+
+    @cached_property
+    def control_tokens(self) -> dict[str, int]:
+        """The tokens that are structure, by their text: the tokenizer's own, and those of the dialect's marks."""
+        marks = self._chat.dialect.marks
+        added = {text: token for text, token in self._tokenizer.added_tokens.items() if text in marks}
+        return {text: token for text, token in {**self._tokenizer.special_tokens, **added}.items() if text}
+
+    @cached_property
+    def thought_end(self) -> tuple[int, ...]:
+        """The tokens that close a thought."""
+        thinking = self._chat.dialect.thinking
+        return tuple(self.encode(thinking.end, add_special_tokens=False)) if thinking else ()
+
+    def chat_prompt(self, ask: ChatAsk) -> Prompt:
+        """The prompt of a conversation."""
+        chat = self._chat
+        if ask.chat_template is not None:
+            chat = Chat.of(self._tokenizer, template=ask.chat_template, dialect=chat.dialect)
+        if ask.continue_last:
+            return self._continued(chat, ask)
+        prompt = chat.prompt(ask.messages, ask.usable_tools, **ask.template)
+        return Prompt(prompt.tokens, prompt.in_reasoning)
+
+    def text_prompt(self, ask: TextAsk) -> Prompt:
+        """The prompt of a text to be continued."""
+        if not isinstance(ask.prompt, str):
+            return Prompt(ask.prompt)
+        return Prompt(tuple(self.encode(ask.prompt, add_special_tokens=ask.add_special_tokens)))
+
+    def stream(self, ask: ChatAsk | TextAsk, prompt: Prompt) -> AnswerStream | TextEvents:
+        """The events of one answer."""
+        if isinstance(ask, TextAsk):
+            return TextEvents(TextStream(self._tokenizer, ask.params.stop))
+        return self._chat.answer(ChatPrompt(prompt.tokens, "", prompt.in_thought), ask.usable_tools, stop=ask.params.stop)
+
+    def form_grammar(self, ask: ChatAsk | TextAsk, prompt: Prompt, *, constrain_calls: bool) -> str | None:
+        """The grammar of the answer."""
+        if isinstance(ask, TextAsk):
+            return form_grammar(ask.form) if ask.form is not None else None
+        if ask.policy.mode == "required":
+            return self._required_calls(ask, prompt)
+        if ask.form is not None:
+            return self._form(ask.form, prompt)
+        if ask.usable_tools and (constrain_calls or any(tool.strict for tool in ask.usable_tools)):
+            return self._possible_calls(ask, prompt)
+        return None
+
+    def _form(self, form: Form, prompt: Prompt) -> str:
+        """A form, after the thought of a model that thinks."""
+        if self._chat.dialect.thinking is None:
+            return form_grammar(form)
+        grammar = self._grammar()
+        body = grammar.part("form", form_grammar(form))
+        grammar.rules["start"] = f"{self._thought(grammar, prompt)} {body}"
+        return grammar.text()
+
+    def _required_calls(self, ask: ChatAsk, prompt: Prompt) -> str:
+        form = self._chat.dialect.calls
+        if form is None:
+            raise Unsupported("this model has no way of calling tools that is known, so that no call can be required of it")
+        grammar = self._grammar()
+        calls = calls_rule(grammar, form, ask.usable_tools, opened=False, parallel=ask.policy.parallel)
+        grammar.rules["start"] = f"{self._thought(grammar, prompt)} {calls}"
+        return grammar.text()
+
+    def _possible_calls(self, ask: ChatAsk, prompt: Prompt) -> str | None:
+        """Any text, in which each call is held to its tool's schema."""
+        form = self._chat.dialect.calls
+        if form is None:
+            return None
+        grammar = self._grammar()
+        calls = calls_rule(grammar, form, ask.usable_tools, opened=True, parallel=ask.policy.parallel)
+        thought = self._thought(grammar, prompt) if prompt.in_thought else ""
+        begin = grammar.until("begin", form.tool_begin)
+        grammar.rules["start"] = f"{thought} ({begin} {calls})* TEXT"
+        return grammar.text()
+
+    def _grammar(self) -> Grammar:
+        return Grammar(self.control_tokens, self._chat.dialect.marks)
+
+    def _thought(self, grammar: Grammar, prompt: Prompt) -> str:
+        """What precedes the answer proper: a thought that is open must be closed, another may come."""
+        thinking = self._chat.dialect.thinking
+        if thinking is None:
+            return ""
+        end = grammar.until("thought", thinking.end)
+        if prompt.in_thought:
+            return f"{end} SPACE?"
+        return f"({grammar.literal(thinking.begin)} {end} SPACE?)?"
+
+    def _continued(self, chat: Chat, ask: ChatAsk) -> Prompt:
+        """A prompt that ends inside the last message."""
+        prompt = chat.prompt(ask.messages, ask.usable_tools, add_generation_prompt=False, **ask.template)
+        last = ask.messages[-1].content.strip()
+        at = prompt.text.rfind(last)
+        if not last or at < 0:
+            raise RequestError("the last message has no text that could be continued", field="continue_final_message")
+        closing = tuple(self.encode(prompt.text[at + len(last) :], add_special_tokens=False))
+        if closing and prompt.tokens[-len(closing) :] != closing:
+            raise RequestError("the last message cannot be continued with this template", field="continue_final_message")
+        return Prompt(prompt.tokens[: len(prompt.tokens) - len(closing)])
+
+
+class TextEvents:
+    """The events of a continued text: nothing but text."""
+
+    def __init__(self, stream: TextStream) -> None:
+        self._stream = stream
+
+    def push(self, output: Output) -> list[Event]:
+        """The events that an output brings; the last is `Finished`."""
+        text = self._stream.push(output.tokens)
+        finish = output.finish
+        if self._stream.stopped is not None:
+            finish = Finish("stop", stop=self._stream.stopped)
+        elif finish is not None:
+            text += self._stream.flush()
+        events: list[Event] = [TextDelta(text, output.tokens, output.logprobs)] if text or output.logprobs else []
+        return [*events, Finished(finish, output.usage)] if finish is not None else events

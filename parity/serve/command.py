@@ -1,0 +1,254 @@
+"""`parity serve`: its flags, in vLLM's spelling, and what they become."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..core.errors import UsageError
+from ..core.request import SamplingParams
+from ..engine.grammar import Grammars
+from ..text.dialects import Dialect, dialect_by_name
+from .chat_words import ChatWords
+from .desk import Desk
+from .run import Server, bind
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from ..core.service import Service
+    from ..text.chat import Chat
+
+KEY_VARIABLE = "PARITY_API_KEY"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The server's own flags. What is not given is None, so that a configuration file may say it."""
+    parser.add_argument("--config", action=_Config, metavar="YAML", help="flags from a file, by their names without dashes")
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", help="the address to listen on (default: 127.0.0.1, this machine alone)")
+    group.add_argument("--port", type=int, help="the port; 0 takes a free one (default: 8000)")
+    group.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names that requests may ask for")
+    group.add_argument("--allowed-origins", nargs="+", metavar="ORIGIN", help="web origins that may call (default: none)")
+    group.add_argument("--allowed-hosts", nargs="+", metavar="HOST", help="Host headers answered (default: this machine's)")
+    group.add_argument("--log-requests", action=argparse.BooleanOptionalAction, help="a line a request, without its text")
+    _add_limits(parser.add_argument_group("safety"))
+    _add_conversation(parser.add_argument_group("conversation"))
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--api-key", nargs="+", metavar="KEY", help=f"keys that are let in (also: ${KEY_VARIABLE}, by commas)")
+    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with a key on each line")
+    group.add_argument("--max-body-bytes", type=int, metavar="N", help="largest body (default: 16 MiB)")
+    group.add_argument("--max-prompt-tokens", type=int, metavar="N", help="longest prompt (default: the context)")
+    group.add_argument("--max-running-per-key", type=int, metavar="N", help="requests of a key at once (default: 256)")
+    group.add_argument("--max-queued-per-key", type=int, metavar="N", help="requests of a key that wait (default: 256)")
+    group.add_argument("--request-timeout", type=float, metavar="S", help="seconds until a request is ended (default: 600)")
+    group.add_argument("--stall-timeout", type=float, metavar="S", help="seconds a client may read nothing (default: 60)")
+    group.add_argument("--shutdown-timeout", type=float, metavar="S", help="seconds to finish at the end (default: 30)")
+    group.add_argument("--max-stored-responses", type=int, metavar="N", help="responses kept in memory (default: 1024)")
+    group.add_argument(
+        "--trust-request-chat-template",
+        action=argparse.BooleanOptionalAction,
+        help="let requests bring a chat template (default: no)",
+    )
+
+
+def _add_conversation(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--chat-template", metavar="FILE", help="a Jinja template in place of the model's own")
+    group.add_argument(
+        "--default-chat-template-kwargs",
+        "--chat-template-kwargs",
+        type=_json_object,
+        metavar="JSON",
+        help="variables for the chat template, such as '{\"enable_thinking\": false}'",
+    )
+    group.add_argument("--override-generation-config", type=_json_object, metavar="JSON", help="sampling defaults")
+    group.add_argument("--tool-call-parser", metavar="NAME", help="how the model calls tools (default: by its template)")
+    group.add_argument("--reasoning-parser", metavar="NAME", help="how the model thinks (default: by its template)")
+    group.add_argument("--enable-auto-tool-choice", action="store_true", default=None, help="tools are always on; no effect")
+    group.add_argument(
+        "--constrain-tool-calls",
+        action=argparse.BooleanOptionalAction,
+        help="hold every call to its tool's schema, not those of strict tools alone (default: yes)",
+    )
+
+
+_PLAIN = {
+    "host": "host",
+    "port": "port",
+    "max_body_bytes": "max_body_bytes",
+    "max_prompt_tokens": "max_prompt_tokens",
+    "max_running_per_key": "max_running_per_key",
+    "max_queued_per_key": "max_queued_per_key",
+    "request_timeout": "request_timeout_s",
+    "stall_timeout": "stall_timeout_s",
+    "shutdown_timeout": "shutdown_timeout_s",
+    "max_stored_responses": "max_stored_responses",
+    "trust_request_chat_template": "request_templates",
+    "constrain_tool_calls": "constrain_calls",
+    "log_requests": "log_requests",
+}
+_TUPLES = {"served_model_name": "names", "allowed_origins": "allowed_origins", "allowed_hosts": "allowed_hosts"}
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings that flags describe.
+
+    Raises:
+        UsageError: a value makes no sense, or the file of keys cannot be read.
+    """
+    given: dict[str, Any] = {name: getattr(arguments, flag) for flag, name in _PLAIN.items()}
+    given |= {name: tuple(getattr(arguments, flag) or ()) or None for flag, name in _TUPLES.items()}
+    given["api_keys"] = _keys(arguments)
+    given["default_template"] = tuple((arguments.default_chat_template_kwargs or {}).items())
+    given["sampling"] = tuple((arguments.override_generation_config or {}).items())
+    settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    for name in ("max_body_bytes", "max_running_per_key", "request_timeout_s", "stall_timeout_s"):
+        if getattr(settings, name) <= 0:
+            raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, not {getattr(settings, name)}")
+    if not 0 <= settings.port <= 65535:
+        raise UsageError(f"--port must be between 0 and 65535, not {settings.port}")
+    SamplingParams.of(None, **dict(settings.sampling))
+    return settings
+
+
+def template_of(arguments: argparse.Namespace) -> str | None:
+    """The source of the template that `--chat-template` names.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if arguments.chat_template is None:
+        return None
+    try:
+        return Path(arguments.chat_template).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--chat-template {arguments.chat_template} cannot be read: {error}") from None
+
+
+def dialect_of(arguments: argparse.Namespace, own: Dialect) -> Dialect:
+    """The model's dialect, with what `--tool-call-parser` and `--reasoning-parser` put in its place.
+
+    Raises:
+        Unsupported: a name is not known.
+    """
+    calls, thinking = arguments.tool_call_parser, arguments.reasoning_parser
+    if calls is None and thinking is None:
+        return own
+    chosen = dialect_by_name(calls, thinking)
+    return replace(chosen, calls=chosen.calls or own.calls, thinking=chosen.thinking or own.thinking)
+
+
+def make_desk(service: Service, chat: Chat, settings: Settings) -> Desk:
+    """The desk of a running engine.
+
+    Args:
+        service: the engine.
+        chat: its tokenizer, template and dialect.
+        settings: the server's choices.
+    """
+    info = service.info
+    words = ChatWords(chat, info.vocab_size)
+    eos = info.eos_token_ids or frozenset(chat.tokenizer.eos_token_ids)
+    grammars = None
+    if eos:
+        token_bytes = [words.token_bytes(token) for token in range(info.vocab_size)]
+        special = set(words.control_tokens.values()) | chat.tokenizer.special_ids | eos
+        grammars = Grammars(token_bytes, special=special, eos=eos)
+    return Desk(service, words, grammars, settings)
+
+
+def serve(arguments: argparse.Namespace, open_engine: Callable[[str | None], tuple[Service, Chat]]) -> int:
+    """Serves until told to stop.
+
+    Args:
+        arguments: the flags.
+        open_engine: given the source of a chat template or None, opens the model and gives its service and its chat.
+
+    Raises:
+        ParityError: the address is taken, or the model cannot be run.
+    """
+    settings = settings_of(arguments)
+    template = template_of(arguments)
+    listener = bind(settings)
+    try:
+        service, chat = open_engine(template)
+        try:
+            chat = replace(chat, dialect=dialect_of(arguments, chat.dialect))
+            Server(make_desk(service, chat, settings), listener).serve_forever()
+        finally:
+            service.close()
+    finally:
+        listener.close()
+    return 0
+
+
+def _keys(arguments: argparse.Namespace) -> tuple[str, ...]:
+    keys = [*(arguments.api_key or ()), *os.environ.get(KEY_VARIABLE, "").split(",")]
+    if arguments.api_key_file is not None:
+        try:
+            keys += arguments.api_key_file.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--api-key-file {arguments.api_key_file} cannot be read: {error}") from None
+    found = tuple(dict.fromkeys(key.strip() for key in keys if key.strip()))
+    if not found and (arguments.api_key is not None or arguments.api_key_file is not None):
+        raise UsageError("an API key was asked for and none was found; the server would be open")
+    return found
+
+
+class _Config(argparse.Action):
+    """Reads flags from a YAML file; flags of the command line win, wherever they stand."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        words = _words(Path(str(values)), parser)
+        given = parser.parse_args(words, argparse.Namespace())
+        for name, value in vars(given).items():
+            if value is not None and getattr(namespace, name, None) in (None, parser.get_default(name)):
+                setattr(namespace, name, value)
+
+
+def _words(path: Path, parser: argparse.ArgumentParser) -> list[str]:
+    """A YAML file as the words of a command line."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise argparse.ArgumentError(None, f"--config {path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise argparse.ArgumentError(None, f"--config {path} must hold names and values")
+    words: list[str] = []
+    for name, value in content.items():
+        words += _flag(f"--{str(name).replace('_', '-')}", value)
+    return words
+
+
+def _flag(flag: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [flag if value else flag.replace("--", "--no-", 1)]
+    if isinstance(value, list):
+        return [flag, *map(str, value)]
+    return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value

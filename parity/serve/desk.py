@@ -1,0 +1,193 @@
+"""The desk: takes an ask, starts it in the engine, and hands back its events. Every wire format goes through it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from ..core.chat import Event, Finished, ToolCallEnd
+from ..core.errors import ContextExceeded, RequestError
+from ..core.request import Constraint, Finish, Output, Request, SamplingParams
+from ..core.service import ModelInfo, Service
+from .asks import ChatAsk, Form, TextAsk
+from .bridge import Bridge, Run
+from .limits import Lanes
+from .metrics import Metrics
+from .settings import Settings
+from .words import AnswerStream, Prompt, Words
+
+if TYPE_CHECKING:
+    from ..engine.grammar import Grammars
+
+T = TypeVar("T")
+
+
+class Desk:
+    """What the routes share: the engine, the words, and the bounds.
+
+    Args:
+        service: the engine.
+        words: the model's text side.
+        grammars: compiles constraints; None if the vocabulary has no end token.
+        settings: the server's choices.
+    """
+
+    def __init__(self, service: Service, words: Words, grammars: Grammars | None, settings: Settings) -> None:
+        self.service = service
+        self.words = words
+        self.settings = settings
+        self.info: ModelInfo = service.info
+        self.names = settings.names or (self.info.name,)
+        self.lanes = Lanes(settings.max_running_per_key, settings.max_queued_per_key)
+        self.metrics = Metrics(service, self.names[0], lambda: self.lanes.num_waiting)
+        self.is_stopping = False
+        self._grammars = grammars
+        self._bridge = Bridge(service, self.metrics)
+
+    def params(self, **given: object) -> SamplingParams:
+        """Sampling parameters from the model's defaults and what was given."""
+        return SamplingParams.of({**self.info.sampling_defaults, **dict(self.settings.sampling)}, **given)
+
+    async def count(self, ask: ChatAsk) -> int:
+        """The number of tokens of a conversation's prompt."""
+        return len((await aside(partial(self.words.chat_prompt, ask))).tokens)
+
+    async def start(self, asks: Sequence[ChatAsk | TextAsk], owner: str) -> Job:
+        """Starts asks that belong together, once it is the owner's turn; they count as one request of the owner.
+
+        Raises:
+            Refusal: too many requests of this owner.
+            RequestError, ContextExceeded: the ask cannot be answered.
+            Overloaded, EngineError: the engine does not take it.
+        """
+        deadline_s = time.monotonic() + self.settings.request_timeout_s
+        for ask in asks:
+            self._refuse_hopeless(ask)
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.lanes.admitted(owner))
+            prompts = [await aside(partial(self._prompt, ask)) for ask in asks]
+            requests: list[Request] = []
+            streams: list[AnswerStream] = []
+            for ask, prompt in zip(asks, prompts, strict=True):
+                requests += await aside(partial(self._requests, ask, prompt, deadline_s))
+                streams += [self.words.stream(ask, prompt) for _ in range(ask.params.n)]
+            run = await stack.enter_async_context(await self._bridge.start(requests))
+            one_call = any(isinstance(ask, ChatAsk) and not ask.policy.parallel for ask in asks)
+            return Job(run, streams, prompts, one_call, stack.pop_all())
+
+    async def embed(self, tokens: Sequence[Sequence[int]], owner: str) -> list[Output]:
+        """The last output of an embedding request for each text."""
+        deadline_s = time.monotonic() + self.settings.request_timeout_s
+        requests = [
+            Request(_new_id("embd"), tuple(text), SamplingParams(max_tokens=0), want="embedding", deadline_s=deadline_s)
+            for text in tokens
+        ]
+        outputs: dict[int, Output] = {}
+        async with self.lanes.admitted(owner), await self._bridge.start(requests) as run:
+            async for index, output in run:
+                outputs[index] = output
+        return [outputs[index] for index in range(len(requests))]
+
+    def _prompt(self, ask: ChatAsk | TextAsk) -> Prompt:
+        prompt = self.words.chat_prompt(ask) if isinstance(ask, ChatAsk) else self.words.text_prompt(ask)
+        limit = self.settings.max_prompt_tokens
+        if not prompt.tokens:
+            raise RequestError("the prompt has no tokens", field="prompt")
+        if limit is not None and len(prompt.tokens) > limit:
+            raise RequestError(f"the prompt has {len(prompt.tokens)} tokens; the limit is --max-prompt-tokens {limit}")
+        if len(prompt.tokens) >= self.info.max_model_len:
+            raise ContextExceeded(len(prompt.tokens), self.info.max_model_len)
+        return prompt
+
+    def _requests(self, ask: ChatAsk | TextAsk, prompt: Prompt, deadline_s: float) -> list[Request]:
+        grammar = self.words.form_grammar(ask, prompt, constrain_calls=self.settings.constrain_calls)
+        params = replace(ask.params, n=1)
+        return [
+            Request(
+                id=_new_id("req"),
+                tokens=prompt.tokens,
+                params=params,
+                sample=sample,
+                arrival_s=time.monotonic(),
+                deadline_s=deadline_s,
+                constraint=self._constraint(ask, prompt, grammar),
+                cache=ask.cache,
+            )
+            for sample in range(ask.params.n)
+        ]
+
+    def _constraint(self, ask: ChatAsk | TextAsk, prompt: Prompt, grammar: str | None) -> Constraint | None:
+        budget = ask.thinking_budget if isinstance(ask, ChatAsk) else None
+        rest = self._grammar_constraint(ask.form, grammar) if grammar is not None else None
+        if budget is None or not prompt.in_thought or not self.words.thought_end:
+            return rest
+        from ..engine.grammar import ForcedEnd
+
+        return ForcedEnd(budget, self.words.thought_end, self.info.vocab_size, rest)
+
+    def _grammar_constraint(self, form: Form | None, grammar: str) -> Constraint:
+        if self._grammars is None:
+            raise RequestError("structured output needs a tokenizer with an end token, which this model does not have")
+        return self._grammars.constraint(grammar, field=form.field if form else "tools")
+
+    def _refuse_hopeless(self, ask: ChatAsk | TextAsk) -> None:
+        """Refuses a text that cannot fit whatever its tokens, before time is spent on cutting it."""
+        texts = [ask.prompt] if isinstance(ask, TextAsk) else [message.content for message in ask.messages]
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
+        fewest = size // max(1, self.words.longest_token_bytes)
+        if fewest > self.info.max_model_len:
+            raise ContextExceeded(fewest, self.info.max_model_len)
+
+
+@dataclass
+class Job:
+    """Asks that run: iterate over `events`, then `aclose`.
+
+    Args:
+        run: the requests in the engine: the samples of the first ask, then those of the second, and so on.
+        streams: each request's events.
+        prompts: each ask's prompt.
+        one_call: an answer ends after its first tool call.
+        stack: what is given back at the end.
+    """
+
+    run: Run
+    streams: Sequence[AnswerStream]
+    prompts: Sequence[Prompt]
+    one_call: bool
+    stack: AsyncExitStack
+
+    async def events(self) -> AsyncIterator[tuple[int, Event, Output]]:
+        """Events with the index of their request and the output that they came with."""
+        ended: set[int] = set()
+        async for index, output in self.run:
+            if index in ended:
+                continue
+            for event in self.streams[index].push(output):
+                yield index, event, output
+                if self.one_call and isinstance(event, ToolCallEnd):
+                    event = Finished(output.finish or Finish("stop"), output.usage)
+                    yield index, event, output
+                if isinstance(event, Finished):
+                    ended.add(index)
+                    self.run.stop(index, event.finish)
+                    break
+
+    async def aclose(self) -> None:
+        """Aborts what still runs and gives the owner's place back."""
+        await self.stack.aclose()
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """Runs work that takes its time, such as tokenising, in a thread."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _new_id(kind: str) -> str:
+    return f"{kind}-{uuid.uuid4().hex}"

@@ -1,0 +1,120 @@
+"""Prometheus metrics: the names and shapes that vLLM's dashboards draw, under the prefix `parity:`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ..core.request import Finish, Usage
+from ..core.service import Service
+
+_FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
+_BETWEEN_TOKENS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 20, 80)
+_WHOLE_S = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000, 200000)
+
+
+class Metrics:
+    """Counts requests as they pass. One registry a server, so that several may live in one process."""
+
+    def __init__(self, service: Service, model: str, num_held: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_EngineGauges(service, model, num_held))
+        self._model = model
+        self._first = self._histogram("time_to_first_token_seconds", "Seconds from arrival to the first token", _FIRST_TOKEN_S)
+        self._between = self._histogram("inter_token_latency_seconds", "Seconds between tokens", _BETWEEN_TOKENS_S)
+        self._whole = self._histogram("e2e_request_latency_seconds", "Seconds from arrival to the end", _WHOLE_S)
+        self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
+        self._generated = self._histogram("request_generation_tokens", "Tokens generated for a request", _TOKENS)
+        self._success = Counter(
+            "parity:request_success", "Requests by how they ended", ("model_name", "finished_reason"), registry=self.registry
+        )
+
+    def watch(self) -> Watch:
+        """A watch for one request, started now."""
+        return Watch(self)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        family = Histogram(f"parity:{name}", text, ("model_name",), buckets=buckets, registry=self.registry)
+        child: Histogram = family.labels(self._model)
+        return child
+
+    def first_token(self, seconds: float) -> None:
+        """Notes a first token."""
+        self._first.observe(seconds)
+
+    def more_tokens(self, seconds: float, count: int) -> None:
+        """Notes `count` tokens that came `seconds` after those before them."""
+        for _ in range(count):
+            self._between.observe(seconds / count)
+
+    def ended(self, seconds: float, finish: Finish, usage: Usage) -> None:
+        """Notes the end of a request."""
+        self._whole.observe(seconds)
+        self._prompt.observe(usage.num_prompt_tokens)
+        self._generated.observe(usage.num_generated_tokens)
+        self._success.labels(self._model, finish.reason).inc()
+
+
+class Watch:
+    """The times of one request."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.start_s = time.monotonic()
+        self._last_s: float | None = None
+
+    def tokens(self, count: int) -> None:
+        """Notes that `count` tokens came now."""
+        now = time.monotonic()
+        if self._last_s is None:
+            self._metrics.first_token(now - self.start_s)
+        else:
+            self._metrics.more_tokens(now - self._last_s, count)
+        self._last_s = now
+
+    def ended(self, finish: Finish, usage: Usage) -> None:
+        """Notes the end."""
+        self._metrics.ended(time.monotonic() - self.start_s, finish, usage)
+
+
+class _EngineGauges(Collector):
+    """The engine's own counts, read when asked for."""
+
+    def __init__(self, service: Service, model: str, num_held: Callable[[], int]) -> None:
+        self._service = service
+        self._model = model
+        self._num_held = num_held
+
+    def collect(self) -> Iterable[Metric]:
+        """The gauges and counters of now."""
+        stats = self._service.stats()
+        used = stats.num_pages_used / stats.num_pages if stats.num_pages else 0.0
+        yield self._gauge("num_requests_running", "Requests in the engine's batch", stats.num_running)
+        yield self._gauge("num_requests_waiting", "Requests waiting", stats.num_waiting + self._num_held())
+        yield self._gauge("kv_cache_usage_perc", "Share of pages in use, 0 to 1", used)
+        yield self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", stats.num_prompt_tokens)
+        yield self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache", stats.num_cached_tokens)
+        yield self._counter("prompt_tokens", "Prompt tokens", stats.num_prompt_tokens)
+        yield self._counter("generation_tokens", "Tokens generated", stats.num_generated_tokens)
+        yield self._counter("num_preemptions", "Requests put back to wait for pages", stats.num_preemptions)
+        yield self._counter("engine_steps", "Steps of the engine", stats.num_steps)
+        yield self._counter("engine_step_seconds", "Seconds in steps of the engine", stats.step_s)
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"parity:{name}", text, labels=("model_name",))
+        family.add_metric([self._model], value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"parity:{name}", text, labels=("model_name",))
+        family.add_metric([self._model], value)
+        return family

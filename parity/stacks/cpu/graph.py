@@ -1,0 +1,102 @@
+"""Recording a step: the native calls that it makes, over memory that stays where it is.
+
+Only native calls are recorded. PyTorch may give out memory and look at it in other shapes; an operator of its own that
+computes would be missing from the replay, so a step that uses one is not recorded at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .native import native
+
+log = logging.getLogger("parity")
+
+_aten = torch.ops.aten
+class _Watch(TorchDispatchMode):
+    """Gives out the memory of a recorded step, and notes the first operator that computes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.foreign: str | None = None
+        self._owned: list[torch.UntypedStorage] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is _aten.empty.memory_format and kwargs.get("device") in (None, torch.device("cpu")):
+            return self._empty(args[0], kwargs.get("dtype") or torch.get_default_dtype())
+        result = func(*args, **kwargs)
+        if self.foreign is None and not _looks(func, args, result):
+            self.foreign = str(func)
+        return result
+
+    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Memory that nobody looks at any more may be given out again: the replay writes and reads in the same order."""
+        size = math.prod(shape) * dtype.itemsize
+        storage = next((owned for owned in self._owned if owned.nbytes() == size and _unused(owned)), None)
+        if storage is None:
+            storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
+            self._owned.append(storage)
+        flat = torch.empty(0, dtype=dtype).set_(storage, 0, (math.prod(shape),), (1,))
+        return flat.view(tuple(shape))
+
+    @property
+    def memory(self) -> list[torch.UntypedStorage]:
+        """Everything given out."""
+        return self._owned
+
+
+def _looks(func: Any, args: tuple[Any, ...], result: Any) -> bool:
+    """Whether an operator only looked at its first argument's memory in another shape."""
+    if func._schema.is_mutable or not args or not isinstance(args[0], Tensor):
+        return False
+    memory = args[0].untyped_storage().data_ptr()
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    return all(isinstance(one, Tensor) and one.untyped_storage().data_ptr() == memory for one in results)
+
+
+def _unused(storage: torch.UntypedStorage) -> bool:
+    """Whether no tensor has this storage."""
+    return torch._C._storage_Use_Count(storage._cdata) == 1
+
+
+class RecordedStep:
+    """A list of native calls and the memory that they work in."""
+
+    def __init__(self, recording: Any, memory: list[torch.UntypedStorage]) -> None:
+        self._recording, self._memory = recording, memory
+
+    def replay(self) -> None:
+        self._recording.replay()
+
+    def timed(self, repeats: int = 10) -> list[tuple[str, float]]:
+        """Seconds of each call in order, averaged over some replays."""
+        seconds: list[tuple[str, float]] = self._recording.timed(repeats)
+        return seconds
+
+    def __len__(self) -> int:
+        return len(self._recording)
+
+
+def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep | None, Tensor]:
+    """Runs once, recording; no step, said once by name, if the step computes with anything but native kernels."""
+    recording, watch = native().Recording(), _Watch()
+    recording.start()
+    try:
+        with watch:
+            result = run()
+    finally:
+        recording.stop()
+    if watch.foreign is not None:
+        log.info("cpu: the step is not recorded, since it uses %s", watch.foreign)
+        return None, result
+    return RecordedStep(recording, watch.memory), result

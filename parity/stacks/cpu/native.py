@@ -1,0 +1,39 @@
+"""The compiled module, and what to say when it is not there."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+from types import ModuleType
+
+log = logging.getLogger("parity")
+
+
+@functools.cache
+def _load() -> tuple[ModuleType | None, str | None]:
+    if os.environ.get("PARITY_NATIVE") == "0":
+        return None, "native kernels are switched off by PARITY_NATIVE=0"
+    try:
+        _native = importlib.import_module(f"{__package__}._native")
+    except ImportError as error:
+        reason = f"the native kernels are not built ({error}); install again with a C++20 compiler and CMake"
+        log.warning("cpu: %s. Going on with PyTorch's operators, which is slower.", reason)
+        return None, reason
+    if isa := os.environ.get("PARITY_ISA"):
+        _native.set_isa(isa)
+    _native.set_threads(int(os.environ.get("PARITY_THREADS", "0")))
+    return _native, None
+
+
+def missing() -> str | None:
+    """Why there are no native kernels, or None if there are."""
+    return _load()[1]
+
+
+def native() -> ModuleType:
+    """The compiled module; only where `missing()` is None."""
+    module = _load()[0]
+    assert module is not None, "native() without native kernels"
+    return module

@@ -1,0 +1,161 @@
+"""Rotation, pages and attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.batch import Batch
+from .. import reference
+from .fallback import told, usable
+from .native import native
+
+
+def _places(batch: Batch, page_size: int) -> Any:
+    return native().Places(
+        batch.positions.data_ptr(),
+        batch.starts.data_ptr(),
+        batch.lengths.data_ptr(),
+        batch.pages.data_ptr(),
+        batch.num_sequences,
+        batch.num_tokens,
+        batch.pages.stride(0),
+        page_size,
+    )
+
+
+def _inner_contiguous(x: Tensor) -> bool:
+    """Whether each row [H, D] is in one piece."""
+    return x[0].is_contiguous() if x.shape[0] else True
+
+
+def rope_angles(positions: Tensor, inv_freq: Tensor, scale: float = 1.0) -> Tensor:
+    if positions.dtype != torch.int32 or not usable(inv_freq):
+        told("rope_angles", positions, inv_freq)
+        return reference.rope_angles(positions, inv_freq, scale)
+    half = inv_freq.shape[0]
+    out = torch.empty(positions.shape[0], 2, half)
+    native().rope_angles(positions.data_ptr(), inv_freq.data_ptr(), out.data_ptr(), positions.shape[0], half, scale)
+    return out
+
+
+def rope(x: Tensor, angles: Tensor, interleaved: bool = False, offset: int = 0, inverse: bool = False) -> Tensor:
+    if not (usable(x) and angles.is_contiguous()):
+        told("rope", x)
+        return reference.rope(x, angles, interleaved, offset, inverse)
+    out = torch.empty(x.shape)
+    native().rope(
+        x.data_ptr(), x.stride(0), x.stride(1), angles.data_ptr(), out.data_ptr(), *x.shape, angles.shape[-1], offset,
+        interleaved, inverse,
+    )  # fmt: skip
+    return out
+
+
+def write(pages: Tensor, values: Tensor, batch: Batch) -> None:
+    if pages.dtype != values.dtype or not pages.is_contiguous() or not _inner_contiguous(values):
+        told("write", values, pages)
+        return reference.write(pages, values, batch)
+    size = values.element_size()
+    native().write(
+        values.data_ptr(), pages.data_ptr(), values.stride(0) * size, pages[0, 0].numel() * size, _places(batch, pages.shape[1])
+    )
+    return None
+
+
+def rope_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    angles: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    batch: Batch,
+    interleaved: bool = False,
+    offset: int = 0,
+) -> Tensor:
+    tensors = (q, k, v, k_pages, v_pages)
+    same = q.shape[-1] == k.shape[-1] and k_pages.shape[1] == v_pages.shape[1]
+    if not (same and all(usable(x) and _inner_contiguous(x) for x in tensors) and angles.is_contiguous()):
+        told("rope_write", *tensors)
+        return reference.rope_write(q, k, v, angles, k_pages, v_pages, batch, interleaved, offset)
+    out = torch.empty(q.shape)
+    native().rope_write(
+        q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0), angles.data_ptr(), out.data_ptr(),
+        k_pages.data_ptr(), v_pages.data_ptr(), q.shape[1], k.shape[1], k.shape[2], v.shape[2], angles.shape[-1], offset,
+        interleaved, _places(batch, k_pages.shape[1]),
+    )  # fmt: skip
+    return out
+
+
+def attend(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    batch: Batch,
+    scale: float,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    tensors = (q, k_pages, v_pages)
+    if not all(usable(x) and _inner_contiguous(x) for x in tensors) or (sinks is not None and not usable(sinks)):
+        told("attend", *tensors)
+        return reference.attend(q, k_pages, v_pages, batch, scale, window, sinks)
+    return _attend(q, k_pages, v_pages, batch, scale, window=window, sinks=sinks)
+
+
+def attend_latent(
+    q: Tensor,
+    q_rope: Tensor,
+    latent_pages: Tensor,
+    rope_pages: Tensor,
+    batch: Batch,
+    scale: float,
+    selected: Tensor | None = None,
+) -> Tensor:
+    tensors = (q, q_rope, latent_pages, rope_pages)
+    chosen = selected is None or (selected.dtype == torch.int32 and selected.is_contiguous())
+    if not (chosen and all(usable(x) and _inner_contiguous(x) for x in tensors)):
+        told("attend_latent", *tensors)
+        return reference.attend_latent(q, q_rope, latent_pages, rope_pages, batch, scale, selected)
+    keys = latent_pages.unsqueeze(2)  # one head
+    return _attend(q, keys, keys, batch, scale, q_rope=q_rope, rope_pages=rope_pages, selected=selected)
+
+
+def _attend(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    batch: Batch,
+    scale: float,
+    *,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+    q_rope: Tensor | None = None,
+    rope_pages: Tensor | None = None,
+    selected: Tensor | None = None,
+) -> Tensor:
+    out = torch.empty(q.shape[0], q.shape[1], v_pages.shape[-1])
+    native().attend(
+        q.data_ptr(),
+        q.stride(0),
+        0 if q_rope is None else q_rope.data_ptr(),
+        0 if q_rope is None else q_rope.stride(0),
+        k_pages.data_ptr(),
+        0 if rope_pages is None else rope_pages.data_ptr(),
+        v_pages.data_ptr(),
+        0 if sinks is None else sinks.data_ptr(),
+        0 if selected is None else selected.data_ptr(),
+        out.data_ptr(),
+        q.shape[1],
+        k_pages.shape[2],
+        q.shape[2],
+        0 if rope_pages is None else rope_pages.shape[-1],
+        v_pages.shape[-1],
+        0 if selected is None else selected.shape[1],
+        window or 0,
+        scale,
+        _places(batch, k_pages.shape[1]),
+    )
+    return out

@@ -1,0 +1,84 @@
+"""Weights in the order that the kernels read: panels of 16 rows, four columns of a row beside each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...core.weights import Packed, Rows, Weight
+from .native import native
+
+PLAIN = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+"""Number formats computed on in place."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A native format: its number, the columns and bytes of a row's block on disk, and the bytes of a panel's block."""
+
+    number: int
+    columns: int
+    bytes: int
+    panel_bytes: int
+
+
+LAYOUTS = {name: Layout(*values) for name, values in native().formats().items()}
+_PACKED = frozenset(name for name, layout in LAYOUTS.items() if layout.columns)
+FORMATS = _PACKED | {str(dtype).removeprefix("torch.") for dtype in PLAIN}
+"""Formats that `linear` and `embed` compute on: packed ones, and plain numbers by the dtype's name."""
+
+
+def prepare(weight: Weight) -> Weight:
+    """Packed matrices as panels; plain tensors as they are, in one piece."""
+    if isinstance(weight, Tensor):
+        return weight.contiguous()
+    if isinstance(weight, Rows):
+        return Rows(tuple(prepare(part) for part in weight.parts))  # type: ignore[misc]
+    if "panels" in weight.arrays or weight.format not in _PACKED:
+        return weight
+    layout = LAYOUTS[weight.format]
+    *stack, rows, columns = weight.shape
+    data = weight.arrays["data"].contiguous()
+    panels = -(-rows // native().PANEL_ROWS)
+    packed = torch.empty(math.prod(stack), panels * (columns // layout.columns) * layout.panel_bytes, dtype=torch.uint8)
+    for source, target in zip(data.view(packed.shape[0], -1), packed, strict=True):
+        native().pack(source.data_ptr(), layout.number, rows, columns, target.data_ptr())
+    return Packed(weight.format, weight.shape, {"panels": packed.view(*stack, -1)}, weight.meta)
+
+
+def parts(weight: Weight) -> list[tuple[int, int, int]] | None:
+    """(address, native format, rows) of each part of a prepared weight; None if the kernels cannot read one of them."""
+    found: list[tuple[int, int, int]] = []
+    for part in weight.parts if isinstance(weight, Rows) else (weight,):
+        if isinstance(part, Tensor):
+            if part.dtype not in PLAIN or not part.is_contiguous():
+                return None
+            found.append((part.data_ptr(), LAYOUTS[PLAIN[part.dtype]].number, part.shape[0]))
+        else:
+            panels = part.arrays.get("panels")
+            if panels is None:
+                return None
+            found.append((panels.data_ptr(), LAYOUTS[part.format].number, part.shape[0]))
+    return found
+
+
+def matrices(weight: Tensor | Packed) -> list[tuple[int, int, int]]:
+    """(address, native format, rows) of each matrix of a prepared weight [N, out, in]."""
+    data = weight if isinstance(weight, Tensor) else weight.arrays["panels"]
+    step = data.nbytes // weight.shape[0]
+    return [(data.data_ptr() + step * index, native_format(weight), weight.shape[1]) for index in range(weight.shape[0])]
+
+
+def native_format(weight: Tensor | Packed) -> int:
+    """The number that the kernels know a weight's format by."""
+    return LAYOUTS[PLAIN[weight.dtype] if isinstance(weight, Tensor) else weight.format].number
+
+
+def stacked(weight: Weight) -> bool:
+    """Whether the kernels can read a prepared weight [N, out, in] one matrix after the other."""
+    if isinstance(weight, Tensor):
+        return weight.dtype in PLAIN and weight.is_contiguous()
+    return isinstance(weight, Packed) and "panels" in weight.arrays

@@ -1,0 +1,232 @@
+"""The official OpenAI client over a real socket."""
+
+from __future__ import annotations
+
+import openai
+import pydantic
+import pytest
+
+from .scripted import ScriptedService, answering
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+SCRIPT = answering(
+    {
+        "tool:sunny": "It is sunny.",
+        "twice": '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
+        '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>',
+        "weather": 'Let me see.<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>',
+        "ponder": "<think>hmm</think>Yes.",
+        "long": "0123456789" * 20,
+        "ünïcode": "grüße 👋",
+    }
+)
+
+
+@pytest.fixture
+def client(serve):
+    with openai.OpenAI(base_url=serve(ScriptedService(SCRIPT)) + "/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def test_models(client):
+    assert [model.id for model in client.models.list()] == ["scripted"]
+    assert client.models.retrieve("scripted").id == "scripted"
+    with pytest.raises(openai.NotFoundError, match="not served here; served: scripted"):
+        client.models.retrieve("other/model")
+
+
+def test_chat(client):
+    answer = client.chat.completions.create(model="scripted", messages=user("ünïcode"))
+    assert answer.choices[0].message.content == "grüße 👋"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens == len("grüße 👋".encode()) + 1
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_chat_streams_the_same(client):
+    whole = client.chat.completions.create(model="scripted", messages=user("ünïcode"))
+    chunks = list(
+        client.chat.completions.create(
+            model="scripted", messages=user("ünïcode"), stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert len({chunk.id for chunk in chunks}) == 1
+
+
+def test_max_tokens_ends_with_length(client):
+    answer = client.chat.completions.create(model="scripted", messages=user("long"), max_completion_tokens=7)
+    assert answer.choices[0].message.content == "0123456"
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_stop_string_is_not_part_of_the_answer_and_ends_the_request(serve, openai_at):
+    service = ScriptedService(SCRIPT, step_s=0.002)
+    client = openai_at(serve(service))
+    answer = client.chat.completions.create(model="scripted", messages=user("long"), stop=["45", "zz"])
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.choices[0].model_extra["stop_reason"] == "45"
+    assert service.seen[0].id in service.aborted
+
+
+def test_several_samples_are_separate(client):
+    answer = client.chat.completions.create(model="scripted", messages=user("long"), n=3, max_tokens=4)
+    assert [(choice.index, choice.message.content) for choice in answer.choices] == [(0, "0123"), (1, "0123"), (2, "0123")]
+    assert answer.usage.completion_tokens == 12
+    texts = {0: "", 1: "", 2: ""}
+    for chunk in client.chat.completions.create(model="scripted", messages=user("long"), n=3, max_tokens=4, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == {0: "0123", 1: "0123", 2: "0123"}
+
+
+def test_parameters_reach_the_engine(serve, openai_at):
+    service = ScriptedService(SCRIPT)
+    client = openai_at(serve(service))
+    client.chat.completions.create(
+        model="scripted",
+        messages=user("long"),
+        max_tokens=3,
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+        presence_penalty=0.1,
+        frequency_penalty=0.2,
+        logit_bias={"65": -100},
+        extra_body={
+            "top_k": 5,
+            "min_p": 0.05,
+            "repetition_penalty": 1.1,
+            "min_tokens": 1,
+            "stop_token_ids": [9],
+            "ignore_eos": True,
+        },
+    )
+    params = service.seen[0].params
+    assert (params.temperature, params.top_p, params.seed, params.top_k, params.min_p) == (0.5, 0.9, 7, 5, 0.05)
+    assert (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0.1, 0.2, 1.1)
+    assert (params.logit_bias, params.min_tokens, params.stop_token_ids, params.ignore_eos) == ({65: -100}, 1, (9,), True)
+
+
+def test_the_models_defaults_hold_where_nothing_is_given(serve, openai_at):
+    service = ScriptedService(SCRIPT)
+    client = openai_at(serve(service))
+    client.chat.completions.create(model="scripted", messages=user("x"))
+    assert service.seen[0].params.temperature == 0.0
+
+
+def test_logprobs(client):
+    answer = client.chat.completions.create(model="scripted", messages=user("x"), logprobs=True, top_logprobs=2)
+    content = answer.choices[0].logprobs.content
+    assert "".join(entry.token for entry in content) == "hello"
+    assert [len(entry.top_logprobs) for entry in content] == [2] * 5
+    assert content[0].bytes == [ord("h")]
+    assert content[0].logprob == -0.5
+
+
+def test_reasoning_comes_apart(client):
+    answer = client.chat.completions.create(model="scripted", messages=user("ponder"))
+    assert answer.choices[0].message.content == "Yes."
+    assert answer.choices[0].message.model_extra["reasoning_content"] == "hmm"
+
+
+def test_tools_to_completion_in_two_turns(client):
+    messages = user("What is the weather?")
+    first = client.chat.completions.create(model="scripted", messages=messages, tools=[WEATHER])
+    assert first.choices[0].finish_reason == "tool_calls"
+    (call,) = first.choices[0].message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("weather", '{"city": "Rome"}')
+    messages.append(first.choices[0].message.model_dump(exclude_none=True))
+    messages.append({"role": "tool", "tool_call_id": call.id, "content": "sunny"})
+    second = client.chat.completions.create(model="scripted", messages=messages, tools=[WEATHER])
+    assert second.choices[0].message.content == "It is sunny."
+
+
+def test_streamed_calls_add_up(client):
+    calls: dict[int, list[str]] = {}
+    for chunk in client.chat.completions.create(model="scripted", messages=user("twice"), tools=[WEATHER], stream=True):
+        for delta in chunk.choices[0].delta.tool_calls or ():
+            calls.setdefault(delta.index, []).append(delta.function.arguments or "")
+        reason = chunk.choices[0].finish_reason
+    assert {index: "".join(parts) for index, parts in calls.items()} == {0: '{"city": "Rome"}', 1: '{"city": "Oslo"}'}
+    assert reason == "tool_calls"
+
+
+def test_one_call_where_parallel_calls_are_off(serve, openai_at):
+    service = ScriptedService(SCRIPT, step_s=0.002)
+    client = openai_at(serve(service))
+    answer = client.chat.completions.create(
+        model="scripted", messages=user("twice"), tools=[WEATHER], parallel_tool_calls=False
+    )
+    assert len(answer.choices[0].message.tool_calls) == 1
+    assert service.seen[0].id in service.aborted
+
+
+class City(pydantic.BaseModel):
+    name: str
+    people: int
+
+
+def test_structured_output_parses_into_a_typed_object(client):
+    answer = client.chat.completions.parse(model="scripted", messages=user("a city"), response_format=City)
+    assert isinstance(answer.choices[0].message.parsed, City)
+
+
+def test_json_object_regex_choice_and_grammar(client):
+    def ask(**more):
+        return client.chat.completions.create(model="scripted", messages=user("x"), **more).choices[0].message.content
+
+    assert ask(response_format={"type": "json_object"}).startswith("{")
+    assert ask(extra_body={"structured_outputs": {"regex": "[0-9]{3}"}}) == "000"
+    assert ask(extra_body={"structured_outputs": {"choice": ["no", "never"]}}) in ("no", "never")
+    assert ask(extra_body={"structured_outputs": {"grammar": 'start: "ab" | "ac"'}}) in ("ab", "ac")
+
+
+def test_completions(client):
+    answer = client.completions.create(model="scripted", prompt="x", max_tokens=3)
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("hel", "length")
+    several = client.completions.create(model="scripted", prompt=["x", "long"], max_tokens=2, n=2)
+    assert [choice.text for choice in several.choices] == ["he", "he", "01", "01"]
+    assert several.usage.prompt_tokens == 5
+    tokens = client.completions.create(model="scripted", prompt=[120, 121], max_tokens=2)
+    assert tokens.usage.prompt_tokens == 2
+
+
+def test_completions_score_a_prompt(client):
+    answer = client.completions.create(model="scripted", prompt="abc", max_tokens=0, echo=True, logprobs=1)
+    assert answer.choices[0].text == "abc"
+    assert answer.choices[0].logprobs.tokens == ["a", "b", "c"]
+    assert answer.choices[0].logprobs.token_logprobs == [None, -0.5, -0.5]
+
+
+def test_completions_stream(client):
+    chunks = list(client.completions.create(model="scripted", prompt="x", max_tokens=10, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == "hello"
+    assert chunks[-1].choices[0].finish_reason == "stop"
+
+
+def test_embeddings_are_refused_by_a_model_not_made_for_them(client):
+    with pytest.raises(openai.BadRequestError, match="scripted is not made for embeddings"):
+        client.embeddings.create(model="scripted", input="x")
+
+
+def test_embeddings(serve, openai_at):
+    from dataclasses import replace
+
+    from .scripted import INFO
+
+    service = ScriptedService(info=replace(INFO, embeds=True))
+    client = openai_at(serve(service))
+    answer = client.embeddings.create(model="scripted", input=["one", "three"])  # the client asks for base64 here
+    assert [len(item.embedding) for item in answer.data] == [8, 8]
+    assert sum(value * value for value in answer.data[0].embedding) == pytest.approx(1.0, abs=1e-6)
+    short = client.embeddings.create(model="scripted", input="one", dimensions=2, encoding_format="float")
+    assert len(short.data[0].embedding) == 2
+    assert sum(value * value for value in short.data[0].embedding) == pytest.approx(1.0, abs=1e-6)

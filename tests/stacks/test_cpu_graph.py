@@ -1,0 +1,103 @@
+"""Recorded steps of the cpu stack."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from parity.formats import pack
+from parity.stacks.cpu.native import missing
+
+if missing() is not None:
+    pytest.skip(f"the cpu stack's kernels: {missing()}", allow_module_level=True)
+
+from parity.stacks.cpu import open_stack
+from parity.stacks.cpu.native import native
+from parity.stacks.ops import Activation
+
+STACK = open_stack()
+OPS = STACK.ops
+
+
+def weights() -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    up, down = torch.randn(512, 128, generator=generator), torch.randn(128, 256, generator=generator)
+    return STACK.prepare(pack(up, "q5_0")), STACK.prepare(pack(down, "q8_0"))  # type: ignore[return-value]
+
+
+def step(x: torch.Tensor, up: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """A few layers with views between them."""
+    for _ in range(3):
+        y, x = OPS.add_rms_norm(x, x, None, 1e-6)
+        hidden = OPS.linear(y, up).unflatten(-1, (2, -1)).flatten(-2)
+        x = OPS.linear(OPS.gated_activation(hidden, Activation()), down)
+    return x
+
+
+@torch.inference_mode()
+def test_a_replay_computes_on_what_stands_in_the_tensors_now() -> None:
+    up, down = weights()
+    x = torch.randn(3, 128)
+    captured = STACK.device.capture(lambda: step(x, up, down))
+    assert captured is not None
+    graph, result = captured
+    assert torch.equal(result, step(x, up, down))
+    for seed in range(5):
+        x.copy_(torch.randn(3, 128, generator=torch.Generator().manual_seed(seed)))
+        graph.replay()
+        assert torch.equal(result, step(x, up, down))
+
+
+@torch.inference_mode()
+def test_memory_is_given_out_again_within_a_step() -> None:
+    up, down = weights()
+    x = torch.randn(3, 128)
+    captured = STACK.device.capture(lambda: step(x, up, down))
+    assert captured is not None
+    assert len(captured[0]._memory) < 9  # type: ignore[attr-defined]
+
+
+@torch.inference_mode()
+def test_a_step_with_a_foreign_operator_is_not_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(3, 128)
+    with caplog.at_level("INFO", logger="parity"):
+        assert STACK.device.capture(lambda: OPS.rms_norm(x * 2, None, 1e-6)) is None
+    assert "aten.mul" in caplog.text
+
+
+@torch.inference_mode()
+def test_other_threads_are_not_recorded() -> None:
+    up, down = weights()
+    x, other = torch.randn(3, 128), torch.randn(3, 128)
+
+    def run() -> torch.Tensor:
+        thread = threading.Thread(target=lambda: step(other, up, down))
+        thread.start()
+        thread.join()
+        return step(x, up, down)
+
+    captured, alone = STACK.device.capture(run), STACK.device.capture(lambda: step(x, up, down))
+    assert captured is not None
+    assert alone is not None
+    assert len(captured[0]) == len(alone[0])  # type: ignore[arg-type]
+
+
+def test_thousands_of_runs_on_several_threads_are_equal_to_the_bit() -> None:
+    before = native().threads()
+    up, down = weights()
+    x = torch.randn(5, 128)
+    try:
+        native().set_threads(1)
+        expected = step(x, up, down)
+        native().set_threads(4)
+        with torch.inference_mode():
+            captured = STACK.device.capture(lambda: step(x, up, down))
+            assert captured is not None
+            for _ in range(300):
+                captured[1].zero_()
+                captured[0].replay()
+                assert torch.equal(captured[1], expected)
+    finally:
+        native().set_threads(before)
