@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .. import reference
-from ..ops import Ops
 from .kernels import attend, conv, delta, experts, latent, linear, norm, packed, pointwise, rotary, route, sample, select
 
 FORMATS = packed.FORMATS
