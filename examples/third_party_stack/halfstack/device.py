@@ -21,6 +21,9 @@ class PlainDevice:
         """As much as this stack means to use."""
         return Memory(total=_BYTES, free=_BYTES)
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
 
