@@ -23,6 +23,12 @@ def entries_of(pages: Tensor, batch: Batch, s: int, length: int) -> Tensor:
     return pages[used].flatten(0, 1)[:length]
 
 
+def entries_at(pages: Tensor, batch: Batch, s: int, index: Tensor) -> Tensor:
+    """Some of a sequence's entries, [*index.shape, ...]; the others are not read."""
+    index, size = index.long(), pages.shape[1]
+    return pages[batch.pages[s].long()[index // size], index % size]
+
+
 def visible(positions: Tensor, length: int, window: int | None) -> Tensor:
     """bool [rows, length]: the entries that each row may see."""
     entries = torch.arange(length, device=positions.device)

@@ -16,7 +16,7 @@ from ..core.batch import Batch
 from ..core.weights import Packed, Rows, Weight
 from ..formats import expand, rows
 from .ops import Activation, Ops, Routing
-from .paged import entries_of, sequences, softmax, visible
+from .paged import entries_at, entries_of, sequences, softmax, visible
 from .reference_entries import attend_pooled, attend_selected, pool, select, select_blocks, write_pooled
 from .reference_streams import (
     activate,
@@ -178,9 +178,9 @@ def attend_latent(
 ) -> Tensor:
     out = torch.empty_like(q)
     for s, span, length in sequences(batch):
-        latent = entries_of(latent_pages, batch, s, length).float()
-        turned = entries_of(rope_pages, batch, s, length).float()
         if selected is None:
+            latent = entries_of(latent_pages, batch, s, length).float()
+            turned = entries_of(rope_pages, batch, s, length).float()
             scores = torch.einsum("rhl,el->hre", q[span].float(), latent)
             scores += torch.einsum("rhl,el->hre", q_rope[span].float(), turned)
             scores = (scores * scale).masked_fill(~visible(batch.positions[span], length, None), -torch.inf)
@@ -188,7 +188,8 @@ def attend_latent(
             continue
         chosen = selected[span].long()
         missing = (chosen < 0) | (chosen > batch.positions[span, None])
-        latent, turned = latent[chosen.clamp(0, length - 1)], turned[chosen.clamp(0, length - 1)]
+        known = chosen.clamp(0, length - 1)
+        latent, turned = (entries_at(pages, batch, s, known).float() for pages in (latent_pages, rope_pages))
         scores = torch.einsum("rhl,rel->hre", q[span].float(), latent)
         scores += torch.einsum("rhl,rel->hre", q_rope[span].float(), turned)
         scores = (scores * scale).masked_fill(missing, -torch.inf)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.batch import Batch
-from .paged import entries_of, sequences, softmax
+from .paged import entries_at, entries_of, sequences, softmax
 
 
 def _index_scores(q: Tensor, weights: Tensor, keys: Tensor, positions: Tensor, every: int) -> Tensor:
@@ -76,7 +76,7 @@ def attend_selected(
         rest = ((positions + 1) // every * every)[:, None] + offsets[: every - 1]
         tokens = torch.cat([whole, rest], dim=1)
         missing = (tokens < 0) | (tokens > positions[:, None])
-        k, v = (entries_of(pages, batch, s, length)[tokens.clamp(0, length - 1)].float() for pages in (k_pages, v_pages))
+        k, v = (entries_at(pages, batch, s, tokens.clamp(0, length - 1)).float() for pages in (k_pages, v_pages))
         k, v = k.repeat_interleave(num_groups, dim=2), v.repeat_interleave(num_groups, dim=2)
         scores = torch.einsum("rhd,rehd->hre", q[span].float(), k) * scale
         weights = scores.masked_fill(missing, -torch.inf).softmax(-1)
@@ -142,13 +142,12 @@ def attend_pooled(
     for s, span, length in sequences(batch):
         positions, rows = batch.positions[span].long(), q[span].float()
         near = positions[:, None] + torch.arange(1 - window, 1, device=q.device)
-        keys = entries_of(pages, batch, s, length)[near.clamp(min=0)].float()
+        keys = entries_at(pages, batch, s, near.clamp(min=0)).float()
         missing = near < 0
         count = 0 if pooled is None else length // every
         if pooled is not None and count:
-            entries = entries_of(pooled, batch, s, count).float()
             chosen = torch.arange(count, device=q.device).expand(len(rows), -1) if selected is None else selected[span].long()
-            keys = torch.cat([keys, entries[chosen.clamp(0, count - 1)]], dim=1)
+            keys = torch.cat([keys, entries_at(pooled, batch, s, chosen.clamp(0, count - 1)).float()], dim=1)
             unseen = (chosen < 0) | ((chosen + 1) * every > positions[:, None] + 1)
             missing = torch.cat([missing, unseen], dim=1)
         scores = torch.einsum("rhd,red->hre", rows, keys) * scale
