@@ -121,15 +121,35 @@ void rope_write(Address q, int64_t q_stride, Address k, int64_t k_stride, Addres
     state().submit("rope_write", state().kernels->rope_write, args, where.num_tokens * (heads + 2 * kv_heads) * k_dim * 4);
 }
 
-void attend(Address q, int64_t q_stride, Address k_pages, Address v_pages, Address sinks, Address out, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t v_dim, int64_t window, float scale, const Places& where) {
+void attend(Address q, int64_t q_stride, Address q2, int64_t q2_stride, Address k_pages, Address k2_pages, Address v_pages, Address sinks, Address selected, Address out, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t k2_dim, int32_t v_dim, int32_t num_selected, int32_t window, float scale, const Places& where) {
     need(kv_heads > 0 && heads % kv_heads == 0, "query heads are a multiple of key heads");
-    const AttendArgs args{at<const float>(q), q_stride, at<const float>(k_pages), at<const float>(v_pages), at<const float>(sinks), at<float>(out), heads, kv_heads, k_dim, v_dim, window, scale, where};
+    const AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q2_stride, at<const float>(k_pages), at<const float>(k2_pages), at<const float>(v_pages), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, scale, where};
     state().submit("attend", state().kernels->attend, args, kSoloWork);  // lengths are known only when it runs
 }
 
-void argmax(Address logits, int64_t rows, int64_t columns, Address out) {
-    const ArgmaxArgs args{at<const float>(logits), rows, columns, at<int64_t>(out)};
-    state().submit("argmax", state().kernels->argmax, args, rows * columns * 4);
+void experts(Address x, Address gate_up, Address down, Address weights, Address chosen, Address out, int64_t tokens, int64_t columns, int64_t inner, int64_t experts, int64_t top_k, int32_t gate_up_format, int32_t down_format, int32_t kind, float limit, float beta, float linear) {
+    const ExpertsArgs args{at<const float>(x), at<const void>(gate_up), at<const void>(down), at<const float>(weights), at<const int32_t>(chosen), at<float>(out), tokens, columns, inner, experts, top_k, gate_up_format, down_format, kind, limit, beta, linear};
+    for (const auto& [format, width] : {std::pair{gate_up_format, columns}, std::pair{down_format, inner}}) {
+        need(format >= 0 && format < kNumFormats, "no such weight format");
+        need(!format_info(format).columns || width % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
+    }
+    state().submit("experts", state().kernels->experts, args, tokens * top_k * inner * columns, state().kernels->experts_scratch(args));
+}
+
+void causal_conv(Address x, int64_t x_stride, Address weight, Address bias, Address state_, Address out, Address starts, Address slots, int64_t sequences, int64_t tokens, int64_t channels, int64_t width, bool silu) {
+    const ConvArgs args{at<const float>(x), at<const float>(weight), at<const float>(bias), at<float>(state_), at<float>(out), at<const int32_t>(starts), at<const int32_t>(slots), x_stride, sequences, channels, width, silu};
+    state().submit("causal_conv", state().kernels->causal_conv, args, tokens * channels * width * 4);
+}
+
+void gated_delta(Address q, int64_t q_stride, Address k, int64_t k_stride, Address v, int64_t v_stride, Address decay, Address beta, Address state_, Address out, Address starts, Address slots, int64_t sequences, int64_t tokens, int32_t key_heads, int32_t value_heads, int32_t k_dim, int32_t v_dim, int32_t decay_width, float scale) {
+    need(key_heads > 0 && value_heads % key_heads == 0, "value heads are a multiple of key heads");
+    const DeltaArgs args{at<const float>(q), at<const float>(k), at<const float>(v), at<const float>(decay), at<const float>(beta), at<float>(state_), at<float>(out), at<const int32_t>(starts), at<const int32_t>(slots), q_stride, k_stride, v_stride, sequences, key_heads, value_heads, k_dim, v_dim, decay_width, scale};
+    state().submit("gated_delta", state().kernels->gated_delta, args, tokens * value_heads * k_dim * v_dim * 8);
+}
+
+void sample(Address logits, int64_t stride, Address temperature, Address top_k, Address top_p, Address min_p, Address uniform, int64_t rows, int64_t columns, Address out) {
+    const SampleArgs args{at<const float>(logits), at<const float>(temperature), at<const float>(top_p), at<const float>(min_p), at<const float>(uniform), at<const int32_t>(top_k), rows, columns, stride, at<int64_t>(out)};
+    state().submit("sample", state().kernels->sample, args, rows > 1 ? rows * columns * 16 : 0);
 }
 
 std::vector<std::pair<std::string, double>> timed(const Recording& recording, int repeats) {
@@ -187,5 +207,8 @@ NB_MODULE(_native, m) {
     m.def("write", &write_rows);
     m.def("rope_write", &rope_write);
     m.def("attend", &attend);
-    m.def("argmax", &argmax);
+    m.def("experts", &experts);
+    m.def("causal_conv", &causal_conv);
+    m.def("gated_delta", &gated_delta);
+    m.def("sample", &sample);
 }

@@ -127,20 +127,52 @@ struct RopeWriteArgs {
 };
 
 struct AttendArgs {
-    const float* q;
-    int64_t q_stride;
-    const float *k_pages, *v_pages;
-    const float* sinks;  // or null
+    const float *q, *q2;  // q2 . k2 is added to the scores, with one k2 for all heads
+    int64_t q_stride, q2_stride;
+    const float *k_pages, *k2_pages, *v_pages;
+    const float* sinks;       // or null
+    const int32_t* selected;  // or null; [tokens, num_selected], the positions that a row attends to, -1 is none
     float* out;
-    int32_t heads, kv_heads, k_dim, v_dim;
-    int64_t window;  // or 0
+    int32_t heads, kv_heads, k_dim, k2_dim, v_dim, num_selected;
+    int32_t window;  // or 0
     float scale;
     Places places;
 };
 
-struct ArgmaxArgs {
-    const float* logits;
-    int64_t rows, columns;
+// Experts in packed panels or plain numbers, one matrix after the other.
+struct ExpertsArgs {
+    const float* x;       // [tokens, columns]
+    const void *gate_up, *down;
+    const float* weights;   // [tokens, top_k]
+    const int32_t* chosen;  // [tokens, top_k]
+    float* out;
+    int64_t tokens, columns, inner, experts, top_k;
+    int32_t gate_up_format, down_format;
+    int32_t kind;  // of the activation, as in GatedArgs
+    float limit, beta, linear;
+};
+
+struct ConvArgs {
+    const float *x, *weight, *bias;  // bias or null
+    float *state, *out;
+    const int32_t *starts, *slots;
+    int64_t x_stride, sequences, channels, width;
+    int64_t activation;  // 0 none, 1 silu
+};
+
+struct DeltaArgs {
+    const float *q, *k, *v, *decay, *beta;
+    float *state, *out;
+    const int32_t *starts, *slots;
+    int64_t q_stride, k_stride, v_stride, sequences;
+    int32_t key_heads, value_heads, k_dim, v_dim, decay_width;  // 1, or k_dim where each dimension has its own
+    float scale;
+};
+
+struct SampleArgs {
+    const float *logits, *temperature, *top_p, *min_p, *uniform;
+    const int32_t* top_k;
+    int64_t rows, columns, stride;
     int64_t* out;
 };
 
@@ -148,9 +180,9 @@ using Kernel = void (*)(const void* args, Team& team);
 
 struct Kernels {
     const char* isa;
-    Kernel linear, embed, pack, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, argmax;
+    Kernel linear, embed, pack, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample;
     size_t (*linear_scratch)(const LinearArgs& args);
-    size_t (*attend_scratch)(const AttendArgs& args);
+    size_t (*experts_scratch)(const ExpertsArgs& args);
 };
 
 const FormatInfo& format_info(int64_t format);

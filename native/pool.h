@@ -21,7 +21,7 @@ struct Task {
     Run run;
     bool solo;  // too little work to share
     const char* name;
-    alignas(16) unsigned char args[208];
+    alignas(16) unsigned char args[240];
 };
 
 // Memory aligned to a cache line that only grows.

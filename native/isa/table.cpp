@@ -17,6 +17,9 @@
 #include "../ops/elementwise.h"
 #include "../ops/rope.h"
 #include "../ops/attend.h"
+#include "../ops/experts.h"
+#include "../ops/recurrence.h"
+#include "../ops/sample.h"
 // clang-format on
 
 namespace parity::PARITY_ISA {
@@ -35,9 +38,12 @@ const Kernels kernels = {
     .write = write,
     .rope_write = rope_write,
     .attend = attend,
-    .argmax = argmax,
+    .experts = experts,
+    .causal_conv = causal_conv,
+    .gated_delta = gated_delta,
+    .sample = sample,
     .linear_scratch = linear_scratch,
-    .attend_scratch = attend_scratch,
+    .experts_scratch = experts_scratch,
 };
 
 }  // namespace parity::PARITY_ISA

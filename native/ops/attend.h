@@ -21,13 +21,13 @@ template <class Row> void transpose_keys(Row row, int64_t count, int64_t dim, fl
         for (int64_t e = 0; e < count; ++e) to[d * kEntries + e] = row(e)[d];
 }
 
-// scores [kRows, 64] = q [kRows, dim] . keys [dim, 64]
-template <int kRows> void score_rows(const float* const* q, const float* keys, int64_t dim, float* scores) {
+// scores [kRows, 64] = q [kRows, dim] . keys [dim, 64], or added to what is there
+template <int kRows> void score_rows(const float* const* q, const float* keys, int64_t dim, float* scores, bool more) {
     constexpr int wide = kTilePanels > 1 ? 4 : 2;
     for (int at = 0; at < 4; at += wide) {
         F totals[kRows][wide];
-        for (auto& row : totals)
-            for (F& total : row) total = set(0);
+        for (int r = 0; r < kRows; ++r)
+            for (int i = 0; i < wide; ++i) totals[r][i] = more ? load(scores + r * kEntries + 16 * (at + i)) : set(0);
         for (int64_t d = 0; d < dim; ++d) {
             F columns[wide];
 #pragma GCC unroll 4
@@ -116,29 +116,36 @@ struct Softmax {
     }
 };
 
-// Some rows of a sequence with the query heads of one key head.
+// Some rows of a sequence with some of the query heads of one key head.
 struct Block {
-    int64_t sequence, row, rows, head;
+    int64_t sequence, row, rows, head, first, heads;  // `head` of the keys; `heads` query heads from `first`
 };
 
-inline int64_t rows_of_block(const AttendArgs& args) {
-    const int64_t rows = kQueries / (args.heads / args.kv_heads);
-    return rows > 0 ? rows : 1;
-}
+// How the work is cut: rows and query heads of a block, blocks of query heads for each key head.
+struct Cut {
+    int64_t rows, heads, groups;
+    explicit Cut(const AttendArgs& args) {
+        const int64_t group = args.heads / args.kv_heads;
+        heads = group < kQueries ? group : kQueries;
+        groups = (group + heads - 1) / heads;
+        rows = args.selected ? 1 : kQueries / heads;
+    }
+};
 
 // The block of that number, or false past the last.
-inline bool find_block(const AttendArgs& args, int64_t number, Block& out) {
+inline bool find_block(const AttendArgs& args, const Cut& cut, int64_t number, Block& out) {
     const Places& places = args.places;
-    const int64_t size = rows_of_block(args);
-    out.head = number % args.kv_heads;
-    int64_t index = number / args.kv_heads;
+    const int64_t group = args.heads / args.kv_heads, within = number % cut.groups;
+    out.head = number / cut.groups % args.kv_heads;
+    out.first = out.head * group + within * cut.heads;
+    out.heads = group - within * cut.heads < cut.heads ? group - within * cut.heads : cut.heads;
+    int64_t index = number / cut.groups / args.kv_heads;
     for (int64_t s = 0; s < places.num_sequences; ++s) {
-        const int64_t rows = places.starts[s + 1] - places.starts[s], blocks = (rows + size - 1) / size;
+        const int64_t rows = places.starts[s + 1] - places.starts[s], blocks = (rows + cut.rows - 1) / cut.rows;
         if (index < blocks) {
-            // The last rows first: they have the most to do.
-            index = blocks - 1 - index;
-            out.sequence = s, out.row = places.starts[s] + index * size;
-            out.rows = rows - index * size < size ? rows - index * size : size;
+            index = blocks - 1 - index;  // the last rows first: they have the most to do
+            out.sequence = s, out.row = places.starts[s] + index * cut.rows;
+            out.rows = rows - index * cut.rows < cut.rows ? rows - index * cut.rows : cut.rows;
             return true;
         }
         index -= blocks;
@@ -146,39 +153,65 @@ inline bool find_block(const AttendArgs& args, int64_t number, Block& out) {
     return false;
 }
 
+// The places in the pages of up to 64 entries, of a row's selection or from position `start`; returns how many there are.
+inline int64_t find_entries(const AttendArgs& args, const Block& block, int64_t start, int64_t oldest, int64_t last, int64_t* entries) {
+    const Places& places = args.places;
+    const int32_t* pages = places.pages + block.sequence * places.max_pages;
+    const auto place = [&](int64_t position) { return int64_t(pages[position / places.page_size]) * places.page_size + position % places.page_size; };
+    int64_t count = 0;
+    if (args.selected) {
+        const int32_t* chosen = args.selected + block.row * args.num_selected;
+        for (int64_t i = start; i < args.num_selected && i < start + kEntries; ++i)
+            if (chosen[i] >= 0 && chosen[i] <= last) entries[count++] = place(chosen[i]);
+        return count;
+    }
+    for (; start + count <= last && count < kEntries; ++count) {
+        const int64_t position = start + count;
+        entries[count] = place(position < oldest ? oldest : position);  // pages before the window may be gone
+    }
+    return count;
+}
+
 inline void attend_block(const AttendArgs& args, const Block& block, float* memory) {
     const Places& places = args.places;
-    const int64_t group = args.heads / args.kv_heads, queries = block.rows * group, width = round_up(args.v_dim, 16);
-    float *keys = memory, *scores = keys + args.k_dim * kEntries, *sums = scores + (queries + kQueryRows) * kEntries;
+    const int64_t queries = block.rows * block.heads, width = round_up(args.v_dim, 16);
+    float *keys = memory, *scores = keys + (args.k_dim + args.k2_dim) * kEntries, *sums = scores + (queries + kQueryRows) * kEntries;
     auto* softmax = reinterpret_cast<Softmax*>(sums + (queries + kQueryRows) * width);
     auto** q = reinterpret_cast<const float**>(softmax + round_up(queries, 8));
+    const float** q2 = q + queries;
     for (int64_t m = 0; m < queries; ++m) {
-        const int64_t head = block.head * group + m % group;
-        q[m] = args.q + (block.row + m / group) * args.q_stride + head * args.k_dim;
+        const int64_t row = block.row + m / block.heads, head = block.first + m % block.heads;
+        q[m] = args.q + row * args.q_stride + head * args.k_dim;
+        if (args.k2_dim) q2[m] = args.q2 + row * args.q2_stride + head * args.k2_dim;
         softmax[m] = args.sinks ? Softmax{args.sinks[head], 1.0f} : Softmax{-__builtin_inff(), 0.0f};
         for (int64_t c = 0; c < width; ++c) sums[m * width + c] = 0;
     }
     const int64_t first = places.positions[block.row], last = places.positions[block.row + block.rows - 1];
     const int64_t oldest = args.window && first - args.window + 1 > 0 ? first - args.window + 1 : 0;
-    const int32_t* pages = places.pages + block.sequence * places.max_pages;
-    for (int64_t start = oldest / kEntries * kEntries; start <= last; start += kEntries) {
-        const int64_t count = last + 1 - start < kEntries ? last + 1 - start : kEntries;
+    const int64_t end = args.selected ? args.num_selected - 1 : last;
+    for (int64_t start = args.selected ? 0 : oldest / kEntries * kEntries; start <= end; start += kEntries) {
         int64_t entries[kEntries];
-        for (int64_t e = 0; e < count; ++e) {
-            const int64_t position = start + e < oldest ? oldest : start + e;  // pages before the window may be gone
-            entries[e] = int64_t(pages[position / places.page_size]) * places.page_size + position % places.page_size;
-        }
+        const int64_t count = find_entries(args, block, start, oldest, last, entries);
+        if (count == 0) continue;
         const auto key = [&](int64_t e) { return args.k_pages + (entries[e] * args.kv_heads + block.head) * args.k_dim; };
+        const auto key2 = [&](int64_t e) { return args.k2_pages + entries[e] * args.k2_dim; };
         const auto value = [&](int64_t e) { return args.v_pages + (entries[e] * args.kv_heads + block.head) * args.v_dim; };
         transpose_keys(key, count, args.k_dim, keys);
+        if (args.k2_dim) transpose_keys(key2, count, args.k2_dim, keys + args.k_dim * kEntries);
+        const auto score = [&]<int kRows>(int64_t m) {
+            score_rows<kRows>(q + m, keys, args.k_dim, scores + m * kEntries, false);
+            if (args.k2_dim) score_rows<kRows>(q2 + m, keys + args.k_dim * kEntries, args.k2_dim, scores + m * kEntries, true);
+        };
         int64_t m = 0;
-        for (; m + kQueryRows <= queries; m += kQueryRows) score_rows<kQueryRows>(q + m, keys, args.k_dim, scores + m * kEntries);
-        for (; m < queries; ++m) score_rows<1>(q + m, keys, args.k_dim, scores + m * kEntries);
+        for (; m + kQueryRows <= queries; m += kQueryRows) score.template operator()<kQueryRows>(m);
+        for (; m < queries; ++m) score.template operator()<1>(m);
         for (m = 0; m < queries; ++m) {
-            const int64_t position = places.positions[block.row + m / group];
-            int64_t from = args.window ? position - args.window + 1 - start : 0, to = position + 1 - start;
-            if (from < 0) from = 0;
-            if (to > count) to = count;
+            int64_t from = 0, to = count;
+            if (!args.selected) {
+                const int64_t position = places.positions[block.row + m / block.heads];
+                if (args.window && position - args.window + 1 > start) from = position - args.window + 1 - start;
+                if (position + 1 - start < to) to = position + 1 - start;
+            }
             const float factor = softmax[m].take(scores + m * kEntries, from, to, args.scale);
             if (factor != 1.0f)
                 for (int64_t c = 0; c < width; c += 16) store(sums + m * width + c, load(sums + m * width + c) * set(factor));
@@ -188,23 +221,25 @@ inline void attend_block(const AttendArgs& args, const Block& block, float* memo
         for (; m < queries; ++m) add_all_values<1>(scores + m * kEntries, value, count, sums + m * width, width, args.v_dim);
     }
     for (int64_t m = 0; m < queries; ++m) {
-        const int64_t head = block.head * group + m % group;
-        float* out = args.out + ((block.row + m / group) * args.heads + head) * args.v_dim;
+        float* out = args.out + ((block.row + m / block.heads) * args.heads + block.first + m % block.heads) * args.v_dim;
         const float inverse = 1.0f / softmax[m].total;
         for (int64_t c = 0; c < args.v_dim; ++c) out[c] = sums[m * width + c] * inverse;
     }
 }
 
 inline size_t attend_scratch(const AttendArgs& args) {
-    const int64_t queries = rows_of_block(args) * (args.heads / args.kv_heads) + kQueryRows;
-    return size_t(4 * (args.k_dim * kEntries + queries * (kEntries + round_up(args.v_dim, 16))) + (queries + 8) * 16 + 256);
+    const Cut cut(args);
+    const int64_t queries = cut.rows * cut.heads + kQueryRows;
+    const int64_t floats = (args.k_dim + args.k2_dim) * kEntries + queries * (kEntries + round_up(args.v_dim, 16));
+    return size_t(4 * floats + (queries + 8) * int64_t(sizeof(Softmax) + 2 * sizeof(float*)) + 256);
 }
 
 inline void attend(const void* raw, Team& team) {
     const auto& args = *static_cast<const AttendArgs*>(raw);
     auto* memory = reinterpret_cast<float*>(team.local(attend_scratch(args)));
+    const Cut cut(args);
     Block block;
-    while (find_block(args, team.claim(), block)) attend_block(args, block, memory);
+    while (find_block(args, cut, team.claim(), block)) attend_block(args, block, memory);
 }
 
 }  // namespace parity::PARITY_ISA

@@ -50,21 +50,24 @@ inline void norm(const void* raw, Team& team) {
     });
 }
 
+template <class Args> void gate_row(const Args& args, const float* gates, int64_t columns, float* out) {
+    const float* ups = gates + columns;
+    over(columns, [&](auto get, auto put) {
+        F gate = get(gates), up = get(ups);
+        if (args.kind == 2) {
+            const F left = set(args.beta) * tanh(gate / set(args.beta)) * sigmoid(gate);
+            put(out, left * set(args.linear) * tanh(up / set(args.linear)));
+            return;
+        }
+        if (args.kind == 1) gate = min(gate, set(args.limit)), up = max(min(up, set(args.limit)), set(-args.limit));
+        put(out, gate * sigmoid(gate) * up);
+    });
+}
+
 inline void gated(const void* raw, Team& team) {
     const auto& args = *static_cast<const GatedArgs*>(raw);
     share_rows(team, args.rows, args.columns, [&](int64_t row) {
-        const float *gates = args.gate_up + row * 2 * args.columns, *ups = gates + args.columns;
-        float* out = args.out + row * args.columns;
-        over(args.columns, [&](auto get, auto put) {
-            F gate = get(gates), up = get(ups);
-            if (args.kind == 2) {
-                const F left = set(args.beta) * tanh(gate / set(args.beta)) * sigmoid(gate);
-                put(out, left * set(args.linear) * tanh(up / set(args.linear)));
-                return;
-            }
-            if (args.kind == 1) gate = min(gate, set(args.limit)), up = max(min(up, set(args.limit)), set(-args.limit));
-            put(out, gate * sigmoid(gate) * up);
-        });
+        gate_row(args, args.gate_up + row * 2 * args.columns, args.columns, args.out + row * args.columns);
     });
 }
 
@@ -74,25 +77,6 @@ inline void sigmoid_gate(const void* raw, Team& team) {
         const float *x = args.x + row * args.x_stride, *gate = args.gate + row * args.gate_stride;
         over(args.columns, [&](auto get, auto put) { put(args.out + row * args.columns, get(x) * sigmoid(get(gate))); });
     });
-}
-
-inline void argmax(const void* raw, Team& team) {
-    const auto& args = *static_cast<const ArgmaxArgs*>(raw);
-    for (int64_t row = team.claim(); row < args.rows; row = team.claim()) {
-        const float* x = args.logits + row * args.columns;
-        F best = set(-__builtin_inff());
-        int64_t c = 0;
-        for (; c + 16 <= args.columns; c += 16) best = max(load(x + c), best);
-        float most = largest(best);
-        for (; c < args.columns; ++c)
-            if (x[c] > most) most = x[c];
-        args.out[row] = 0;
-        for (c = 0; c < args.columns; ++c)
-            if (x[c] == most) {
-                args.out[row] = c;
-                break;
-            }
-    }
 }
 
 }  // namespace parity::PARITY_ISA

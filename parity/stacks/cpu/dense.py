@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...core.weights import Weight
+from ...core.weights import Rows, Weight
 from .. import reference
 from ..ops import Activation
 from .fallback import rows_of, told, usable
 from .native import native
-from .weights import parts
+from .weights import matrices, parts, stacked
 
 _KINDS = {"silu": 0, "situ": 2}
 _GATES = {"silu": 0, "sigmoid": 1}
@@ -30,6 +30,21 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     native().linear(
         rows.data_ptr(), rows.stride(0), rows.shape[0], rows.shape[1], found, _address(bias), out.data_ptr(), weight.shape[0]
     )
+    return out
+
+
+def head_linear(x: Tensor, weight: Weight) -> Tensor:
+    heads, outputs, inputs = weight.shape
+    if not (stacked(weight) and usable(x)):
+        told("head_linear", x, weight)
+        return reference.head_linear(x, weight)
+    assert not isinstance(weight, Rows)
+    out = torch.empty(x.shape[0], heads, outputs)
+    for head, part in enumerate(matrices(weight)):
+        native().linear(
+            x.data_ptr() + 4 * head * x.stride(1), x.stride(0), x.shape[0], inputs, [part], 0,
+            out.data_ptr() + 4 * head * outputs, heads * outputs,
+        )  # fmt: skip
     return out
 
 
@@ -113,29 +128,28 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, activati
     return _norm(x, weight, eps, gate=gate.contiguous(), activation=_GATES[activation])[0]
 
 
+def activation_numbers(activation: Activation) -> tuple[int, float, float, float] | None:
+    """(kind, limit, beta, linear) as the kernels take them; None for a kind that they do not know."""
+    if activation.kind not in _KINDS:
+        return None
+    limited = activation.kind == "silu" and activation.limit is not None
+    return 1 if limited else _KINDS[activation.kind], activation.limit or 0.0, activation.beta, activation.linear
+
+
 def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
-    if not _plain(gate_up) or activation.kind not in _KINDS:
+    numbers = activation_numbers(activation)
+    if numbers is None or not _plain(gate_up):
         told("gated_activation", gate_up)
         return reference.gated_activation(gate_up, activation)
     columns = gate_up.shape[-1] // 2
     out = torch.empty(*gate_up.shape[:-1], columns)
-    limited = activation.kind == "silu" and activation.limit is not None
-    native().gated_activation(
-        gate_up.data_ptr(),
-        out.data_ptr(),
-        gate_up.numel() // gate_up.shape[-1],
-        columns,
-        1 if limited else _KINDS[activation.kind],
-        activation.limit or 0.0,
-        activation.beta,
-        activation.linear,
-    )
+    native().gated_activation(gate_up.data_ptr(), out.data_ptr(), gate_up.numel() // gate_up.shape[-1], columns, *numbers)
     return out
 
 
 def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
-    if not (usable(x) and usable(gate)):
-        told("sigmoid_gate", x)
+    if not (usable(x) and usable(gate) and x.shape == gate.shape):
+        told("sigmoid_gate", x, gate)
         return reference.sigmoid_gate(x, gate)
     rows, gates = rows_of(x), rows_of(gate)
     out = torch.empty(x.shape)

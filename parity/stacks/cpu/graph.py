@@ -20,7 +20,7 @@ from .native import native
 log = logging.getLogger("parity")
 
 _aten = torch.ops.aten
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(TorchDispatchMode):
     """Gives out the memory of a recorded step, and notes the first operator that computes."""
 
     def __init__(self) -> None:

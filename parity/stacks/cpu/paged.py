@@ -102,10 +102,60 @@ def attend(
     if not all(usable(x) and _inner_contiguous(x) for x in tensors) or (sinks is not None and not usable(sinks)):
         told("attend", *tensors)
         return reference.attend(q, k_pages, v_pages, batch, scale, window, sinks)
+    return _attend(q, k_pages, v_pages, batch, scale, window=window, sinks=sinks)
+
+
+def attend_latent(
+    q: Tensor,
+    q_rope: Tensor,
+    latent_pages: Tensor,
+    rope_pages: Tensor,
+    batch: Batch,
+    scale: float,
+    selected: Tensor | None = None,
+) -> Tensor:
+    tensors = (q, q_rope, latent_pages, rope_pages)
+    chosen = selected is None or (selected.dtype == torch.int32 and selected.is_contiguous())
+    if not (chosen and all(usable(x) and _inner_contiguous(x) for x in tensors)):
+        told("attend_latent", *tensors)
+        return reference.attend_latent(q, q_rope, latent_pages, rope_pages, batch, scale, selected)
+    keys = latent_pages.unsqueeze(2)  # one head
+    return _attend(q, keys, keys, batch, scale, q_rope=q_rope, rope_pages=rope_pages, selected=selected)
+
+
+def _attend(
+    q: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    batch: Batch,
+    scale: float,
+    *,
+    window: int | None = None,
+    sinks: Tensor | None = None,
+    q_rope: Tensor | None = None,
+    rope_pages: Tensor | None = None,
+    selected: Tensor | None = None,
+) -> Tensor:
     out = torch.empty(q.shape[0], q.shape[1], v_pages.shape[-1])
     native().attend(
-        q.data_ptr(), q.stride(0), k_pages.data_ptr(), v_pages.data_ptr(), 0 if sinks is None else sinks.data_ptr(),
-        out.data_ptr(), q.shape[1], k_pages.shape[2], q.shape[2], v_pages.shape[-1], window or 0, scale,
+        q.data_ptr(),
+        q.stride(0),
+        0 if q_rope is None else q_rope.data_ptr(),
+        0 if q_rope is None else q_rope.stride(0),
+        k_pages.data_ptr(),
+        0 if rope_pages is None else rope_pages.data_ptr(),
+        v_pages.data_ptr(),
+        0 if sinks is None else sinks.data_ptr(),
+        0 if selected is None else selected.data_ptr(),
+        out.data_ptr(),
+        q.shape[1],
+        k_pages.shape[2],
+        q.shape[2],
+        0 if rope_pages is None else rope_pages.shape[-1],
+        v_pages.shape[-1],
+        0 if selected is None else selected.shape[1],
+        window or 0,
+        scale,
         _places(batch, k_pages.shape[1]),
-    )  # fmt: skip
+    )
     return out

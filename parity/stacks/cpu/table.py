@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .. import reference
-from . import dense, paged
+from . import dense, paged, sparse
 
 OPS = replace(
     reference.OPS,
     embed=dense.embed,
     linear=dense.linear,
+    head_linear=dense.head_linear,
     rms_norm=dense.rms_norm,
     add_rms_norm=dense.add_rms_norm,
     layer_norm=dense.layer_norm,
@@ -22,6 +23,11 @@ OPS = replace(
     write=paged.write,
     rope_write=paged.rope_write,
     attend=paged.attend,
+    attend_latent=paged.attend_latent,
+    experts=sparse.experts,
+    causal_conv=sparse.causal_conv,
+    gated_delta=sparse.gated_delta,
+    sample=sparse.sample,
 )
 
 NOTES = {

@@ -63,3 +63,22 @@ def parts(weight: Weight) -> list[tuple[int, int, int]] | None:
                 return None
             found.append((panels.data_ptr(), LAYOUTS[part.format].number, part.shape[0]))
     return found
+
+
+def matrices(weight: Tensor | Packed) -> list[tuple[int, int, int]]:
+    """(address, native format, rows) of each matrix of a prepared weight [N, out, in]."""
+    data = weight if isinstance(weight, Tensor) else weight.arrays["panels"]
+    step = data.nbytes // weight.shape[0]
+    return [(data.data_ptr() + step * index, native_format(weight), weight.shape[1]) for index in range(weight.shape[0])]
+
+
+def native_format(weight: Tensor | Packed) -> int:
+    """The number that the kernels know a weight's format by."""
+    return LAYOUTS[PLAIN[weight.dtype] if isinstance(weight, Tensor) else weight.format].number
+
+
+def stacked(weight: Weight) -> bool:
+    """Whether the kernels can read a prepared weight [N, out, in] one matrix after the other."""
+    if isinstance(weight, Tensor):
+        return weight.dtype in PLAIN and weight.is_contiguous()
+    return isinstance(weight, Packed) and "panels" in weight.arrays
