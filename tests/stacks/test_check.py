@@ -140,13 +140,50 @@ def selection_sees_ahead(
     return REF.attend_latent(q, q_rope, latent, rope, batch, scale, selected)
 
 
-def selects_by_score(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int) -> Tensor:
-    return REF.select(q, weights, k_pages, batch, top_k).flip(-1)
+def selects_by_score(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, **options: Any) -> Tensor:
+    return REF.select(q, weights, k_pages, batch, top_k, **options).flip(-1)
 
 
-def selects_last_of_ties(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int) -> Tensor:
+def selects_last_of_ties(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, **options: Any) -> Tensor:
     later = torch.linspace(0, 1e-3, k_pages.shape[1])[:, None].to(k_pages.dtype)
-    return REF.select(q, weights, k_pages + later, batch, top_k)
+    return REF.select(q, weights, k_pages + later, batch, top_k, **options)
+
+
+def selects_open_groups(
+    q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, every: int = 1, **options: Any
+) -> Tensor:
+    """A group is seen from its first token on."""
+    ahead = torch.minimum(batch.positions + every - 1, torch.repeat_interleave(batch.lengths - 1, batch.starts.diff()))
+    return REF.select(q, weights, k_pages, replace(batch, positions=ahead), top_k, every, **options)
+
+
+def open_group_unseen(q: Tensor, k: Tensor, v: Tensor, batch: Batch, scale: float, selected: Tensor, every: int) -> Tensor:
+    whole = batch.positions + 1 - (batch.positions + 1) % every - 1
+    return REF.attend_selected(q, k, v, replace(batch, positions=whole.clamp(min=0)), scale, selected, every)
+
+
+def pooled_by_arrival(values: Tensor, gates: Any, bias: Any, tail: Tensor, batch: Batch, every: int, **options: Any) -> Tensor:
+    return REF.pool(values, gates, None if bias is None else bias.roll(1, 0), tail, batch, every, **options)
+
+
+def pooled_without_overlap(values: Tensor, gates: Any, bias: Any, tail: Tensor, batch: Batch, every: int, **o: Any) -> Tensor:
+    if not o.get("overlap"):
+        return REF.pool(values, gates, bias, tail, batch, every)
+    return REF.pool(values, gates, bias, tail, batch, every)[:, values.shape[1] // 2 :]
+
+
+def pooled_window_wider(
+    q: Tensor, pages: Tensor, pooled: Any, batch: Batch, scale: float, window: int, *r: Any, **o: Any
+) -> Tensor:
+    return REF.attend_pooled(q, pages, pooled, batch, scale, window + 1, *r, **o)
+
+
+def pooled_choice_ignored(*args: Any, selected: Any = None, **options: Any) -> Tensor:
+    return REF.attend_pooled(*args, **options)
+
+
+def pooled_without_sinks(*args: Any, sinks: Any = None, **options: Any) -> Tensor:
+    return REF.attend_pooled(*args, **options)
 
 
 def bias_in_the_weights(logits: Tensor, routing: Any, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -287,13 +324,41 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         selection_sees_ahead,
         lambda q, q_rope, *rest, **o: REF.attend_latent(q, torch.zeros_like(q_rope), *rest, **o),
     ],
-    "select": [selects_by_score, selects_last_of_ties],
+    "select": [
+        selects_by_score,
+        selects_last_of_ties,
+        selects_open_groups,
+        lambda *a, within=None, **o: REF.select(*a, **o),
+    ],
+    "select_blocks": [
+        lambda *a: REF.select_blocks(*a).flip(-1),
+        lambda q, w, k, b, top_k, every, block: REF.select_blocks(-q, w, k, b, top_k, every, block),
+        lambda q, w, k, b, top_k, every, block: REF.select(q, w, k, b, top_k, every) // block,
+    ],
+    "attend_selected": [
+        open_group_unseen,
+        lambda q, k, v, b, scale, selected, every: REF.attend(q, k, v, b, scale),
+    ],
+    "pool": [
+        pooled_by_arrival,
+        pooled_without_overlap,
+        lambda values, gates, bias, tail, *r, **o: REF.pool(values, gates, bias, tail.clone(), *r, **o),
+    ],
+    "write_pooled": [
+        lambda pages, values, batch, every: None,
+        lambda pages, values, batch, every: REF.write_pooled(pages, values.roll(1, 0), batch, every),
+    ],
+    "attend_pooled": [pooled_window_wider, pooled_choice_ignored, pooled_without_sinks],
     "route": [
         bias_in_the_weights,
         no_groups,
         last_of_ties,
         lambda logits, routing, bias=None: REF.route(logits, replace(routing, renormalize=True), bias),
         lambda logits, routing, bias=None: REF.route(logits, replace(routing, scale=1.0), bias),
+    ],
+    "route_to": [
+        lambda logits, experts, routing: REF.route_to(logits, experts, replace(routing, scale=1.0)),
+        lambda logits, experts, routing: REF.route_to(logits, experts, replace(routing, score="sigmoid")),
     ],
     "experts": [weight_dropped, lambda x, g, d, w, e, a: REF.experts(x, g, d, w, e.flip(-1), a)],
     "causal_conv": [wrong_slot, state_not_left, newest_first, lambda *a, **o: REF.causal_conv(*a)],
@@ -308,6 +373,33 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         heads_tiled,
         without_norm,
         lambda q, k, v, d, b, s, batch, scale: REF.gated_delta(q, k, v, d, b, s.clone(), batch, scale),
+    ],
+    "hyper_weights": [
+        lambda streams, fn, base, scale, norm_eps, eps, n: REF.hyper_weights(streams, fn, base, scale, norm_eps, eps, n + 1),
+        lambda streams, fn, base, scale, norm_eps, eps, n: REF.hyper_weights(streams, fn, base * 0, scale, norm_eps, eps, n),
+        lambda streams, *r: tuple(x.mT if x.ndim == 3 else x for x in REF.hyper_weights(streams, *r)),
+    ],
+    "hyper_read": [lambda streams, pre: REF.hyper_read(streams, pre.roll(1, 1))],
+    "hyper_write": [
+        lambda streams, y, post, comb: REF.hyper_write(streams, y, post, None if comb is None else comb.mT),
+        lambda streams, y, post, comb: REF.hyper_write(streams, y, post * 0, comb),
+    ],
+    "stream_norm": [
+        lambda streams, weight, eps, zero_centred=False: REF.stream_norm(streams, weight, eps),
+        lambda streams, weight, eps, zero_centred=False: REF.stream_norm(streams, weight[:1], eps, zero_centred),
+    ],
+    "activate": [
+        lambda x, kind, scale=1.0: REF.activate(x, kind),
+        lambda x, kind, scale=1.0: REF.activate(x, "silu", scale),
+    ],
+    "gated_mean": [lambda streams, gates: REF.gated_mean(streams, gates) * streams.shape[1]],
+    "stream_gate": [
+        lambda queries, keys: REF.stream_gate(queries, keys * 2),
+        lambda queries, keys: torch.sigmoid((queries.float() * keys.float()).sum(-1) * queries.shape[-1] ** -0.5),
+    ],
+    "token_windows": [
+        lambda tokens, history, batch: REF.token_windows(tokens, history.clone(), batch),
+        lambda tokens, history, batch: REF.token_windows(tokens, history, batch).flip(1),
     ],
     "sample": [
         top_k_keeps_ties,

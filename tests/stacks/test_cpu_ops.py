@@ -209,9 +209,7 @@ def test_rope_write_and_attend(chunks: list[tuple[int, int]], heads: int, kv_hea
     q, k, v = qkv.split([heads * k_dim, kv_heads * k_dim, kv_heads * v_dim], dim=1)
     q, k, v = q.unflatten(1, (heads, k_dim)), k.unflatten(1, (kv_heads, k_dim)), v.unflatten(1, (kv_heads, v_dim))
     angles = reference.rope_angles(batch.positions, 10000.0 ** -(torch.arange(k_dim // 2) / (k_dim // 2)))
-    pages = [
-        (normal(num_pages, 8, kv_heads, k_dim, seed=1), normal(num_pages, 8, kv_heads, v_dim, seed=2)) for _ in range(2)
-    ]
+    pages = [(normal(num_pages, 8, kv_heads, k_dim, seed=1), normal(num_pages, 8, kv_heads, v_dim, seed=2)) for _ in range(2)]
     turned = OPS.rope_write(q, k, v, angles, *pages[0], batch)
     expected = reference.rope_write(q, k, v, angles, *pages[1], batch)
     torch.testing.assert_close(turned, expected, rtol=1e-6, atol=1e-6)
