@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Set
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +12,14 @@ from torch import Tensor, nn
 from ...core.errors import Unsupported
 from ...core.state import LayerState
 from ...core.weights import Packed, Weight
+from ...formats import expand, format_of
 from ...stacks.ops import Activation, Ops, Routing
 from ..step import Step
 from .linear import Linear
 from .mlp import SILU, GatedMLP
 from .weight import Parameter, Place, Slot
+
+log = logging.getLogger("parity")
 
 
 class Router(nn.Module):
@@ -128,6 +133,9 @@ class Stacked:
 
         def put(weight: Weight, place: Place) -> None:
             assert isinstance(weight, (Tensor, Packed))
+            if isinstance(weight, Packed) and not format_of(weight.format).row_arrays:
+                _say_expanded(weight.format)
+                weight = expand(weight)
             if self._stack is None:
                 self._stack = self._empty_like(weight)
             self._copy(weight, expert, row)
@@ -141,34 +149,36 @@ class Stacked:
     def _empty_like(self, weight: Tensor | Packed) -> Weight:
         if isinstance(weight, Tensor):
             return weight.new_empty(self.shape)
-        arrays = {}
+        arrays, per_entry = {}, format_of(weight.format).rows_per_entry(weight)
         for role, array in weight.arrays.items():
-            per_row = _rows_of(weight, role)
+            per_row = per_entry[role]
             tail = array.shape[len(weight.shape) - 1 :]
             arrays[role] = array.new_empty(self.shape[0], -(-self.shape[1] // per_row), *tail)
         return Packed(weight.format, self.shape, arrays, weight.meta)
 
     def _copy(self, weight: Tensor | Packed, expert: int | None, row: int) -> None:
         index = slice(None) if expert is None else expert
-        if isinstance(weight, Tensor):
-            assert isinstance(self._stack, Tensor)
+        if isinstance(weight, Tensor) and isinstance(self._stack, Tensor):
             self._stack[index, row : row + weight.shape[-2]] = weight
             return
         stack = self._stack
-        if not isinstance(stack, Packed) or stack.format != weight.format or stack.meta != weight.meta:
-            raise Unsupported(f"the experts of one layer are in different formats ({weight.format} among them)")
+        kinds = [(one.format, one.meta) if isinstance(one, Packed) else None for one in (weight, stack)]
+        if not isinstance(weight, Packed) or not isinstance(stack, Packed) or kinds[0] != kinds[1]:
+            raise Unsupported(f"the experts of one layer are in different formats: {kinds[0]} and {kinds[1]}")
+        per_entry = format_of(weight.format).rows_per_entry(weight)
         for role, array in weight.arrays.items():
-            per_row = _rows_of(weight, role)
+            per_row = per_entry[role]
             if row % per_row:
                 raise Unsupported(f"{weight.format}: {row} rows of a gate do not end at a block of {per_row} rows")
             target = stack.arrays[role][index, row // per_row : row // per_row + -(-weight.shape[-2] // per_row)]
             _bytes(target).copy_(_bytes(array))
 
 
-def _rows_of(weight: Packed, role: str) -> int:
-    """Logical rows that one entry of an array covers."""
-    axis = len(weight.shape) - 2
-    return -(-weight.shape[-2] // weight.arrays[role].shape[axis])
+@cache
+def _say_expanded(format: str) -> None:
+    log.warning(
+        "%s experts are expanded while loading: the format does not keep rows apart, so no stack can be made of it", format
+    )
 
 
 def _bytes(array: Tensor) -> Tensor:
