@@ -156,6 +156,7 @@ class LLM:
             raise RequestError(f"LLM: {error}") from None
         engine, checkpoint = load_engine(pull(str(model)), str(model), config)
         self.tokenizer: Tokenizer = load_tokenizer(checkpoint.text_source)
+        self.checkpoint = checkpoint
         self._template = chat_template
         self._engine = engine
         self.service = EngineService(engine)
@@ -316,23 +317,41 @@ class LLM:
         _raise_errors(progress.answer("", None))
         return progress.prompt_logprobs or ()
 
-    def logits(self, tokens: Prompt, *, probe: Probe | None = None, cache: bool = False) -> npt.NDArray[np.float32]:
+    def logits(
+        self, tokens: Prompt, *, probe: Probe | None = None, chunk: int | None = None, cache: bool = False
+    ) -> npt.NDArray[np.float32]:
         """The logits after each token: float32 [tokens, vocabulary].
 
         Args:
             tokens: a text or token ids.
             probe: sees (and may replace) values inside the model; nothing else may run meanwhile.
+            chunk: most tokens computed in one step; nothing else may run meanwhile.
             cache: take and leave state in the prefix cache; then only the rows computed are returned.
         """
+        from .engine.inside import inside
+
         params = SamplingParams(temperature=0.0, max_tokens=0)
-        self._engine.runner.probe = probe
+        prompt = self.encode(tokens)
+        rows, num_rows = np.empty((len(prompt), self.info.vocab_size), np.float32), 0
+        self._engine.runner.probe, self._engine.scheduler.chunk_tokens = probe, chunk
         try:
-            items = list(self._run([(self.encode(tokens), 0)], params, want="logits", cache=cache))
+            with inside(self._engine.runner.model, probe):
+                for _, progress in self._run([(prompt, 0)], params, want="logits", cache=cache):
+                    while progress.arrays:
+                        part = progress.arrays.pop(0)
+                        rows[num_rows : num_rows + len(part)] = part
+                        num_rows += len(part)
         finally:
-            self._engine.runner.probe = None
-        progress = items[-1][1]
+            self._engine.runner.probe = self._engine.scheduler.chunk_tokens = None
         _raise_errors(progress.answer("", None))
-        return np.concatenate(progress.arrays)
+        return rows[:num_rows]
+
+    def content(self) -> tuple[str, dict[str, str]]:
+        """What the weights are, the same for any mirror or sharding: the content root, and the hash of each tensor."""
+        from .hub.content import content_leaves, root_of
+
+        leaves = content_leaves(self.checkpoint)
+        return root_of(leaves), leaves
 
     def embed(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """The last hidden state of a prompt: float32 [hidden]."""
@@ -385,6 +404,17 @@ class LLM:
         prompt = self.chat_format.prompt(turns, tools or (), **template)
         answer = self.chat_format.answer(prompt, tools or (), stop=params.stop)
         return _Stream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
+
+
+def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:
+    """A model's tokenizer alone.
+
+    Raises:
+        ParityError: the model cannot be found or read.
+    """
+    from .hub import open_checkpoint, pull
+
+    return load_tokenizer(open_checkpoint(pull(str(model))).text_source)
 
 
 class _RawEvents:

@@ -17,6 +17,10 @@ from .parser import Parser
 VERBS = {
     "chat": "talk to a model, or ask it one thing",
     "generate": "complete one prompt or a file of them",
+    "serve": "answer over HTTP, in the formats of OpenAI and Anthropic",
+    "verify": "compare two stacks, endpoints or packs: is it the same model?",
+    "capture": "record what a stack or an endpoint computes, for a comparison elsewhere",
+    "pack": "show what was captured",
     "pull": "download a model and check its hash",
     "models": "the models that are here, and those that can be pulled",
     "stacks": "where models can run, and whose kernels each stack uses",
@@ -89,9 +93,10 @@ def _run(words: list[str]) -> int:
 
 
 def _add_log_level(parser: argparse.ArgumentParser) -> None:
+    default = parser.get_default("log_level") or "warning"
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
-        default=os.environ.get("PARITY_LOG_LEVEL", "warning").lower(),
-        help="what is told on standard error; debug shows other libraries' warnings too (default: $PARITY_LOG_LEVEL, warning)",
+        default=os.environ.get("PARITY_LOG_LEVEL", default).lower(),
+        help=f"what is told on standard error; debug shows other libraries' warnings (default: $PARITY_LOG_LEVEL, {default})",
     )

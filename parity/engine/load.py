@@ -95,6 +95,8 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
         rules = (*rules, registry.TIED)
     slots = model.all_slots({to_model(name, rules) for name in checkpoint.tensors})
     plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
+    for read in model.readers:
+        read(checkpoint.path)
     placer = Placer(stack, dtype)
     # In the file's order, so that reading it is one pass.
     order = {source: index for index, source in enumerate(checkpoint.tensors)}
@@ -210,7 +212,7 @@ def make_engine(
         num_slots=config.max_num_seqs,
         num_snapshots=num_snapshots,
         dtype=state_dtype,
-        device=stack.device.torch_device,
+        device=stack.device,
     )
     eos = eos_token_ids(checkpoint)
     scheduler = Scheduler(

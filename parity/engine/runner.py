@@ -46,7 +46,7 @@ class Runner:
         max_pages: int,
         graphs: bool = True,
     ) -> None:
-        self._stack, self._model, self._memory, self._sampler = stack, model, memory, sampler
+        self._stack, self.model, self._memory, self._sampler = stack, model, memory, sampler
         self._page_size, self._max_pages = page_size, max_pages
         self._graphs: dict[int, Recorded] | None = {} if graphs else None
         self.probe: Probe | None = None
@@ -60,7 +60,7 @@ class Runner:
             logits = self._replay(plan)
             results = self._sampler(logits, plan.chunks)
         else:
-            hidden = self._model.hidden(self._prepare(plan), self._memory.state)
+            hidden = self.model.hidden(self._prepare(plan), self._memory.state)
             results = self._results(plan, hidden)
         for chunk in plan.chunks:
             if chunk.save is not None:
@@ -106,7 +106,7 @@ class Runner:
         pages = batch.pages.new_zeros(num_rows, self._max_pages)
         pages[:, : batch.pages.shape[1]] = batch.pages
         batch = _with_pages(batch, pages)
-        graph, logits = self._stack.device.capture(lambda: self._model(batch, self._memory.state))
+        graph, logits = self._stack.device.capture(lambda: self.model(batch, self._memory.state))
         if graph is None:
             self._graphs = None
             return logits
@@ -122,7 +122,7 @@ class Runner:
         if sampled:
             rows = [ends[index] - 1 for index in sampled]
             last = hidden if len(rows) == hidden.shape[0] else hidden[rows]
-            chosen = iter(self._sampler(self._model.head(last), [plan.chunks[index] for index in sampled]))
+            chosen = iter(self._sampler(self.model.head(last), [plan.chunks[index] for index in sampled]))
         results = []
         for end, chunk in zip(ends, plan.chunks, strict=True):
             result = next(chosen) if chunk.sample else Result()
@@ -138,7 +138,9 @@ class Runner:
             return result
         array, logprobs = None, []
         if request.want == "logits":
-            array = np.concatenate([part.cpu().numpy() for part in self._head(hidden)])
+            array = np.empty((len(hidden), self.model.vocab_size), np.float32)
+            for start, part in zip(itertools.count(0, _HEAD_ROWS), self._head(hidden)):
+                array[start : start + len(part)] = part.cpu().numpy()
         elif request.params.prompt_logprobs is not None:
             following = request.tokens[chunk.start + 1 : chunk.length + 1]
             for start, part in zip(itertools.count(0, _HEAD_ROWS), self._head(hidden[: len(following)])):
@@ -149,7 +151,7 @@ class Runner:
     def _head(self, hidden: Tensor) -> Iterator[Tensor]:
         for part in hidden.split(_HEAD_ROWS):
             if len(part):
-                yield self._model.head(part)
+                yield self.model.head(part)
 
 
 class Recorded:

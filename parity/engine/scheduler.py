@@ -88,6 +88,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         num_slots = min(config.max_num_seqs, config.num_slots) if config.has_slots else config.max_num_seqs
         self._num_slots = num_slots
+        self.chunk_tokens: int | None = None
+        """Most tokens of one sequence in one step; None leaves it to the step's budget."""
         self._slots = list(range(num_slots - 1, -1, -1))
         self._sequences: dict[str, Sequence] = {}
         self._deadlines: list[tuple[float, int, Sequence]] = []
@@ -241,7 +243,7 @@ class Scheduler:
     def _chunk(self, sequence: Sequence, budget: int, restore: int | None = None) -> Chunk:
         """The next chunk, of at most `budget` tokens; with per-request state it ends where a snapshot is of use."""
         start, num_tokens, size = sequence.num_computed, len(sequence.tokens), self.config.page_size
-        end = min(start + budget, num_tokens)
+        end = min(start + min(budget, self.chunk_tokens or budget), num_tokens)
         if not (self.config.has_slots and self._caches(sequence)):
             return sequence.chunk(end)
         last = (num_tokens - 1) // size * size

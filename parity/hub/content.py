@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -26,17 +26,27 @@ def content_root(checkpoint: Checkpoint, progress: Callable[[int, int], None] | 
     Args:
         progress: called as (bytes hashed, bytes in all), from this thread.
     """
+    return root_of(content_leaves(checkpoint, progress))
+
+
+def root_of(leaves: Mapping[str, str]) -> str:
+    """The Merkle root over leaves by tensor name."""
+    return _root([bytes.fromhex(leaves[name]) for name in sorted(leaves)]).hex()
+
+
+def content_leaves(checkpoint: Checkpoint, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
+    """The leaf of each tensor by name, in hexadecimal; see `content_root`."""
     names = sorted(checkpoint.tensors)
     total = sum(info.nbytes for info in checkpoint.tensors.values())
     done = 0
-    leaves = []
+    leaves = {}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
         for name, leaf in zip(names, pool.map(lambda name: _leaf(checkpoint, name), names), strict=True):
-            leaves.append(leaf)
+            leaves[name] = leaf.hex()
             done += checkpoint.tensors[name].nbytes
             if progress is not None:
                 progress(done, total)
-    return _root(leaves).hex()
+    return leaves
 
 
 def _leaf(checkpoint: Checkpoint, name: str) -> bytes:

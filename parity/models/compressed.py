@@ -53,7 +53,7 @@ VENDOR_NAMES: tuple[Rule, ...] = (
     Rename(r"\.wq_a\.", ".q_a_proj."),
     Rename(r"\.wq_b\.", ".q_b_proj."),
     Rename(r"\.q_norm\.", ".q_a_norm."),
-    Rename(r"\.wkv\.", ".kv_proj."),
+    Rename(r"\.(self_attn|compressor)\.wkv\.", r".\1.kv_proj."),
     Rename(r"\.wgate\.", ".gate_proj."),
     Rename(r"\.wo_a\.", ".o_a_proj."),
     Rename(r"\.wo_b\.", ".o_b_proj."),

@@ -6,6 +6,7 @@ tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -100,6 +101,8 @@ class Decoder(nn.Module):
         self.vocab_size, self.max_position = vocab_size, max_position
         self.ignored: tuple[Ignore, ...] = ()
         """Checkpoint tensors that this config says are not part of the model."""
+        self.readers: tuple[Callable[[Path], None], ...] = ()
+        """Called at load with the checkpoint's folder, for what the model needs of it beside config and tensors."""
         self._ropes = dict(ropes)
         for name, rope in self._ropes.items():
             self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)

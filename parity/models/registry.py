@@ -33,6 +33,8 @@ _MODULES = {
     "deepseek_v3": "deepseek_v3",
     "deepseek_v32": "deepseek_v32",
     "deepseek_v4": "deepseek_v4",
+    "deepseek_v41": "deepseek_v41",
+    "deepseek_v41_text": "deepseek_v41",
     "kimi_k2": "deepseek_v3",
     "kimi_k25": "kimi_k25",
     "kimi_vl": "kimi_k25",

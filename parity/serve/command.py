@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,7 +165,7 @@ def make_desk(service: Service, chat: Chat, settings: Settings) -> Desk:
     return Desk(service, words, grammars, settings)
 
 
-def serve(arguments: argparse.Namespace, open_engine: Any) -> int:
+def serve(arguments: argparse.Namespace, open_engine: Callable[[str | None], tuple[Service, Chat]]) -> int:
     """Serves until told to stop.
 
     Args:

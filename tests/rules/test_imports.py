@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "parity.engine": (*CORE, "parity.formats", "parity.models", "parity.stacks"),
     "parity.engine.load": (*CORE, "parity.formats", "parity.models", "parity.stacks", "parity.engine", "parity.hub"),
     "parity.text": CORE,
-    "parity.serve": (*CORE, "parity.text"),
+    "parity.serve": (*CORE, "parity.text", "parity.engine.grammar"),  # grammars hold no tensor
     "parity.serve.command": ANYTHING,
     "parity.tune": (*CORE, "parity.formats", "parity.models", "parity.stacks", "parity.hub", "parity.text"),
     "parity.tune.command": ANYTHING,
@@ -39,6 +39,7 @@ WITHOUT_TORCH = (
     "parity.engine.pages",
     "parity.engine.prefix",
     "parity.engine.sequence",
+    "parity.engine.grammar",
     "parity.text",
     "parity.serve",
 )

@@ -393,6 +393,9 @@ def test_progress_and_choice_of_ops() -> None:
     report = check(stack(), ops=["rope", "embed"], progress=lambda *step: seen.append(step))
     assert [row.op for row in report.rows] == ["rope", "embed"]
     assert seen == [("rope", 0, 2), ("embed", 1, 2)]
+    chosen = check(stack(), ops=["rope"], only=lambda op, case: "inverse" in case, rows_alone=False).rows[0]
+    assert 0 < chosen.num_cases < report.rows[0].num_cases
+    assert chosen.invariant is None
     with pytest.raises(UsageError, match="no op is called 'ropes'"):
         check(stack(), ops=["ropes"])
 

@@ -109,7 +109,8 @@ class HostTable(nn.Module):
         self.num_rows, self.dim, self.dtype = num_rows, dim, dtype
         self._part_rows, self._part = -(-num_rows // num_parts), part
         self._in_parts = False
-        self._parts: dict[int, Tensor | Packed] = {}
+        self.parts: dict[int, Tensor | Packed] = {}
+        """The table as it is read, by part."""
 
     def choose_form(self, path: str, names: Set[str]) -> None:
         self._in_parts = f"{path}.{self._part}_0.weight" in names
@@ -127,7 +128,7 @@ class HostTable(nn.Module):
         def put(weight: Weight, place: Place) -> None:
             # Not placed: it is read through the map, row by row.
             assert isinstance(weight, (Tensor, Packed))
-            self._parts[index] = weight
+            self.parts[index] = weight
 
         return put
 
@@ -138,31 +139,31 @@ class HostTable(nn.Module):
         parts = wanted // self._part_rows
         for part in parts.unique().tolist():
             chosen = parts == part
-            found = rows(self._parts[part], wanted[chosen] - part * self._part_rows)
+            found = rows(self.parts[part], wanted[chosen] - part * self._part_rows)
             out[chosen] = expand(found, self.dtype)
         return out.view(len(indices), -1).to(indices.device)
 
 
 class NgramMemory(nn.Module):
-    """The embeddings of a row's n-grams, side by side.
+    """The embeddings of a row's n-grams, side by side."""
 
-    Args:
-        token_ids: maps tokens to the ids that are hashed, int64 [vocabulary]; None takes the tokens.
-    """
-
-    def __init__(self, ops: Ops, hashing: NgramHash, table: HostTable, names: tuple[str, str]) -> None:
+    def __init__(self, ops: Ops, hashing: NgramHash, table: HostTable, table_name: str) -> None:
         super().__init__()
-        self.ops, self.hashing_name, self.table_name = ops, *names
-        self.add_module(names[0], hashing)
-        self.add_module(names[1], table)
-        self._parts = (hashing, table)
-        self.token_ids: Tensor | None = None
+        self.ops, self.hashing = ops, hashing
+        self.add_module(table_name, table)
+        self._table = (table,)
+        self.register_buffer("token_ids", None, persistent=False)
         self.state: tuple[StateSpec, ...] = (PerRequest("ngram", (hashing.width - 1,), torch.int32),)
+
+    def map_tokens(self, token_ids: Tensor) -> None:
+        """The ids that are hashed in place of tokens: int64 [vocabulary]."""
+        self.token_ids = token_ids
 
     def forward(self, step: Step, state: LayerState) -> Tensor:
         """[T, heads dim]; moves the requests' latest tokens on."""
-        hashing, table = self._parts
         tokens = step.batch.tokens
         if self.token_ids is not None:
-            tokens = self.token_ids.to(tokens.device)[tokens.long()]
-        return table(hashing(self.ops.token_windows(tokens, state["ngram"], step.batch)))
+            tokens = self.token_ids[tokens.long()]
+        table = self._table[0]
+        rows_of: Tensor = self.hashing(self.ops.token_windows(tokens, state["ngram"], step.batch))
+        return table(rows_of)

@@ -72,7 +72,7 @@ class PerLayerEmbedding(nn.Module):
         super().__init__()
         self.ops, self.count = ops, count
         self.sizes = [count * hidden_size, hidden_size]
-        self.ple_embedding = NgramMemory(ops, hashing, table, ("hashing", "ngram_embedding"))
+        self.ple_embedding = NgramMemory(ops, hashing, table, "ngram_embedding")
         self.project = FusedLinear(ops, dim, [("key_proj", self.sizes[0]), ("value_proj", hidden_size)], split=None)
         self.norm_key, self.norm_query, self.norm_conv = (StreamNorm(ops, count, hidden_size, eps) for _ in range(3))
         self.conv1d = DilatedConvolution(ops, count * hidden_size, width, hashing.width)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -119,3 +120,48 @@ class EntryIndexer(nn.Module):
     def choose(self, q: Tensor, weights: Tensor, keys: Tensor, step: Step) -> Tensor:
         """Rotated queries [T, H, dim], their weights float32 [T, H] -> chosen entries int32 [T, top_k]."""
         return self.ops.select(q, weights, keys, step.batch, self.top_k, every=self.every)
+
+
+class SharingIndexer(EntryIndexer):
+    """DeepSeek-V4.1's indexer: its keys are made from the unrotated entries by the layers that pool them, and shared.
+
+    Args:
+        source: makes keys, from entries of `entry_dim`; else those of the nearest layer before that does are scored.
+        blocks: (how many, entries in one): chooses the candidate blocks among which later layers choose.
+        candidates: chooses only inside the blocks that a layer before left; 0, or entries in a block.
+    """
+
+    def __init__(
+        self,
+        ops: Ops,
+        *,
+        entry_dim: int,
+        eps: float,
+        source: bool,
+        blocks: tuple[int, int] | None = None,
+        candidates: int = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(ops, **settings)
+        self.blocks, self.candidates = blocks, candidates
+        self.k_proj = Linear(ops, entry_dim, settings["dim"]) if source else None
+        self.k_norm = RMSNorm(ops, settings["dim"], eps) if source else None
+        if source:
+            self.state = (PerToken("index", (settings["dim"],), every=self.every),)
+
+    def keys(self, x: Tensor, latent: Tensor | None, step: Step, state: LayerState) -> Tensor:
+        if self.k_proj is not None and self.k_norm is not None:
+            key = self.k_norm(self.k_proj(latent)).unsqueeze(1)
+            key = self.ops.rope(key, step.angles[entry_rope(self.every)], interleaved=True, offset=self.offset)
+            self.ops.write_pooled(state["index"], key.squeeze(1), step.batch, self.every)
+            step.shared["index"] = state["index"]
+        return step.shared["index"]
+
+    def choose(self, q: Tensor, weights: Tensor, keys: Tensor, step: Step) -> Tensor:
+        if self.blocks is not None:
+            count, length = self.blocks
+            step.shared["blocks"] = self.ops.select_blocks(q, weights, keys, step.batch, count, self.every, length)
+        within = step.shared["blocks"] if self.candidates else None
+        return self.ops.select(
+            q, weights, keys, step.batch, self.top_k, every=self.every, within=within, block=self.candidates or 1
+        )

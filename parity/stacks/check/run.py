@@ -59,6 +59,8 @@ def check(
     ops: Iterable[str] | None = None,
     dtypes: Iterable[torch.dtype] | None = None,
     progress: Progress | None = None,
+    only: Callable[[str, str], bool] | None = None,
+    rows_alone: bool = True,
 ) -> Report:
     """Holds a stack's kernels to the contract of `parity.stacks.ops`.
 
@@ -67,6 +69,8 @@ def check(
         ops: the ops to check, or all.
         dtypes: the compute dtypes, or the stack's own.
         progress: called before each op.
+        only: (op, case's name) -> whether it is run; all are by default.
+        rows_alone: also compute each row without its batch, and report whether the bits are the same.
 
     Raises:
         UsageError: an op's name is unknown.
@@ -80,7 +84,7 @@ def check(
     for done, name in enumerate(chosen):
         if progress is not None:
             progress(name, done, len(chosen))
-        rows.append(_check_op(stack, name, used[:1] if name in _IN_FLOAT32 else used))
+        rows.append(_check_op(stack, name, used[:1] if name in _IN_FLOAT32 else used, only, rows_alone))
     return Report(stack.name, tuple(rows))
 
 
@@ -93,12 +97,16 @@ class _Outcome:
     invariant: bool | None = None
 
 
-def _check_op(stack: Stack, name: str, dtypes: list[torch.dtype]) -> OpReport:
+def _check_op(
+    stack: Stack, name: str, dtypes: list[torch.dtype], only: Callable[[str, str], bool] | None, rows_alone: bool
+) -> OpReport:
     failures, worst, number = [], 0.0, 0
     invariant: bool | None = None
     for dtype in dtypes:
         for case in CASES[name](Make(dtype, stack.formats)):
-            outcome = _run(stack, name, case, dtype)
+            if only is not None and not only(name, case.name):
+                continue
+            outcome = _run(stack, name, case, dtype, rows_alone)
             number += 1
             worst = max(worst, outcome.worst)
             if outcome.invariant is not None:
@@ -109,7 +117,7 @@ def _check_op(stack: Stack, name: str, dtypes: list[torch.dtype]) -> OpReport:
     return OpReport(name, stack.ops.origin(name), number, tuple(failures), worst, invariant, note)
 
 
-def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype) -> _Outcome:
+def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype, rows_alone: bool) -> _Outcome:
     args = {key: _place(value, stack) for key, value in case.args.items()}
     options = {key: _place(value, stack) for key, value in case.options.items()}
     before = {key: _copies(value) for key, value in {**args, **options}.items()}
@@ -133,7 +141,7 @@ def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype) -> _Outcome:
     for key, value in {**args, **options}.items():
         if key not in case.state and not _same(_tensors(value), before[key]):
             problems.append(f"changed its argument {key} in place")
-    same = None if problems else _alone(kernel, case, args, options, before, result)
+    same = None if problems or not rows_alone else _alone(kernel, case, args, options, before, result)
     return _Outcome("; ".join(problems) or None, worst, same)
 
 

@@ -1,0 +1,105 @@
+"""What several kernels need: which sequence a row or a tile belongs to, blocks, and views of rows."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Triton's interpreter multiplies bfloat16 matrices as if they were integers, so there they are widened first.
+_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+
+@triton.jit
+def dot(a, b, PRECISION: tl.constexpr):
+    """The product of two matrices of one dtype, in float32."""
+    if _INTERPRETED:
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def sequence_of(starts, num_sequences, row, BLOCK_S: tl.constexpr):
+    """The sequence that has a row: how many sequences end at or before it."""
+    s = tl.arange(0, BLOCK_S)
+    ends = tl.load(starts + 1 + s, mask=s < num_sequences, other=2147483647)
+    return tl.sum((ends <= row).to(tl.int32), axis=0)
+
+
+@triton.jit
+def tile_of(starts, num_groups, per_row, tile, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Where a tile lies when each group of rows is cut into tiles of its own.
+
+    A group has (starts[g + 1] - starts[g]) * per_row items. Returns (group, first item of the tile in the group, items in
+    the group, first row of the group); the group is `num_groups` for tiles past the last.
+    """
+    g = tl.arange(0, BLOCK_S)
+    inside = g < num_groups
+    first = tl.load(starts + g, mask=inside, other=0)
+    items = (tl.load(starts + g + 1, mask=inside, other=0) - first) * per_row
+    tiles = (items + BLOCK_M - 1) // BLOCK_M
+    ends = tl.cumsum(tiles, axis=0)
+    group = tl.sum(((ends <= tile) & inside).to(tl.int32), axis=0)
+    mine = g == group
+    before = tl.sum(tl.where(mine, ends - tiles, 0), axis=0)
+    count = tl.sum(tl.where(mine, items, 0), axis=0)
+    row = tl.sum(tl.where(mine, first, 0), axis=0)
+    return group, (tile - before) * BLOCK_M, count, row
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), without overflow."""
+    z = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0, 1.0, z) / (1.0 + z)
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)), without overflow and exact where exp(x) is small."""
+    z = tl.exp(-tl.abs(x))
+    # log1p by the classic correction: log(1 + z) z / ((1 + z) - 1).
+    w = 1.0 + z
+    small = tl.where(w == 1.0, z, tl.log(w) * (z / tl.where(w == 1.0, 1.0, w - 1.0)))
+    return tl.maximum(x, 0.0) + small
+
+
+@triton.jit
+def tanh(x):
+    """The hyperbolic tangent, from exp(-2 |x|)."""
+    z = tl.exp(-2.0 * tl.abs(x))
+    y = (1.0 - z) / (1.0 + z)
+    # Near zero 1 - z cancels: the series is exact there.
+    square = x * x
+    series = tl.abs(x) * (1.0 - square * (0.33333334 - square * (0.13333334 - square * 0.053968254)))
+    y = tl.where(tl.abs(x) < 0.1, series, y)
+    return tl.where(x < 0, -y, y)
+
+
+def power(n: int, least: int = 1) -> int:
+    """The next power of two, at least `least`: the size of a block."""
+    return max(int(triton.next_power_of_2(max(n, 1))), least)
+
+
+def row_strides(x: Tensor) -> tuple[Tensor, int, int, int]:
+    """(x, n, s, t): row r of [..., D] stands at (r // n) * s + (r % n) * t; copied only if its rows cannot be said so."""
+    if x.ndim == 1:
+        x = x[None]
+    if x.stride(-1) == 1 or x.shape[-1] == 1:
+        if x.ndim == 2:
+            return x, 1, x.stride(0), 0
+        if x.ndim == 3:
+            return x, max(x.shape[1], 1), x.stride(0), x.stride(1)
+    x = x.contiguous()
+    return x, 1, x.shape[-1], 0
+
+
+def inner(x: Tensor) -> Tensor:
+    """x with its last dimension contiguous."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products of matrices of a dtype are computed: float32 is not cut to fewer bits."""
+    return "ieee" if dtype == torch.float32 else "tf32"

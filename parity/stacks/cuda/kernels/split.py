@@ -1,0 +1,76 @@
+"""Splitting a long softmax over programs, and joining the parts."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .common import power
+
+_MAX_SPLITS = 32
+_LEAST_BLOCKS = 4  # a split of fewer blocks costs more to join than it saves
+
+
+@triton.jit
+def split_range(begin, end, split, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr):
+    """The part of begin .. end that a split computes, in whole blocks; empty for the last splits of a short range."""
+    begin = begin // BLOCK_N * BLOCK_N
+    if SPLITS > 1:
+        size = ((end - begin + BLOCK_N - 1) // BLOCK_N + SPLITS - 1) // SPLITS * BLOCK_N
+        begin += split * size
+        end = tl.minimum(end, begin + size)
+    return begin, end
+
+
+@triton.jit
+def _join(partial, stats, out, num_items, width, SPLITS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):
+    item = tl.program_id(0).to(tl.int64)
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    part = tl.arange(0, BLOCK_P)
+    exists = part < SPLITS
+    at = part * num_items + item
+    top = tl.load(stats + at * 2, mask=exists, other=float("-inf"))
+    total = tl.load(stats + at * 2 + 1, mask=exists, other=0.0)
+    weight = tl.exp(top - tl.max(top, axis=0))
+    values = tl.load(partial + at[:, None] * width + d[None, :], mask=exists[:, None] & (d < width)[None, :], other=0.0)
+    y = tl.sum(values * weight[:, None], axis=0) / tl.sum(total * weight, axis=0)
+    tl.store(out + item * width + d, y.to(out.dtype.element_ty), mask=d < width)
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    """How many programs run at once, about; a plain number where there is no GPU to ask."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
+
+
+def num_splits(programs: int, longest: int, block: int, device: torch.device) -> int:
+    """Splits that fill the device twice over, from shapes alone.
+
+    Args:
+        programs: without splitting.
+        longest: the most entries that a sequence can have.
+        block: entries of a step.
+    """
+    wanted = -(-2 * _processors(device) // max(programs, 1))
+    return max(1, min(wanted, longest // (block * _LEAST_BLOCKS), _MAX_SPLITS))
+
+
+def buffers(splits: int, num_rows: int, num_heads: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where splits leave their sums [splits, rows, heads, width] and (largest score, sum) [splits, rows, heads, 2]."""
+    size = 0 if splits == 1 else splits * num_rows * num_heads
+    options = {"dtype": torch.float32, "device": device}
+    return torch.empty(size * width, **options), torch.empty(size * 2, **options)  # type: ignore[call-overload]
+
+
+def join(out: Tensor, partial: Tensor, stats: Tensor, splits: int) -> Tensor:
+    """Fills `out` [rows, heads, width] from the splits' buffers; nothing to do where nothing was split."""
+    if splits > 1:
+        width = out.shape[-1]
+        items, block = out.numel() // width, min(power(width), 128)
+        grid = (items, triton.cdiv(width, block))
+        _join[grid](partial, stats, out, items, width, splits, power(splits), block, num_warps=2)
+    return out

@@ -1,0 +1,193 @@
+"""Captures a side into a pack, a few prompts at a time, and goes on where an earlier run was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path as FilePath
+
+import msgspec
+
+from ..core.errors import FormatError
+from .container import canonical_json
+from .pack import Pack, PackWriter, decode_record, encode_record
+from .record import Identity, Int32s, Plan, Record
+from .sides.base import Side, Tokens
+from .suites import Item, Suite
+
+MADE_BY = "parity"
+_GROUP = 8
+_LAYER_TOKENS = 16
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is going on, prompts done, prompts in all)."""
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def capture(
+    side: Side,
+    suite: Suite,
+    plan: Plan,
+    path: FilePath,
+    *,
+    reference: Pack | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Asks the side for all that the plan wants and writes the pack.
+
+    Args:
+        side: who is asked.
+        suite: the prompts.
+        plan: the same for every side that will be compared.
+        path: where the pack goes; what is done is kept beside it, in `<name>.parts`, until it is whole.
+        reference: another side's pack: its token ids are used where this side shows none, and its inner values are fed
+            to this side.
+        progress: told after each prompt.
+
+    Raises:
+        ParityError: the side cannot be asked at all.
+    """
+    identity = side.identity()
+    parts = _Parts(path, identity, plan, reference)
+    asker = _Asker(side, plan, reference, progress, len(suite.items))
+    items = iter(suite.items)
+    with PackWriter(path, made_by=MADE_BY, identity=identity, plan=plan) as writer:
+        while group := list(islice(items, _GROUP)):
+            records = parts.read(group)
+            if records is None:
+                records = asker.ask(group)
+                parts.write(records)
+            asker.done += len(group)
+            for record in records:
+                writer.add(record)
+        _inside(side, suite, plan, writer, reference)
+        writer.unreached.update(side.unreached())
+    parts.clear()
+
+
+class _Asker:
+    """Asks for a group of prompts and tells how long the rest will take."""
+
+    def __init__(self, side: Side, plan: Plan, reference: Pack | None, progress: Progress, total: int) -> None:
+        self._side, self._plan, self._reference = side, plan, reference
+        self._progress, self._total = progress, total
+        self.done = 0
+
+    def ask(self, group: Sequence[Item]) -> list[Record]:
+        """The records of a group."""
+        started = time.monotonic()
+        records = []
+        with ThreadPoolExecutor(max_workers=self._side.at_once) as pool:
+            for index, record in enumerate(pool.map(self._positions, group), start=1):
+                records.append(record)
+                self._tell("distributions", started, index)
+        if {4, 5, 6} & set(self._plan.levels):
+            self._progress("answers", self.done + len(group), self._total)
+            before = time.monotonic()
+            answers = self._side.generate(group, self._plan)
+            share = (time.monotonic() - before) / max(1, sum(answer is not None for answer in answers))
+            records = [
+                record if answer is None else replace(record, answer=answer, seconds={**record.seconds, "answer": share})
+                for record, answer in zip(records, answers, strict=True)
+            ]
+        return records
+
+    def _positions(self, item: Item) -> Record:
+        own = self._side.tokens(item)
+        before = time.monotonic()
+        wanted = {3, 4, 5} & set(self._plan.levels)
+        ids = self._forced(item, own)
+        paths = self._side.capture(item, ids, self._plan) if wanted and ids is not None else {}
+        seconds = {"distributions": time.monotonic() - before}
+        samples = self._side.sample(item, self._plan) if self._plan.num_samples and item.kind == "chat" else None
+        count = own.count if own.ids is None else len(own.ids)
+        return Record(item.id, own.ids, count, paths, None, samples, seconds)
+
+    def _forced(self, item: Item, own: Tokens) -> Int32s | None:
+        """The ids to score: the side's own, or else the reference's."""
+        if own.ids is not None or self._reference is None or item.id not in self._reference:
+            return own.ids
+        return self._reference.record(item.id).tokens
+
+    def _tell(self, what: str, started: float, index: int) -> None:
+        done = self.done + index
+        rest = (time.monotonic() - started) / index * (self._total - done)
+        self._progress(f"{what}, about {rest:.0f} s more" if done < self._total else what, done, self._total)
+
+
+def _inside(side: Side, suite: Suite, plan: Plan, writer: PackWriter, reference: Pack | None) -> None:
+    """The exact probes and the inside of the model."""
+    if 2 in plan.levels:
+        exact = side.exact(plan)
+        if exact is not None:
+            writer.add_exact(exact)
+    if 7 not in plan.levels or not plan.layers:
+        return
+    known = reference.layers() if reference is not None else None
+    tokens = known.tokens if known is not None else _layer_tokens(side, suite)
+    layers = side.layers(tokens) if tokens is not None else None
+    if layers is not None:
+        writer.add_layers(layers)
+    if layers is not None and known is not None and reference is not None:
+        isolated = side.isolated(known, reference.layers_hash() or "")
+        if isolated is not None:
+            writer.add_isolated(isolated)
+
+
+def _layer_tokens(side: Side, suite: Suite) -> Int32s | None:
+    """The first tokens of the first prompt."""
+    ids = side.tokens(suite.items[0]).ids
+    return None if ids is None else ids[:_LAYER_TOKENS]
+
+
+class _Parts:
+    """What is captured already, group by group, so that a stopped run can go on."""
+
+    def __init__(self, path: FilePath, identity: Identity, plan: Plan, reference: Pack | None) -> None:
+        key = canonical_json([msgspec.to_builtins(identity), msgspec.to_builtins(plan), reference.hash if reference else ""])
+        self._root = path.with_name(path.name + ".parts")
+        self._folder = self._root / hashlib.sha256(key).hexdigest()[:16]
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def read(self, group: Sequence[Item]) -> list[Record] | None:
+        """The group's records, if all are there and whole."""
+        try:
+            return [self._read(item.id) for item in group]
+        except (OSError, FormatError):
+            return None
+
+    def write(self, records: Sequence[Record]) -> None:
+        """Keeps a group's records."""
+        for record in records:
+            text, arrays = encode_record(record)
+            stem = self._stem(record.id)
+            for suffix, data in (("safetensors", arrays), ("json", text)):
+                part = self._folder / f"{stem}.{suffix}.part"
+                part.write_bytes(data)
+                os.replace(part, self._folder / f"{stem}.{suffix}")
+
+    def clear(self) -> None:
+        """Forgets everything: the pack is whole."""
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _read(self, name: str) -> Record:
+        stem = self._folder / self._stem(name)
+        data = stem.with_suffix(".json").read_bytes(), stem.with_suffix(".safetensors").read_bytes()
+        return decode_record(*data, f"the part {stem}")
+
+    def _stem(self, name: str) -> str:
+        return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
+def plan_for(suite: Suite, gates_hash: str, **options: object) -> Plan:
+    """The plan for a suite."""
+    return msgspec.convert({"suite": suite.name, "suite_hash": suite.hash, "gates_hash": gates_hash, **options}, Plan)

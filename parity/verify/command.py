@@ -1,0 +1,236 @@
+"""`parity verify`, `parity capture` and `parity pack`: arguments, progress, and what is printed."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from ..core.errors import EngineError, ParityError, UsageError
+from .capture import Progress, capture, plan_for
+from .gates import load_rules
+from .levels import LEVELS
+from .pack import Pack
+from .record import Plan
+from .report.write import write_report
+from .run import ORACLE, Outcome, Settings, is_pack, open_side, verify
+from .sides.http import Limits
+from .suites import Suite, load, names
+
+log = logging.getLogger("parity")
+
+
+def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `parity verify`."""
+    parser.add_argument("a", metavar="A", help="the side that is trusted: a stack (cpu, cuda, cpu:reference), a URL, or a pack")
+    parser.add_argument("b", metavar="B", help="the side in question")
+    _add_common(parser)
+    parser.add_argument("--out", type=Path, default=Path("parity-verify"), help="folder for packs and reports")
+    parser.add_argument("--oracle", default="auto", help=f"a third side in float32 ({ORACLE}), a pack, auto or none")
+    parser.add_argument("--gates", type=Path, help="a JSON file of thresholds instead of ours")
+    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first level that fails")
+    parser.add_argument("--key-env-b", metavar="NAME", help="the variable that holds the key of B, if not --key-env")
+    parser.add_argument("--endpoint-model-b", metavar="NAME", help="the name to ask B for, if not --endpoint-model")
+
+
+def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `parity capture`."""
+    parser.add_argument("a", metavar="A", help="a stack or a URL")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the pack to write")
+    parser.add_argument("--against", type=Path, metavar="PACK", help="another side's pack: its tokens and inner values are used")
+    _add_common(parser)
+
+
+def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `parity pack`."""
+    parser.add_argument("action", choices=["show"], help="what to do with it")
+    parser.add_argument("file", type=Path, help="a pack")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="what local stacks run; its vocabulary also helps to read endpoints")
+    parser.add_argument("--suite", default="quick", help=f"{', '.join(names())}, or a JSONL file")
+    parser.add_argument("--levels", default="0-7", help="such as 0-7, 3 or 0,1,4")
+    parser.add_argument("--samples", type=int, default=0, help="sampled answers a prompt, for endpoints that show texts only")
+    parser.add_argument("--key-env", metavar="NAME", help="the environment variable that holds an endpoint's key")
+    parser.add_argument("--endpoint-model", metavar="NAME", help="the name to ask an endpoint for")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one answer of an endpoint")
+    parser.add_argument("--at-once", type=int, default=4, help="requests in flight to an endpoint")
+    parser.add_argument("--requests-per-second", type=float, help="most requests a second to an endpoint")
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Runs `parity verify`; returns the exit code: 0 the same, 1 different, 3 undecided.
+
+    Raises:
+        ParityError: it could not be done (exit code 2).
+    """
+    settings = _settings(arguments)
+    try:
+        outcome = verify(arguments.a, arguments.b, settings, _Terminal(sys.stderr))
+    except EngineError as error:
+        # An engine's own exit code is 1, which here means that the sides differ.
+        raise ParityError(f"a side failed: {error}") from error
+    report = write_report(outcome, settings.out, reproduction(arguments))
+    _print(outcome, report, sys.stdout)
+    return outcome.verdict.exit_code
+
+
+def run_capture(arguments: argparse.Namespace) -> int:
+    """Runs `parity capture`."""
+    if is_pack(arguments.a):
+        raise UsageError(f"{arguments.a} is a pack already; name a stack or a URL")
+    settings = _settings(arguments)
+    reference = Pack(arguments.against) if arguments.against else None
+    suite, plan = _plan(settings, reference)
+    side = open_side(arguments.a, settings)
+    try:
+        capture(side, suite, plan, arguments.output, reference=reference, progress=_Terminal(sys.stderr))
+    finally:
+        side.close()
+    print(f"wrote {arguments.output}: {arguments.output.stat().st_size / 2**20:.1f} MiB, {Pack(arguments.output).hash}")
+    return 0
+
+
+def _plan(settings: Settings, reference: Pack | None) -> tuple[Suite, Plan]:
+    suite = load(settings.suite)
+    if reference is None:
+        return suite, plan_for(suite, load_rules().hash, levels=settings.levels, num_samples=settings.num_samples)
+    if reference.plan.suite_hash != suite.hash:
+        raise UsageError(f"the pack was made with the suite {reference.plan.suite!r}: name it with --suite")
+    return suite, reference.plan
+
+
+def run_pack(arguments: argparse.Namespace) -> int:
+    """Runs `parity pack show`."""
+    pack = Pack(arguments.file)
+    identity, plan = pack.identity, pack.plan
+    print(f"pack      {pack.hash}")
+    for name in ("side", "model", "architecture", "stack", "dtype", "weights", "config", "tokenizer", "template"):
+        value = getattr(identity, name)
+        print(f"{name:<10}{'not known' if value is None else value}")
+    print(f"suite     {plan.suite} {plan.suite_hash}, {len(pack.summary.prompts)} prompts")
+    paths: dict[str, int] = {}
+    answers = 0
+    for record in pack:
+        answers += record.answer is not None
+        for path, positions in record.paths.items():
+            paths[path] = paths.get(path, 0) + len(positions.at)
+    print(f"positions {', '.join(f'{path} {count}' for path, count in paths.items()) or 'none'}")
+    print(f"answers   {answers}")
+    layers = pack.layers()
+    print(f"inside    {'not captured' if layers is None else f'{len(layers.sites)} sites'}")
+    for name, why in pack.summary.unreached.items():
+        print(f"lacks     {name}: {why}")
+    return 0
+
+
+def parse_levels(text: str) -> tuple[int, ...]:
+    """`0-7`, `3` or `0,1,4-6` as levels.
+
+    Raises:
+        UsageError: it is not of that form, or there is no such level.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"{text!r} does not name levels: write 0-7, 3 or 0,1,4")
+        found |= set(range(int(first), int(last if dash else first) + 1))
+    if not found or not found <= set(LEVELS):
+        raise UsageError(f"{text!r} names levels that do not exist: there are 0 to {max(LEVELS)}")
+    return tuple(sorted(found))
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    limits = Limits(arguments.timeout, at_once=arguments.at_once, requests_per_s=arguments.requests_per_second)
+    if limits.timeout_s <= 0 or limits.at_once < 1 or (limits.requests_per_s is not None and limits.requests_per_s <= 0):
+        raise UsageError("--timeout, --at-once and --requests-per-second must be above 0")
+    if not 0 <= arguments.samples <= 10_000:
+        raise UsageError("--samples must be between 0 and 10000")
+    values = vars(arguments)
+    return Settings(
+        model=arguments.model,
+        suite=arguments.suite,
+        levels=parse_levels(arguments.levels),
+        out=values.get("out") or Path("."),
+        oracle=values.get("oracle") or "none",
+        gates=values.get("gates"),
+        num_samples=arguments.samples,
+        keep_going=bool(values.get("keep_going")),
+        key_variables=(arguments.key_env, values.get("key_env_b") or arguments.key_env),
+        endpoint_models=(arguments.endpoint_model, values.get("endpoint_model_b") or arguments.endpoint_model),
+        limits=limits,
+    )
+
+
+def reproduction(arguments: argparse.Namespace) -> str:
+    """The command that does the same again; keys are named by their variables and so are not in it."""
+    words: list[str] = ["parity", "verify", arguments.a, arguments.b]
+    for name, value in vars(arguments).items():
+        if name in ("a", "b", "verb", "log_level") or value in (None, False) or callable(value):
+            continue
+        words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return shlex.join(words)
+
+
+def _print(outcome: Outcome, report: Path, stream: TextIO) -> None:
+    verdict = outcome.verdict
+    for finding in outcome.findings:
+        numbers = ""
+        if finding.estimate is not None and finding.threshold:
+            numbers = f" {finding.estimate:.3g} (limit {finding.threshold:.3g})"
+        print(f"  {finding.level}  {finding.gate:<14} {finding.outcome:<12}{numbers}", file=stream)
+        for event in finding.events[:3]:
+            print(f"       {event}", file=stream)
+    print(f"{verdict.word}  {verdict.meaning}", file=stream)
+    if verdict.cause:
+        print(f"  {verdict.cause}", file=stream)
+    if verdict.needs:
+        print(f"  to decide it: {verdict.needs}", file=stream)
+    print(f"  report: {report}", file=stream)
+
+
+class _Terminal:
+    """Progress on one line of a terminal, or now and then on lines of a log."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._told_s = stream, 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        live = self._stream.isatty()
+        if now - self._told_s < (0.1 if live else 10.0) and done < total:
+            return
+        self._told_s = now
+        end = "\n" if not live or done >= total else ""
+        start = "\r\x1b[K" if live else ""
+        print(f"{start}{what} {done}/{total}", end=end, file=self._stream, flush=True)
+
+
+def progress(stream: TextIO) -> Progress:
+    """Progress for a terminal."""
+    return _Terminal(stream)
+
+
+def main(argv: Sequence[str]) -> int:
+    """`verify ...`, `capture ...` or `pack ...` without the rest of the command line; for tests and benches."""
+    parser = argparse.ArgumentParser(prog="parity")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, (add, _) in VERBS.items():
+        add(verbs.add_parser(name))
+    arguments = parser.parse_args(list(argv))
+    code: int = VERBS[arguments.verb][1](arguments)
+    return code
+
+
+VERBS = {
+    "verify": (add_verify_arguments, run_verify),
+    "capture": (add_capture_arguments, run_capture),
+    "pack": (add_pack_arguments, run_pack),
+}

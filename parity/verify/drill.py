@@ -1,0 +1,47 @@
+"""Level 7: which operation is the first whose own error is out of its band.
+
+Every value that A's inside showed is put in the place of B's as B computes. So each stretch between two sites is computed
+by B from A's input, and its error is its own, not what earlier layers handed on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .gates import Measurement, Rules
+from .pack import Pack
+from .record import Float32s, Layers
+
+
+def site_errors(reference: Layers, values: dict[tuple[int, str], Float32s]) -> list[tuple[int, str, float]]:
+    """(layer, site, relative error) for the sites that both sides have, in the order computed.
+
+    The error is the largest over tokens of the distance, over the reference's root mean square length.
+    """
+    found = []
+    for (layer, name), wanted in zip(reference.sites, reference.values, strict=True):
+        seen = values.get((layer, name))
+        if seen is not None and seen.shape == wanted.shape:
+            found.append((layer, name, relative_error(wanted, seen)))
+    return found
+
+
+def relative_error(wanted: Float32s, seen: Float32s) -> float:
+    """The largest distance of a token's value from what was wanted, over the typical length of one."""
+    one, two = (array.reshape(len(array), -1).astype(np.float64) for array in (wanted, seen))
+    size = float(np.sqrt((one**2).sum(axis=1).mean()))
+    distance = np.sqrt(((two - one) ** 2).sum(axis=1)).max(initial=0.0)
+    return float(distance / size) if size > 0 else float(distance > 0)
+
+
+def layer_measurements(a: Pack, b: Pack, rules: Rules) -> list[Measurement]:
+    """The sites out of their band, the first one first."""
+    errors = b.isolated()
+    if errors is None or errors.reference != a.layers_hash():
+        return [Measurement("layers", 0, "B was not run on A's inner values: capture B against A's pack, with the model")]
+    band = max(rules.layer_band(a.identity.dtype), rules.layer_band(b.identity.dtype))
+    out = [(layer, site, error) for layer, site, error in errors.sites if not error <= band]
+    events = tuple(f"layer {layer}, {site}: relative error {error:.3g}, band {band:.3g}" for layer, site, error in out)
+    worst = max((error for *_, error in errors.sites), default=0.0)
+    text = f"{len(errors.sites)} sites, largest relative error {worst:.3g}"
+    return [Measurement("layers", len(errors.sites), "no site in common", events=events, identical=worst == 0, text=text)]

@@ -1,0 +1,62 @@
+"""From a row of logits to what a pack keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from .record import Float32s, Int32s, Positions
+from .statistics.divergence import Top, signs, sketch
+
+_ROWS_AT_ONCE = 64
+
+
+class Reducer:
+    """Turns logits into heads and sketches, some rows at a time, so that memory stays bounded.
+
+    Args:
+        vocab_size: width of the logits.
+        top_k, sketch_size, seed: as in the plan.
+    """
+
+    def __init__(self, vocab_size: int, *, top_k: int, sketch_size: int, seed: int) -> None:
+        self._top_k = min(top_k, vocab_size)
+        self._signs = signs(vocab_size, seed=seed, count=sketch_size)
+
+    def positions(self, first: int, logits: Iterable[Float32s]) -> Positions:
+        """The positions from `first` on; `logits` comes in pieces of [rows, vocabulary]."""
+        pieces = [self._reduce(piece[i : i + _ROWS_AT_ONCE]) for piece in logits for i in range(0, len(piece), _ROWS_AT_ONCE)]
+        ids, logprobs, log_tail, lse, sketches = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        at = np.arange(first, first + len(ids), dtype=np.int32)
+        return Positions(at, Top(ids, logprobs, log_tail), lse, sketches)
+
+    def _reduce(self, logits: Float32s) -> tuple[Int32s, Float32s, Float32s, Float32s, Float32s]:
+        ids = head_ids(logits, self._top_k)
+        head = np.take_along_axis(logits, ids, axis=1).astype(np.float64)
+        peak = head[:, :1]
+        weights = np.exp(logits - peak.astype(np.float32))
+        np.put_along_axis(weights, ids, 0, axis=1)
+        tail = weights.sum(axis=1, dtype=np.float64)
+        total = np.exp(head - peak).sum(axis=1) + tail
+        lse = np.log(total) + peak[:, 0]
+        log_tail = np.log(np.maximum(tail, 1e-300)) + peak[:, 0] - lse
+        return (
+            ids,
+            (head - lse[:, None]).astype(np.float32),
+            log_tail.astype(np.float32),
+            lse.astype(np.float32),
+            sketch(logits, self._signs),
+        )
+
+
+def head_ids(logits: Float32s, count: int) -> Int32s:
+    """The `count` most likely ids of each row, best first; ties go to the lowest id."""
+    width = logits.shape[1]
+    edges = np.partition(logits, width - count, axis=1)[:, width - count]
+    rows = []
+    for row, edge in zip(logits, edges, strict=True):
+        candidates = np.flatnonzero(row >= edge)
+        order = np.argsort(-row[candidates], kind="stable")[:count]
+        rows.append(candidates[order])
+    return np.stack(rows).astype(np.int32)

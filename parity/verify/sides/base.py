@@ -1,0 +1,58 @@
+"""The one protocol of everything that can be captured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..record import Answer, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from ..suites import Item
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """A prompt as a side sees it; None for what it does not show."""
+
+    ids: Int32s | None = None
+    count: int | None = None
+
+
+class Side(Protocol):
+    """Answers for one model on one stack. A method returns None, or less, where the side cannot; `unreached` says why.
+
+    Methods may be called from `at_once` threads.
+    """
+
+    name: str
+    at_once: int
+
+    def identity(self) -> Identity:
+        """What it says it is."""
+
+    def tokens(self, item: Item) -> Tokens:
+        """A prompt's token ids, as rendered and cut by the side itself."""
+
+    def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
+        """The distributions along a prompt, by path."""
+
+    def generate(self, items: Sequence[Item], plan: Plan) -> list[Answer | None]:
+        """The greedy answers to chats; None for an item that asks for none."""
+
+    def sample(self, item: Item, plan: Plan) -> Int32s | None:
+        """int32 [plan.num_samples, plan.sample_tokens]: sampled answers at temperature 1, padded with -1."""
+
+    def layers(self, tokens: Int32s) -> Layers | None:
+        """The inside of the model on a short prompt."""
+
+    def isolated(self, reference: Layers, reference_hash: str) -> Isolated | None:
+        """Each site's own error when fed the reference's inner values."""
+
+    def exact(self, plan: Plan) -> Mapping[str, str] | None:
+        """SHA-256 of each exact probe's result."""
+
+    def unreached(self) -> Mapping[str, str]:
+        """What it could not give, by name, and why."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""

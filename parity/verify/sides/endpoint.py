@@ -1,0 +1,271 @@
+"""Any OpenAI-compatible URL as a side. What it can give is found out by asking; what it cannot is said by name."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from ...core.chat import Message
+from ..record import Answer, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from ..suites import Item
+from . import replies
+from .base import Tokens
+from .http import EndpointError, Http, Limits
+from .replies import Row, Words, field
+
+_TOP = 20
+_PREFIXES = 12
+Way = Callable[[Int32s], tuple[Int32s, list[Row]]]
+
+
+class EndpointSide:
+    """A side behind HTTP.
+
+    Args:
+        url: of the server or of its `/v1`.
+        model: the name to ask for; None takes the first that the server lists.
+        key: the bearer token, if it wants one.
+        limits: how much it may cost.
+        words: the model's vocabulary, where it is at hand.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        key: str | None = None,
+        limits: Limits | None = None,
+        words: Words | None = None,
+    ) -> None:
+        limits = limits or Limits()
+        self._http = Http(url.rstrip("/").removesuffix("/v1"), key, limits)
+        self.name, self.at_once = self._http.name, limits.at_once
+        self._words = words
+        self._unreached: dict[str, str] = {}
+        self._model = model or self._first_model()
+        self._lock = threading.Lock()
+        self._way: tuple[str, Way] | None = None
+        self._ways_tried = False
+        self._chat_extras: dict[str, Any] | None = None
+
+    def _first_model(self) -> str:
+        name = field(self._http.get("/v1/models"), "data", 0, "id")
+        if not isinstance(name, str) or len(name) > 500:
+            raise EndpointError(f"{self.name} lists no model; name one")
+        return name
+
+    def identity(self) -> Identity:
+        """What little a server says of itself."""
+        found = {"server": self._http.server} if self._http.server else {}
+        try:
+            version = field(self._http.get("/version"), "version")
+        except EndpointError:
+            version = None
+        if isinstance(version, str):
+            found["version"] = version[:80]
+        return Identity(self.name, "endpoint", self._model, environment=found)
+
+    def tokens(self, item: Item) -> Tokens:
+        """From `/tokenize` where there is one, else the number that the server counted."""
+        for ask in (self._tokenize, self._tokenize_in_two_steps):
+            try:
+                ids = replies.token_ids(field(ask(item), "tokens"))
+            except EndpointError:
+                continue
+            if ids is not None:
+                return Tokens(ids, len(ids))
+        self._unreached.setdefault("token ids", "the server has no /tokenize")
+        try:
+            return Tokens(None, replies.count(field(self._count(item), "usage", "prompt_tokens")))
+        except EndpointError as error:
+            self._unreached.setdefault("token counts", str(error))
+            return Tokens()
+
+    def _tokenize(self, item: Item) -> Any:
+        if item.kind == "text":
+            return self._http.post("/tokenize", {"model": self._model, "prompt": item.text, "content": item.text})
+        return self._http.post("/tokenize", {"model": self._model, "add_generation_prompt": True, **self._conversation(item)})
+
+    def _tokenize_in_two_steps(self, item: Item) -> Any:
+        """llama.cpp's spelling: the template, then the tokenizer."""
+        text = item.text
+        if item.kind == "chat":
+            text = field(self._http.post("/apply-template", self._conversation(item)), "prompt")
+        if not isinstance(text, str):
+            raise EndpointError(f"{self.name} does not render conversations")
+        return self._http.post("/tokenize", {"content": text, "add_special": True, "parse_special": True})
+
+    def _count(self, item: Item) -> Any:
+        if item.kind == "text":
+            return self._http.post("/v1/completions", {"model": self._model, "prompt": item.text, "max_tokens": 1})
+        return self._http.post("/v1/chat/completions", self._chat_body(item, 1))
+
+    def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
+        """The prompt's log-probabilities, in the best way that the server knows."""
+        with self._lock:
+            if not self._ways_tried:
+                self._way, self._ways_tried = self._find_way(tokens), True
+        if self._way is None:
+            return {}
+        try:
+            at, rows = self._way[1](tokens)
+        except EndpointError as error:
+            self._unreached.setdefault(f"distributions of {item.id}", str(error))
+            return {}
+        kept = [place for place, row in enumerate(rows) if row]
+        if not kept:
+            return {}
+        return {"one_shot": Positions(at[kept], replies.top_of([rows[place] for place in kept]))}
+
+    def _find_way(self, tokens: Int32s) -> tuple[str, Way] | None:
+        """The first of three ways that works on a short prompt."""
+        ways: tuple[tuple[str, Way], ...] = (
+            ("prompt log-probabilities", self._by_prompt_logprobs),
+            ("echo", self._by_echo),
+            ("one token a prefix", self._by_prefixes),
+        )
+        faults = []
+        for name, way in ways:
+            try:
+                if any(way(tokens[:8])[1]):
+                    return name, way
+                faults.append(f"{name}: none came")
+            except EndpointError as error:
+                faults.append(f"{name}: {error}")
+        self._unreached["distributions"] = "; ".join(faults)[:500]
+        return None
+
+    def _by_prompt_logprobs(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
+        choice = self._complete(tokens, prompt_logprobs=_TOP)
+        rows = replies.prompt_logprobs(field(choice, "prompt_logprobs"), tokens, self._words)
+        return np.arange(len(rows), dtype=np.int32), rows
+
+    def _by_echo(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
+        rows = replies.echoed(field(self._complete(tokens, echo=True, logprobs=5), "logprobs"), tokens, self._words)
+        return np.arange(len(rows), dtype=np.int32), rows
+
+    def _by_prefixes(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
+        """A request for each of some positions, spread over the prompt, the last one among them."""
+        count = min(len(tokens), _PREFIXES)
+        at = np.unique(np.linspace(0, len(tokens) - 1, count).round()).astype(np.int32)
+        choices = [self._complete(tokens[: place + 1], logprobs=_TOP, temperature=0) for place in at]
+        return at, [replies.generated_row(choice, self._words) for choice in choices]
+
+    def _complete(self, tokens: Int32s, **options: Any) -> Any:
+        body = {"model": self._model, "prompt": tokens.tolist(), "max_tokens": 1, "temperature": 0, **options}
+        choice = field(self._http.post("/v1/completions", body), "choices", 0)
+        if not isinstance(choice, dict):
+            raise EndpointError(f"{self.name} answered a completion without a choice")
+        return choice
+
+    def generate(self, items: Sequence[Item], plan: Plan) -> list[Answer | None]:
+        """Greedy answers, several in flight."""
+        with ThreadPoolExecutor(max_workers=self.at_once) as pool:
+            return list(pool.map(self._answer, items))
+
+    def _answer(self, item: Item) -> Answer | None:
+        if item.kind != "chat" or not item.answer_tokens:
+            return None
+        try:
+            reply = self._chat(item, item.answer_tokens, temperature=0, seed=0)
+            return replies.chat_answer(reply, self._words)
+        except EndpointError as error:
+            self._unreached.setdefault(f"answer to {item.id}", str(error))
+            return Answer("", "error", error=str(error))
+
+    def _chat(self, item: Item, max_tokens: int, **options: Any) -> Any:
+        """Asks with log-probabilities and token ids where the server takes these words, and without where not."""
+        body = self._chat_body(item, max_tokens) | options
+        choices: tuple[dict[str, Any], ...] = (
+            {"logprobs": True, "top_logprobs": _TOP, "return_token_ids": True},
+            {"logprobs": True, "top_logprobs": _TOP},
+            {"logprobs": True, "top_logprobs": 5},
+            {},
+        )
+        for extras in choices if self._chat_extras is None else (self._chat_extras,):
+            try:
+                reply = self._http.post("/v1/chat/completions", body | extras)
+            except EndpointError as error:
+                if error.status not in (400, 422, 501) or not extras or self._chat_extras is not None:
+                    raise
+                continue
+            self._chat_extras = extras
+            if not extras:
+                self._unreached.setdefault("answers' log-probabilities", "the server refuses them")
+            return reply
+        raise EndpointError(f"{self.name} answers no chat")
+
+    def _chat_body(self, item: Item, max_tokens: int) -> dict[str, Any]:
+        return {"model": self._model, "max_tokens": max_tokens, **self._conversation(item)}
+
+    def _conversation(self, item: Item) -> dict[str, Any]:
+        body: dict[str, Any] = {"messages": [_message(message) for message in item.messages]}
+        if item.tools:
+            body["tools"] = [
+                {
+                    "type": "function",
+                    "function": {"name": t.name, "description": t.description, "parameters": dict(t.parameters)},
+                }
+                for t in item.tools
+            ]
+        if item.thinking is not None:
+            body["chat_template_kwargs"] = {"enable_thinking": item.thinking}
+        return body
+
+    def sample(self, item: Item, plan: Plan) -> Int32s | None:
+        """Sampled answers; their ids, or their texts cut by the model's vocabulary where that is at hand."""
+        samples = np.full((plan.num_samples, plan.sample_tokens), -1, np.int32)
+        for index in range(plan.num_samples):
+            try:
+                reply = self._chat(item, plan.sample_tokens, temperature=1.0, top_p=1.0, seed=plan.seed + index)
+                answer = replies.chat_answer(reply, self._words)
+            except EndpointError as error:
+                self._unreached.setdefault("samples", str(error))
+                return None
+            tokens = answer.tokens
+            if tokens is None and self._words is not None and answer.text:
+                tokens = tuple(self._words.encode(answer.text, add_special_tokens=False))
+            if not tokens:
+                self._unreached.setdefault("samples", "their token ids are not shown and no vocabulary is at hand")
+                return None
+            samples[index, : len(tokens)] = tokens[: plan.sample_tokens]
+        return samples
+
+    def layers(self, tokens: Int32s) -> Layers | None:
+        """Not through HTTP."""
+        return None
+
+    def isolated(self, reference: Layers, reference_hash: str) -> Isolated | None:
+        """Not through HTTP."""
+        return None
+
+    def exact(self, plan: Plan) -> Mapping[str, str] | None:
+        """Not through HTTP."""
+        return None
+
+    def unreached(self) -> Mapping[str, str]:
+        """What the server did not give."""
+        way = {"distributions": f"reached by {self._way[0]} only"} if self._way else {}
+        return {**way, **self._unreached, "inside": "an endpoint shows nothing of it"}
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def _message(message: Message) -> dict[str, Any]:
+    plain: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    if message.name is not None:
+        plain["name"] = message.name
+    return plain

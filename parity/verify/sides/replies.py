@@ -1,0 +1,189 @@
+"""Reads what OpenAI-compatible servers answer, in the spellings that vLLM, SGLang, llama.cpp, Parity and others use.
+
+Nothing of an answer is believed before its type and range are checked; what does not fit raises `EndpointError`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..record import Answer, Int32s
+from ..statistics.divergence import Top, rough_log_tail
+from .http import EndpointError
+
+_MAX_TOKENS = 1 << 22
+_MAX_TEXT = 1 << 22
+_TOKEN_ID = re.compile(r"token_id:(\d{1,9})")
+
+Row = list[tuple[int, float]]
+
+
+class Words(Protocol):
+    """The model's vocabulary, where it is at hand: turns tokens that a server spells out back into ids."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text."""
+
+    def id_of(self, text: str) -> int | None:
+        """The id of the one token with this text."""
+
+
+def field(value: Any, *path: str | int) -> Any:
+    """What is at a path of keys and indexes; None where something on the way is missing."""
+    for key in path:
+        if isinstance(key, int):
+            value = value[key] if isinstance(value, list) and -len(value) <= key < len(value) else None
+        else:
+            value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def token_ids(value: Any) -> Int32s | None:
+    """A list of token ids; None if it is not one."""
+    if not isinstance(value, list) or not value or len(value) > _MAX_TOKENS:
+        return None
+    if any(type(token) is not int or not 0 <= token < 2**31 for token in value):
+        return None
+    return np.array(value, np.int32)
+
+
+def count(value: Any) -> int | None:
+    """A number of tokens that a server claims; None if it is not one."""
+    return value if type(value) is int and 0 <= value <= 2**40 else None
+
+
+def prompt_logprobs(value: Any, ids: Int32s, words: Words | None) -> list[Row]:
+    """vLLM's `prompt_logprobs`: a dict by token id for each prompt token, the first one null. Row i is for token i + 1."""
+    if not isinstance(value, list) or len(value) != len(ids):
+        raise EndpointError("the endpoint's prompt_logprobs are not one for each prompt token")
+    rows = []
+    for entry in value[1:]:
+        if not isinstance(entry, dict) or not entry:
+            raise EndpointError("an entry of the endpoint's prompt_logprobs is not a set of tokens")
+        row = [(int(key), _logprob(field(item, "logprob"))) for key, item in entry.items() if key.isdecimal() and len(key) < 10]
+        rows.append(_ordered(row))
+    return rows
+
+
+def echoed(logprobs: Any, ids: Int32s, words: Words | None) -> list[Row]:
+    """The `echo` spelling of completions: parallel lists over the prompt's tokens. Row i is for token i + 1."""
+    values, tops = field(logprobs, "token_logprobs"), field(logprobs, "top_logprobs")
+    if not isinstance(values, list) or len(values) < len(ids):
+        raise EndpointError("the endpoint did not echo the prompt's log-probabilities")
+    rows = []
+    for place in range(1, len(ids)):
+        row = [(int(ids[place]), _logprob(values[place]))]
+        row += named(field(tops, place), words)
+        rows.append(_ordered(row))
+    return rows
+
+
+def named(entry: Any, words: Words | None) -> Row:
+    """Likely tokens keyed by their text."""
+    if not isinstance(entry, dict):
+        return []
+    pairs = [(token_of({"token": text}, words), _logprob(value)) for text, value in entry.items()]
+    return [(token, value) for token, value in pairs if token is not None]
+
+
+def content_row(entry: Any, words: Words | None) -> Row:
+    """One entry of chat's `logprobs.content`: the token and its `top_logprobs`."""
+    tops = field(entry, "top_logprobs")
+    items = [entry, *(tops if isinstance(tops, list) else [])]
+    pairs = [(token_of(item, words), _logprob(field(item, "logprob"))) for item in items[:129]]
+    return _ordered([(token, value) for token, value in pairs if token is not None])
+
+
+def token_of(item: Any, words: Words | None) -> int | None:
+    """The id of a reported token: given as such, spelled `token_id:5`, or found by its text."""
+    given = field(item, "id")
+    if type(given) is int and 0 <= given < 2**31:
+        return given
+    text = field(item, "token")
+    if not isinstance(text, str):
+        return None
+    spelled = _TOKEN_ID.fullmatch(text)
+    if spelled:
+        return int(spelled[1])
+    return words.id_of(text) if words is not None and len(text) < 1024 else None
+
+
+def generated_row(choice: Any, words: Words | None) -> Row:
+    """The likely tokens at the first generated place of a completion, in either spelling."""
+    logprobs = field(choice, "logprobs")
+    content = field(logprobs, "content", 0)
+    if content is not None:
+        return content_row(content, words)
+    row = named(field(logprobs, "top_logprobs", 0), words)
+    token = token_of({"token": field(logprobs, "tokens", 0)}, words)
+    value = field(logprobs, "token_logprobs", 0)
+    return _ordered(row + ([(token, _logprob(value))] if token is not None and value is not None else []))
+
+
+def top_of(rows: Sequence[Row]) -> Top:
+    """Rows of any lengths as one `Top`."""
+    width = max((len(row) for row in rows), default=1) or 1
+    ids = np.full((len(rows), width), -1, np.int32)
+    logprobs = np.full((len(rows), width), -100.0, np.float32)
+    for index, row in enumerate(rows):
+        for place, (token, value) in enumerate(row):
+            ids[index, place], logprobs[index, place] = token, value
+    return Top(ids, logprobs, rough_log_tail(logprobs, ids))
+
+
+def chat_answer(reply: Any, words: Words | None) -> Answer:
+    """The answer in a chat completion."""
+    choice = field(reply, "choices", 0)
+    message = field(choice, "message")
+    if not isinstance(message, dict):
+        raise EndpointError("the endpoint answered a chat without a message")
+    text = message.get("content") or ""
+    if not isinstance(text, str) or len(text) > _MAX_TEXT:
+        raise EndpointError("the endpoint's message has no text content")
+    finish = field(choice, "finish_reason")
+    finish = "stop" if finish in ("tool_calls", "function_call") else finish if isinstance(finish, str) else "unknown"
+    content = field(choice, "logprobs", "content")
+    rows = [content_row(entry, words) for entry in content] if isinstance(content, list) else []
+    tokens = token_ids(field(choice, "token_ids"))
+    chosen: list[int | None] = [int(token) for token in tokens] if tokens is not None else []
+    if not chosen and isinstance(content, list):
+        chosen = [token_of(entry, words) for entry in content]
+    known = [token for token in chosen if token is not None]
+    whole = bool(known) and len(known) == len(chosen)
+    return Answer(
+        text,
+        finish[:40],
+        tuple(known) if whole else None,
+        top_of(rows) if whole and len(rows) == len(known) and all(rows) else None,
+        count(field(reply, "usage", "completion_tokens")),
+        _calls(message.get("tool_calls")),
+    )
+
+
+def _calls(value: Any) -> tuple[tuple[str, str], ...]:
+    calls = []
+    for call in value[:64] if isinstance(value, list) else []:
+        name, arguments = field(call, "function", "name"), field(call, "function", "arguments")
+        if isinstance(name, str) and isinstance(arguments, str) and len(arguments) < _MAX_TEXT:
+            calls.append((name, arguments))
+    return tuple(calls)
+
+
+def _logprob(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value > 0.01:
+        raise EndpointError("the endpoint reported a log-probability that is none")
+    return max(float(min(value, 0.0)), -1000.0)
+
+
+def _ordered(row: Row) -> Row:
+    """Each token once, the most likely first."""
+    best: dict[int, float] = {}
+    for token, value in row:
+        best.setdefault(token, value)
+    rank: Callable[[tuple[int, float]], tuple[float, int]] = lambda pair: (-pair[1], pair[0])  # noqa: E731
+    return sorted(best.items(), key=rank)

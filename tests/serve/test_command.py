@@ -1,0 +1,183 @@
+"""Flags, configuration files, and the life of a server process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import httpx
+import pytest
+
+from parity.cli import build_parser
+from parity.core.errors import Unsupported, UsageError
+from parity.serve.command import dialect_of, settings_of, template_of
+from parity.serve.run import bind
+from parity.serve.settings import Settings
+from parity.text.dialects import dialect_by_name
+
+
+def parse(*words):
+    return build_parser("serve").parse_args(["serve", *words])
+
+
+def test_the_defaults_are_safe():
+    settings = settings_of(parse())
+    assert settings == Settings()
+    assert (settings.host, settings.port, settings.allowed_origins) == ("127.0.0.1", 8000, ())
+    assert not settings.request_templates
+    assert settings.hosts == {"127.0.0.1", "localhost", "::1"}
+
+
+def test_flags_become_settings():
+    arguments = parse(
+        "some/model", "--host", "0.0.0.0", "--port", "9", "--served-model-name", "a", "b", "--api-key", "k1", "k2",
+        "--request-timeout", "5", "--no-constrain-tool-calls", "--trust-request-chat-template", "--max-model-len", "100",
+        "--default-chat-template-kwargs", '{"enable_thinking": false}', "--override-generation-config", '{"temperature": 0.1}',
+    )  # fmt: skip
+    settings = settings_of(arguments)
+    assert (settings.host, settings.port, settings.names, settings.api_keys) == ("0.0.0.0", 9, ("a", "b"), ("k1", "k2"))
+    assert (settings.request_timeout_s, settings.constrain_calls, settings.request_templates) == (5.0, False, True)
+    assert (settings.default_template, settings.sampling) == ((("enable_thinking", False),), (("temperature", 0.1),))
+    assert settings.hosts == frozenset()
+    assert (arguments.model_word, arguments.max_model_len) == ("some/model", 100)
+
+
+@pytest.mark.parametrize("words", [("--config", "FILE", "--port", "7"), ("--port", "7", "--config", "FILE")])
+def test_a_file_says_what_flags_do_not(tmp_path, words):
+    file = tmp_path / "serve.yaml"
+    file.write_text("model: m\nport: 5\nhost: '::1'\nserved-model-name: [x, y]\nlog_requests: false\nenforce-eager: true\n")
+    arguments = parse(*(str(file) if word == "FILE" else word for word in words))
+    settings = settings_of(arguments)
+    assert (settings.port, settings.host, settings.names, settings.log_requests) == (7, "::1", ("x", "y"), False)
+    assert (arguments.model_flag, arguments.enforce_eager) == ("m", True)
+
+
+@pytest.mark.parametrize("content", ["- a\n", "{", "no-such-flag: 1\n", "port: many\n"])
+def test_a_bad_file_is_named(tmp_path, capsys, content):
+    file = tmp_path / "serve.yaml"
+    file.write_text(content)
+    with pytest.raises(SystemExit):
+        parse("--config", str(file))
+    assert capsys.readouterr().err
+
+
+def test_keys_come_from_a_file_and_the_environment(tmp_path, monkeypatch):
+    file = tmp_path / "keys"
+    file.write_text("one\n\n two \n")
+    monkeypatch.setenv("PARITY_API_KEY", "three,four")
+    assert set(settings_of(parse("--api-key-file", str(file), "--api-key", "one")).api_keys) == {"one", "two", "three", "four"}
+
+
+def test_an_empty_file_of_keys_does_not_open_the_server(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("\n")
+    with pytest.raises(UsageError, match="would be open"):
+        settings_of(parse("--api-key-file", str(file)))
+    with pytest.raises(UsageError, match="cannot be read"):
+        settings_of(parse("--api-key-file", str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(
+    "words", [("--port", "70000"), ("--request-timeout", "0"), ("--override-generation-config", '{"temperature": -1}')]
+)
+def test_values_that_make_no_sense(words):
+    with pytest.raises(UsageError):
+        settings_of(parse(*words))
+
+
+def test_parsers_may_be_named():
+    own = dialect_by_name("hermes", "qwen3")
+    assert dialect_of(parse(), own) is own
+    changed = dialect_of(parse("--tool-call-parser", "kimi_k2"), own)
+    assert (changed.calls, changed.thinking) == (dialect_by_name("kimi_k2").calls, own.thinking)
+    with pytest.raises(Unsupported, match="nonsense"):
+        dialect_of(parse("--reasoning-parser", "nonsense"), own)
+
+
+def test_a_template_comes_from_a_file(tmp_path):
+    file = tmp_path / "template.jinja"
+    file.write_text("{{ messages }}")
+    assert template_of(parse("--chat-template", str(file))) == "{{ messages }}"
+    with pytest.raises(UsageError, match="cannot be read"):
+        template_of(parse("--chat-template", str(tmp_path / "none")))
+
+
+def test_a_port_that_is_taken_is_said_before_anything_is_read():
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="try another --port"):
+        bind(Settings(port=taken.getsockname()[1]))
+    with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1"):
+        bind(Settings(host="192.0.2.1"))
+
+
+PROGRAM = textwrap.dedent("""
+    from parity.serve.run import Server, bind
+    from tests.serve.scripted import ScriptedService, make_desk
+    desk = make_desk(ScriptedService(lambda prompt: "word " * 200, step_s=0.005), port=PORT, shutdown_timeout_s=5.0)
+    Server(desk, bind(desk.settings)).serve_forever()
+    print("stopped well")
+""")
+
+
+def start(port):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    program = PROGRAM.replace("PORT", str(port))
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    line = process.stderr.readline()
+    assert "is ready at http://127.0.0.1:" in line
+    return process, line.split(" is ready at ")[1].strip()
+
+
+def test_killed_under_load_and_started_again_on_the_same_port():
+    process, url = start(0)
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "stream": True}
+    try:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.kill()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(lines)
+    finally:
+        process.communicate(timeout=10)
+    again, same = start(int(url.rpartition(":")[2]))
+    try:
+        start_s = time.monotonic()
+        answer = httpx.post(f"{same}/v1/chat/completions", json=body | {"stream": False, "max_tokens": 5})
+        assert answer.json()["choices"][0]["message"]["content"] == "word "
+        assert time.monotonic() - start_s < 5
+    finally:
+        again.send_signal(signal.SIGTERM)
+        out, _ = again.communicate(timeout=15)
+    assert "stopped well" in out
+    assert again.returncode == 0
+
+
+def test_terminated_while_answering_it_finishes_the_answer():
+    process, url = start(0)
+    body = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 100}
+    try:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=20) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            rest = [line for line in lines if line]
+    finally:
+        out, _ = process.communicate(timeout=15)
+    assert rest[-1] == "data: [DONE]"
+    assert "stopped well" in out
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from parity.cli import main; main(['serve', '--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 0
+    assert "--api-key" in done.stdout
