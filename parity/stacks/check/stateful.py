@@ -167,6 +167,7 @@ def _selection(make: Make, batch: Batch, count: int) -> Tensor:
 
 
 def select(make: Make) -> Iterator[Case]:
+    args_: Args
     for label, chunks, size in (*_BATCHES, ("long, pages of 16", _LONG, 16)):
         for h, d in ((1, 16), (4, 64)):
             for top_k in (1, 8, 64):
@@ -174,7 +175,7 @@ def select(make: Make) -> Iterator[Case]:
                 # Few values, so that there are ties at the last place.
                 keys = make.grid(longest(batch), batch.num_sequences, d, step=0.5, top=0.5)
                 args = {"q": make.grid(batch.num_tokens, h, d), "weights": make.grid(batch.num_tokens, h, dtype=_F32)}
-                args_ = args | {"k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
+                args_ = {**args, "k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
                 yield Case(f"{label}, {h} heads of {d}, best {top_k}", args_, rows=("q", "weights"))
     for every in (2, 4):
         batch = make.batch(_LONG, 16)
@@ -189,7 +190,7 @@ def select(make: Make) -> Iterator[Case]:
     batch, top_k = make.batch(MIXED, 16), 5
     args = {"q": make.grid(batch.num_tokens, h, d), "weights": make.grid(batch.num_tokens, h, dtype=_F32)}
     keys = make.grid(longest(batch), batch.num_sequences, d, step=0.5, top=0.5)
-    args_ = args | {"k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
+    args_ = {**args, "k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
     zeros = args_ | {"weights": torch.zeros_like(args["weights"])}
     yield Case("all equal", zeros, rows=("q", "weights"))
     zeros["weights"] = -make.grid(batch.num_tokens, h, dtype=_F32).abs()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .case import DECODES, MIXED, PROMPT, Case, Make
+from .case import DECODES, MIXED, PROMPT, Args, Case, Make
 from .tolerance import Tolerance
 
 _F32 = torch.float32
@@ -17,7 +17,7 @@ def hyper_weights(make: Make) -> Iterator[Case]:
     for t, n, d in _SHAPES:
         streams = make.normal(t, n, d)
         for rows, parts in ((n * (2 + n), 3), (n, 1)):
-            args = {"streams": streams, "fn": make.normal(rows, n * d, dtype=_F32, std=(n * d) ** -0.5)}
+            args: Args = {"streams": streams, "fn": make.normal(rows, n * d, dtype=_F32, std=(n * d) ** -0.5)}
             args_ = args | {"base": make.normal(rows, dtype=_F32), "scale": make.uniform(parts) + 0.5}
             args_ |= {"norm_eps": 1e-6, "eps": 1e-6, "iterations": 20}
             yield Case(f"{t} x {n} x {d}, {rows} rows", args_, tolerance=Tolerance(n * d, 1), rows=("streams",), result=_F32)
