@@ -43,7 +43,7 @@ CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "write_pooled": pooled.write_pooled,
     "attend_pooled": pooled.attend_pooled,
     "route": dense.route,
-    "route_to": streams.route_to,
+    "route_to": dense.route_to,
     "experts": dense.experts,
     "causal_conv": stateful.causal_conv,
     "delta_gates": dense.delta_gates,
