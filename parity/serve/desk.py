@@ -34,11 +34,11 @@ class Desk:
     Args:
         service: the engine.
         words: the model's text side.
-        grammars: compiles constraints; None if the vocabulary has no end token.
+        grammars: gives what compiles constraints, once it is there; None if the vocabulary has no end token.
         settings: the server's choices.
     """
 
-    def __init__(self, service: Service, words: Words, grammars: Grammars | None, settings: Settings) -> None:
+    def __init__(self, service: Service, words: Words, grammars: Callable[[], Grammars] | None, settings: Settings) -> None:
         self.service = service
         self.words = words
         self.settings = settings
@@ -134,7 +134,7 @@ class Desk:
     def _grammar_constraint(self, form: Form | None, grammar: str) -> Constraint:
         if self._grammars is None:
             raise RequestError("structured output needs a tokenizer with an end token, which this model does not have")
-        return self._grammars.constraint(grammar, field=form.field if form else "tools")
+        return self._grammars().constraint(grammar, field=form.field if form else "tools")
 
     def _refuse_hopeless(self, ask: ChatAsk | TextAsk) -> None:
         """Refuses a text that cannot fit whatever its tokens, before time is spent on cutting it."""

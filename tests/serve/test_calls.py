@@ -31,7 +31,7 @@ class Babbler:
         self.tokens = {mark: 257 + index for index, mark in enumerate(self.marks)}
         self.vocabulary = [bytes([byte]) for byte in range(256)] + [b"<eos>"] + [mark.encode() for mark in self.marks]
         special = range(256, len(self.vocabulary))
-        self.grammars = Grammars(self.vocabulary, special=special, eos=[EOS])
+        self.grammars = Grammars(self.vocabulary, encode=lambda text: list(text.encode()), special=special, eos=[EOS])
         self.random = random.Random(seed)
 
     def grammar(self):
