@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from ..core.errors import UsageError
+from ..core.errors import EngineError, ParityError, UsageError
 from .capture import Progress, capture, plan_for
 from .gates import load_rules
 from .levels import LEVELS
@@ -42,7 +42,7 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `parity capture`."""
     parser.add_argument("a", metavar="A", help="a stack or a URL")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the pack to write")
-    parser.add_argument("--against", type=Path, metavar="PACK", help="another side's pack, whose tokens and inner values are used")
+    parser.add_argument("--against", type=Path, metavar="PACK", help="another side's pack: its tokens and inner values are used")
     _add_common(parser)
 
 
@@ -71,7 +71,11 @@ def run_verify(arguments: argparse.Namespace) -> int:
         ParityError: it could not be done (exit code 2).
     """
     settings = _settings(arguments)
-    outcome = verify(arguments.a, arguments.b, settings, _Terminal(sys.stderr))
+    try:
+        outcome = verify(arguments.a, arguments.b, settings, _Terminal(sys.stderr))
+    except EngineError as error:
+        # An engine's own exit code is 1, which here means that the sides differ.
+        raise ParityError(f"a side failed: {error}") from error
     report = write_report(outcome, settings.out, reproduction(arguments))
     _print(outcome, report, sys.stdout)
     return outcome.verdict.exit_code
@@ -178,7 +182,9 @@ def reproduction(arguments: argparse.Namespace) -> str:
 def _print(outcome: Outcome, report: Path, stream: TextIO) -> None:
     verdict = outcome.verdict
     for finding in outcome.findings:
-        numbers = f" {finding.estimate:.3g} (limit {finding.threshold:.3g})" if finding.estimate is not None and finding.threshold else ""
+        numbers = ""
+        if finding.estimate is not None and finding.threshold:
+            numbers = f" {finding.estimate:.3g} (limit {finding.threshold:.3g})"
         print(f"  {finding.level}  {finding.gate:<14} {finding.outcome:<12}{numbers}", file=stream)
         for event in finding.events[:3]:
             print(f"       {event}", file=stream)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from . import probes
 from .compare import Change, PromptResult, flat
 from .drill import layer_measurements
 from .gates import Measurement, Rules
@@ -123,8 +124,18 @@ def _exact(evidence: Evidence) -> list[Measurement]:
     if one is None or two is None:
         return [Measurement("exact", 0, "a side cannot run the probes")]
     shared = sorted({*one} & {*two})
-    events = tuple(f"{name} has other bits" for name in shared if one[name] != two[name])
-    return [Measurement("exact", len(shared), "no probe in common", events=events, identical=not events)]
+    right = {name: probes.expected_digest(name.partition("/")[0]) for name in shared}
+    changed = [name for name in shared if one[name] != two[name]]
+    events = tuple(f"{name} has other bits{_whose(one[name], two[name], right[name])}" for name in changed)
+    both_wrong = sum(one[name] == two[name] != right[name] for name in shared)
+    text = f"compared: {', '.join(shared)}" + (f"; {both_wrong} equal on both sides and yet not exact" if both_wrong else "")
+    return [Measurement("exact", len(shared), "no probe in common", events=events, identical=not events, text=text)]
+
+
+def _whose(one: str, two: str, right: str) -> str:
+    if one == right:
+        return ": A computed exactly, B did not"
+    return ": B computed exactly, A did not" if two == right else ": neither computed exactly"
 
 
 def _implementation(evidence: Evidence) -> list[Measurement]:

@@ -112,7 +112,11 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     with clock.time("capture oracle"):
         oracle = _oracle(packs, suite, plan, settings, progress)
     with clock.time("compare"):
-        return _judge(packs[0], packs[1], oracle, suite, rules, settings, plan.levels, clock)
+        wanted = {*plan.levels, *({7} & set(settings.levels))}
+        outcome = compare_packs(
+            packs[0], packs[1], suite=suite, rules=rules, levels=tuple(wanted), oracle=oracle, keep_going=settings.keep_going
+        )
+    return replace(outcome, seconds=clock.seconds)
 
 
 def _agree(a: str, b: str, settings: Settings, rules: Rules) -> tuple[Suite | None, Plan]:
@@ -215,16 +219,21 @@ def _oracle(
     return Pack(path)
 
 
-def _judge(
+def compare_packs(
     a: Pack,
     b: Pack,
-    oracle: Pack | None,
+    *,
     suite: Suite | None,
     rules: Rules,
-    settings: Settings,
     levels: tuple[int, ...],
-    clock: _Clock,
+    oracle: Pack | None = None,
+    keep_going: bool = False,
 ) -> Outcome:
+    """Level by level, up to the first that fails; the drill-down, if wanted, always.
+
+    Raises:
+        UsageError: the packs were not made for each other.
+    """
     if a.plan.suite_hash != b.plan.suite_hash:
         raise UsageError(f"the packs were made with different suites ({a.plan.suite} and {b.plan.suite}): capture one again")
     if a.plan.seed != b.plan.seed or a.plan.sketch_size != b.plan.sketch_size:
@@ -237,13 +246,13 @@ def _judge(
     for level in sorted(set(levels) - {7}):
         seen += measure(evidence, level)
         judged.append(level)
-        if not settings.keep_going and any(f.outcome == "fail" and f.level == level for f in decide(seen, rules)):
+        if not keep_going and any(f.outcome == "fail" and f.level == level for f in decide(seen, rules)):
             break
-    if 7 in settings.levels:
+    if 7 in levels:
         seen += measure(evidence, 7)
         judged.append(7)
     findings = decide(seen, rules)
-    return Outcome(judge(findings), findings, results, evidence, suite, tuple(judged), clock.seconds)
+    return Outcome(judge(findings), findings, results, evidence, suite, tuple(judged), {})
 
 
 def _named(progress: Progress, side: str) -> Progress:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,33 +13,20 @@ from parity.verify.capture import capture, plan_for
 from parity.verify.gates import load_rules
 from parity.verify.run import Outcome, Settings, verify
 
+from .suite import write_suite
 from .tiny import write_checkpoint
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
 REFERENCE = "cpu:reference:float32"
-LINES: list[dict[str, Any]] = [
-    {"id": "prose", "text": "The harbour was quiet before the ferries came.", "paths": True},
-    {"id": "code", "text": "def f(x):\n    return x * (x + 1) // 2\n", "paths": True},
-    {"id": "chinese", "text": "清晨的市场里，卖豆腐的老人。", "paths": True},
-    {"id": "numbers", "text": "7 + 5 = 12\n12 * 3 = 36\n36 - 17 = 19\n"},
-    {"id": "json", "text": '{"order": 10482, "paid": true}'},
-    {"id": "hello", "messages": [{"role": "user", "content": "Say hello."}], "answer_tokens": 12},
-    {"id": "colour", "messages": [{"role": "user", "content": "What colour is a lemon?"}], "answer_tokens": 12},
-    {"id": "count", "messages": [{"role": "user", "content": "Count to three."}], "answer_tokens": 12},
-    {"id": "name", "messages": [{"role": "user", "content": "Name a river."}], "answer_tokens": 12},
-    {"id": "off", "messages": [{"role": "user", "content": "Think."}], "answer_tokens": 12, "thinking": False},
-]
 
 
 @pytest.fixture(scope="module")
 def suite_file(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("suite") / "tiny.jsonl"
-    path.write_text("\n".join(json.dumps(line) for line in LINES))
-    return str(path)
+    return str(write_suite(tmp_path_factory.mktemp("suite") / "tiny.jsonl"))
 
 
-@pytest.fixture(scope="module", params=["qwen2", "qwen3", "qwen3_moe"])
+@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, suite_file: str) -> tuple[Path, Path]:
     """(checkpoint, pack that MLX made of it)."""
     from .mlx_capture import MlxSide

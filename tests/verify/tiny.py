@@ -49,8 +49,12 @@ def write_checkpoint(folder: Path, kind: str = "qwen3", *, seed: int = 0, **chan
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             elif "router" not in name:
-                scale = 3.0 if "embed" in name else 1.0
-                parameter.copy_(torch.randn_like(parameter) * (parameter.shape[-1] ** -0.5) * scale)
+                # Embeddings are small in real models, which is why the epsilon of a norm matters.
+                scale = 0.02 if "embed" in name else parameter.shape[-1] ** -0.5
+                parameter.copy_(torch.randn_like(parameter) * scale)
+        for name, buffer in model.named_buffers():
+            if "correction_bias" in name:
+                buffer.copy_(torch.randn_like(buffer) * 0.2)
     model.generation_config.eos_token_id = 258
     model.save_pretrained(folder)
     write_tokenizer(folder)
@@ -60,7 +64,7 @@ def write_checkpoint(folder: Path, kind: str = "qwen3", *, seed: int = 0, **chan
 _COMMON = {
     "vocab_size": VOCAB,
     "hidden_size": 64,
-    "intermediate_size": 96,
+    "intermediate_size": 128,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -68,19 +72,54 @@ _COMMON = {
     "eos_token_id": 258,
     "tie_word_embeddings": False,
 }
-CONFIGS: dict[str, tuple[Any, Any]] = {
-    "qwen2": (transformers.Qwen2ForCausalLM, transformers.Qwen2Config(**_COMMON)),
-    "qwen3": (transformers.Qwen3ForCausalLM, transformers.Qwen3Config(**_COMMON, head_dim=16)),
-    "qwen3_moe": (
-        transformers.Qwen3MoeForCausalLM,
-        transformers.Qwen3MoeConfig(
-            **_COMMON,
-            head_dim=16,
-            moe_intermediate_size=48,
-            num_experts=8,
-            num_experts_per_tok=2,
-            norm_topk_prob=True,
-            decoder_sparse_step=1,
+# Written out, for mlx-lm looks for it where older files had it, and has another default.
+_ROPE = {"rope_type": "default", "rope_theta": 1000000.0}
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
+_EXPERTS = {"moe_intermediate_size": 64, "num_experts_per_tok": 2}
+
+
+def _configs() -> dict[str, tuple[Any, Any]]:
+    t = transformers
+    return {
+        "qwen2": (t.Qwen2ForCausalLM, t.Qwen2Config(**_COMMON, rope_parameters=_ROPE)),
+        "qwen2_yarn": (t.Qwen2ForCausalLM, t.Qwen2Config(**_COMMON, rope_parameters=_YARN)),
+        "qwen3": (t.Qwen3ForCausalLM, t.Qwen3Config(**_COMMON, head_dim=16)),
+        "qwen3_moe": (
+            t.Qwen3MoeForCausalLM,
+            t.Qwen3MoeConfig(**_COMMON, **_EXPERTS, head_dim=16, num_experts=8, norm_topk_prob=True, decoder_sparse_step=1),
         ),
-    ),
-}
+        "deepseek_v3": (
+            t.DeepseekV3ForCausalLM,
+            t.DeepseekV3Config(
+                **_COMMON | {"num_key_value_heads": 4},
+                **_EXPERTS,
+                q_lora_rank=48,
+                kv_lora_rank=32,
+                qk_nope_head_dim=16,
+                qk_rope_head_dim=8,
+                v_head_dim=24,
+                first_k_dense_replace=1,
+                n_routed_experts=8,
+                n_shared_experts=2,
+                n_group=4,
+                topk_group=2,
+            ),
+        ),
+        "qwen3_next": (
+            t.Qwen3NextForCausalLM,
+            t.Qwen3NextConfig(
+                **_COMMON | {"num_hidden_layers": 4},
+                **_EXPERTS,
+                head_dim=32,
+                num_experts=8,
+                shared_expert_intermediate_size=64,
+                linear_num_key_heads=2,
+                linear_num_value_heads=4,
+                linear_key_head_dim=16,
+                linear_value_head_dim=32,
+            ),
+        ),
+    }
+
+
+CONFIGS = _configs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path as FilePath
@@ -15,6 +16,7 @@ from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
 from ...core.errors import EngineError, ParityError
 from ...core.request import Output, Request, SamplingParams, TokenLogprobs
 from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
+from .. import probes
 from ..drill import relative_error
 from ..features import Reducer
 from ..identity import config_hash, environment, text_hash
@@ -229,8 +231,25 @@ class LocalSide:
         return Isolated(reference_hash, tuple(errors))
 
     def exact(self, plan: Plan) -> Mapping[str, str] | None:
-        """The integer-valued checkpoints, run on this stack."""
-        return None
+        """The integer-valued checkpoints in float32 on this stack, at once and token by token."""
+        found: dict[str, str] = {}
+        for kind in probes.ARCHITECTURES:
+            with tempfile.TemporaryDirectory() as name:
+                probes.write(kind, FilePath(name))
+                try:
+                    with LLM(name, stack=self._stack_only, dtype="float32", num_pages=16, max_num_seqs=4) as llm:
+                        for path, chunk in (("one_shot", None), ("stepwise", 1)):
+                            logits = [llm.logits(list(prompt), chunk=chunk) for prompt in probes.PROMPTS]
+                            found[f"{kind}/{path}"] = probes.digest(logits)
+                except ParityError as error:
+                    self._unreached[f"exact probe {kind}"] = str(error)
+        return found
+
+    @property
+    def _stack_only(self) -> str:
+        """The stack's spec without a dtype: exact probes are in float32 whatever will serve."""
+        parts = self.name.split(":")
+        return ":".join(part for part in parts if part not in ("float32", "bfloat16", "float16"))
 
     def unreached(self) -> Mapping[str, str]:
         """What could not be had."""

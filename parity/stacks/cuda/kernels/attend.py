@@ -7,6 +7,8 @@ sequence is its row i // G, head i % G. With few tiles the entries are split ove
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -81,7 +83,7 @@ def _attend(
         inside = valid[:, None] & (e < v_dim)[None, :]
         if SPLITS == 1:
             at = (row * num_heads + head)[:, None] * v_dim + e[None, :]
-            tl.store(out + at, (acc / total[:, None]).to(out.dtype.element_ty), mask=inside)
+            tl.store(out + at, (acc / tl.where(total == 0.0, 1.0, total)[:, None]).to(out.dtype.element_ty), mask=inside)
         else:
             at = (split * num_rows + row) * num_heads + head
             tl.store(partial + at[:, None] * v_dim + e[None, :], acc, mask=inside)
@@ -111,7 +113,7 @@ def attend(
     decoding = num_rows == sequences
     block_m = 64 if fixed or not decoding else power(groups, 16)
     block_m = min(block_m, 64)
-    block_n = 64 if dim <= 128 else 32
+    block_n = 64 if dim <= 128 and q.dtype.itemsize == 2 else 32
     tiles = triton.cdiv(num_rows * groups, block_m) + sequences
     longest = batch.pages.shape[1] * batch.page_size
     splits = 1 if fixed or not decoding else num_splits(tiles * num_keys, longest, block_n, q.device)
@@ -125,3 +127,8 @@ def attend(
         block_m, block_n, power(dim, 16), power(v_dim, 16), power(sequences), num_warps=4 if block_m <= 32 else 8,
     )  # fmt: skip
     return join(out, partial, stats, splits)
+
+
+def fixed(*args: Any, **options: Any) -> Tensor:
+    """`attend` with a row computed the same way whatever its batch."""
+    return attend(*args, **options, fixed=True)

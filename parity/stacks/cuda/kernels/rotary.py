@@ -69,22 +69,24 @@ def _rope_write(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
-    lanes = tl.arange(0, HEADS)
+    lane = tl.arange(0, HEADS)
     if tile < q_tiles:
-        y, heads = out + row * num_heads * dim, tile * HEADS + lanes
-        _rotate(q, y, cos_sin, row, heads, num_heads, dim, q_s, q_t, dim, half, offset, INTERLEAVED, False, BLOCK_D)
+        to_q = out + row * num_heads * dim
+        q_heads = tile * HEADS + lane
+        _rotate(q, to_q, cos_sin, row, q_heads, num_heads, dim, q_s, q_t, dim, half, offset, INTERLEAVED, False, BLOCK_D)
     else:
         page, entry = _place(positions, starts, pages, pages_stride, num_sequences, row, page_size, BLOCK_S)
         if tile < q_tiles + k_tiles:
-            y, heads = k_pages + page * kp_page + entry * kp_entry, (tile - q_tiles) * HEADS + lanes
-            _rotate(k, y, cos_sin, row, heads, num_keys, dim, k_s, k_t, kp_head, half, offset, INTERLEAVED, False, BLOCK_D)
+            to_k = k_pages + page * kp_page + entry * kp_entry
+            k_heads = (tile - q_tiles) * HEADS + lane
+            _rotate(k, to_k, cos_sin, row, k_heads, num_keys, dim, k_s, k_t, kp_head, half, offset, INTERLEAVED, False, BLOCK_D)
         else:
-            heads = (tile - q_tiles - k_tiles) * HEADS + lanes
+            v_heads = (tile - q_tiles - k_tiles) * HEADS + lane
             e = tl.arange(0, BLOCK_E)
-            inside = (heads < num_keys)[:, None] & (e < v_dim)[None, :]
-            values = tl.load(v + row * v_s + heads[:, None] * v_t + e[None, :], mask=inside, other=0.0)
-            y = v_pages + page * vp_page + entry * vp_entry + heads[:, None] * vp_head + e[None, :]
-            tl.store(y, values.to(v_pages.dtype.element_ty), mask=inside)
+            inside = (v_heads < num_keys)[:, None] & (e < v_dim)[None, :]
+            values = tl.load(v + row * v_s + v_heads[:, None] * v_t + e[None, :], mask=inside, other=0.0)
+            to_v = v_pages + page * vp_page + entry * vp_entry + v_heads[:, None] * vp_head + e[None, :]
+            tl.store(to_v, values.to(v_pages.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -1,0 +1,122 @@
+"""Products with packed weights, dequantised on the way into the multiplier; and plain ones of one fixed shape.
+
+Few rows are bound by reading the weight: then the sum is split over programs too, and the parts are added in order.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ....core.weights import Packed, Rows, Weight
+from ...reference import linear as _plain
+from .common import inner, precision
+from .packed import Matrix, matrix, multiply
+from .split import num_splits
+
+
+@triton.jit
+def _linear(
+    x, weight, scale, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, group, row_group, part,
+    KIND: tl.constexpr, E8M0: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    item = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
+    row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
+    last = tl.program_id(2)  # a head, or a part of the sum
+    valid, has = item < num_rows, row < height
+    begin, end = 0, width
+    if SPLITS > 1:
+        begin = last * part
+        end = tl.minimum(begin + part, width)
+        target = out + last.to(tl.int64) * num_rows * height
+    else:
+        x += last.to(tl.int64) * x_h
+        weight += last.to(tl.int64) * w_head
+        target = out + last.to(tl.int64) * out_h
+    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for first in range(begin, end, BLOCK_K):
+        acc = multiply(
+            acc, x + item[:, None] * x_s, valid[:, None], 1, weight, scale, row, has, first, end, w_row, s_row,
+            group, row_group, KIND, E8M0, PRECISION, BLOCK_K,
+        )  # fmt: skip
+    if BIAS:
+        acc += tl.load(bias + row, mask=has, other=0.0).to(tl.float32)[None, :]
+    at = item[:, None] * out_s + row[None, :]
+    tl.store(target + at, acc.to(out.dtype.element_ty), mask=valid[:, None] & has[None, :])
+
+
+@triton.jit
+def _add_parts(parts, bias, out, size, height, BIAS: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < size
+    y = tl.zeros([BLOCK], tl.float32)
+    for part in range(SPLITS):
+        y += tl.load(parts + part * size + i, mask=inside, other=0.0)
+    if BIAS:
+        y += tl.load(bias + i % height, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
+
+
+def _tiles(num_rows: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
+    """(BLOCK_M, BLOCK_N, BLOCK_K, warps)."""
+    if dtype == torch.float32:
+        return (16, 32, 64, 4) if num_rows <= 16 else (32, 64, 32, 4)
+    if num_rows <= 16:
+        return 16, 32, 128, 4
+    return (32, 64, 64, 4) if num_rows <= 32 else (64, 128, 64, 8)
+
+
+def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | None, fixed: bool) -> Tensor:
+    """x [T, I] or [T, H, I] with a weight of a logical shape [O, I] or [H, O, I]."""
+    x = inner(x)
+    height, width = shape[-2:]
+    heads = shape[0] if len(shape) == 3 else 1
+    num_rows = x.shape[0]
+    out = torch.empty(*x.shape[:-1], height, dtype=x.dtype, device=x.device)
+    if not out.numel():
+        return out
+    block_m, block_n, block_k, warps = _tiles(33 if fixed else num_rows, x.dtype)
+    programs = triton.cdiv(num_rows, block_m) * triton.cdiv(height, block_n)
+    splits = 1 if fixed or heads > 1 or num_rows > 16 else min(num_splits(programs, width, block_k, x.device), 8)
+    part = triton.cdiv(triton.cdiv(width, splits), block_k) * block_k
+    splits = triton.cdiv(width, part)
+    target = out if splits == 1 else torch.empty(splits, num_rows, height, dtype=torch.float32, device=x.device)
+    grid = (triton.cdiv(num_rows, block_m), triton.cdiv(height, block_n), max(heads, splits))
+    out_s = height if splits > 1 else out.stride(0)
+    _linear[grid](
+        x, weight.data, weight.scale, x if bias is None else bias, target, num_rows, height, width,
+        x.stride(0), x.stride(1) if heads > 1 else 0, weight.data.stride(0) if len(shape) == 3 else 0,
+        weight.data.stride(-2), weight.scale.stride(-2), out_s, height, weight.group, weight.row_group, part,
+        weight.kind, weight.e8m0, bias is not None and splits == 1, splits, precision(x.dtype),
+        block_m, block_n, block_k, num_warps=warps,
+    )  # fmt: skip
+    if splits > 1:
+        grid = (triton.cdiv(out.numel(), 1024),)
+        _add_parts[grid](target, x if bias is None else bias, out, out.numel(), height, bias is not None, splits, 1024)
+    return out
+
+
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """Plain weights go to the vendor's library, packed ones to the kernel above."""
+    if isinstance(weight, Rows):
+        y = torch.cat([linear(x, part) for part in weight.parts], dim=-1)
+        return y if bias is None else y + bias.to(y.dtype)
+    if isinstance(weight, Packed):
+        return _multiply(x, matrix(weight), weight.shape, bias, fixed=False)
+    return _plain(x, weight, bias)
+
+
+def linear_fixed(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    """A row's sum in one order, whatever rows are beside it."""
+    if isinstance(weight, Rows):
+        y = torch.cat([linear_fixed(x, part) for part in weight.parts], dim=-1)
+        return y if bias is None else y + bias.to(y.dtype)
+    return _multiply(x, matrix(weight), tuple(weight.shape), bias, fixed=True)
+
+
+def head_linear_fixed(x: Tensor, weight: Tensor) -> Tensor:
+    """A row's sum in one order, whatever rows are beside it."""
+    return _multiply(x, matrix(weight), tuple(weight.shape), None, fixed=True)
