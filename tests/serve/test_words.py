@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from parity.serve.asks import ChatAsk, JsonForm, TextAsk, ToolPolicy
 from parity.serve.chat_words import ChatWords
 from parity.serve.command import _grammars
 from parity.text.chat import Chat
+from parity.text.dialects import dialect_by_name
 from parity.text.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 151936  # the model's logits are wider than its tokenizer
@@ -133,3 +135,40 @@ def test_a_continued_text_ends_at_a_stop_string(words):
     events = stream.push(Output("r", tuple(words.encode("one END two", add_special_tokens=False))))
     assert [event.text for event in events if isinstance(event, TextDelta)] == ["one "]
     assert events[-1].finish == Finish("stop", stop="END")
+
+
+@pytest.fixture(scope="module")
+def thinker(chat):
+    """The same model, were it one that thinks."""
+    return ChatWords(replace(chat, dialect=dialect_by_name("hermes", "qwen3")), VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(
+    "text", [f"<think>\nHm <b>.\n</think>\n\n{CALL}", f"<think>x</think>{CALL}", "<think>x</think>No.", "No."]
+)
+def test_a_model_that_thinks_may_think_before_it_calls(thinker, compiled, chat, text):
+    assert allows_the_end(follow(thinker, compiled, user("?", tools=(WEATHER,)), text), thinker, chat)
+
+
+@pytest.mark.parametrize("text", ['<think>\nHm.\n</think>\n\n{"a": 1}', '{"a": 1}'])
+def test_a_form_holds_for_what_follows_the_thought(thinker, compiled, chat, text):
+    form = JsonForm({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    assert allows_the_end(follow(thinker, compiled, user("?", form=form), text), thinker, chat)
+
+
+def test_a_thought_that_the_prompt_has_opened_must_be_closed(thinker, compiled):
+    ask = user("?", tools=(WEATHER,), policy=ToolPolicy("required"))
+    prompt = replace(thinker.chat_prompt(ask), in_thought=True)
+    constraint = compiled.constraint(thinker.form_grammar(ask, prompt, constrain_calls=True))
+    for token in thinker.encode(f"Hm.</think>\n{CALL}", add_special_tokens=False):
+        assert constraint.mask()[token // 32] >> np.uint32(token % 32) & 1
+        constraint.accept(token)
+
+
+def test_strict_tools_where_text_has_marks_of_its_own(chat):
+    words = ChatWords(replace(chat, dialect=dialect_by_name("kimi_k3", "kimi_k3")), VOCAB_SIZE)
+    ask = user("?", tools=(replace(WEATHER, strict=True),))
+    with pytest.raises(RequestError, match="tool_choice required"):
+        words.form_grammar(ask, words.text_prompt(TextAsk("x")), constrain_calls=True)
+    loose = user("?", tools=(WEATHER,))
+    assert words.form_grammar(loose, words.text_prompt(TextAsk("x")), constrain_calls=True) is None
