@@ -42,7 +42,7 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `parity capture`."""
     parser.add_argument("a", metavar="A", help="a stack or a URL")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the pack to write")
-    parser.add_argument("--against", type=Path, metavar="PACK", help="another side's pack: its tokens and inner values are used")
+    parser.add_argument("--against", type=Path, metavar="PACK", help="another side's pack, whose tokens and inner values serve")
     _add_common(parser)
 
 
