@@ -11,7 +11,6 @@ from torch import Tensor
 from ...core.batch import Batch
 from .case import DECODES, MIXED, PROMPT, Args, Case, Chunks, Make, longest
 from .dense import angles
-from .pooled import select_entries
 from .tolerance import Tolerance
 
 _F32 = torch.float32
@@ -196,7 +195,6 @@ def select(make: Make) -> Iterator[Case]:
     yield Case("all equal", zeros, rows=("q", "weights"))
     zeros["weights"] = -make.grid(batch.num_tokens, h, dtype=_F32).abs()
     yield Case("zeros of both signs", zeros, rows=("q", "weights"))
-    yield from select_entries(make)
 
 
 def causal_conv(make: Make) -> Iterator[Case]:
