@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -17,6 +18,7 @@ from ...stacks.ops import Activation, Ops, Routing
 from ..step import Step
 from .linear import Linear
 from .mlp import SILU, GatedMLP
+from .norm import RMSNorm
 from .weight import Parameter, Place, Slot
 
 log = logging.getLogger("parity")
@@ -88,10 +90,10 @@ class Experts(nn.Module):
         self.down = Stacked(num_experts, hidden_size, intermediate_size)
         self._form = "single"
 
-    def choose_form(self, path: str, names: Set[str]) -> None:
-        if f"{path}.gate_up_proj" in names:
+    def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if f"{path}.gate_up_proj" in shapes:
             self._form = "fused"
-        elif f"{path}.gate_proj.weight" in names:
+        elif f"{path}.gate_proj.weight" in shapes:
             self._form = "stacked"
 
     def slots(self) -> Iterator[Slot]:
@@ -186,12 +188,26 @@ def _bytes(array: Tensor) -> Tensor:
     return array.view(torch.uint8) if array.dtype.itemsize == 1 else array
 
 
+@dataclass(frozen=True)
+class LatentSpace:
+    """Experts compute on a projection of the hidden state, and their sum is projected back (Kimi K3).
+
+    Args:
+        width: of the projection.
+        eps: of the norm of the experts' sum, or None for no norm.
+    """
+
+    width: int
+    eps: float | None
+
+
 class SparseMLP(nn.Module):
     """Routed experts beside an optional shared MLP, which may have a gate of its own.
 
     Args:
         shared: (checkpoint name, module) of the MLP that every token uses, or None.
         shared_gate: the shared result is multiplied by sigmoid(shared_expert_gate x).
+        latent: where the experts compute; the router and the shared MLP see the hidden state itself.
     """
 
     def __init__(
@@ -203,6 +219,7 @@ class SparseMLP(nn.Module):
         *,
         shared: tuple[str, GatedMLP] | None = None,
         shared_gate: bool = False,
+        latent: LatentSpace | None = None,
     ) -> None:
         super().__init__()
         self.ops, self.gate, self.experts = ops, gate, experts
@@ -211,14 +228,27 @@ class SparseMLP(nn.Module):
             self.add_module(*shared)
             self._shared = (shared[1],)
         self.shared_expert_gate = Linear(ops, hidden_size, 1) if shared_gate else None
+        self.routed_expert_down_proj = self.routed_expert_up_proj = self.routed_expert_norm = None
+        if latent is not None:
+            self.routed_expert_down_proj = Linear(ops, hidden_size, latent.width)
+            self.routed_expert_up_proj = Linear(ops, latent.width, hidden_size)
+            self.routed_expert_norm = None if latent.eps is None else RMSNorm(ops, latent.width, latent.eps)
 
     def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
         """x [T, hidden] -> [T, hidden]."""
         weights, chosen = self.gate(x, step)
-        out: Tensor = self.experts(x, weights, chosen)
+        out = self._routed(x, weights, chosen)
         for mlp in self._shared:
             shared = mlp(x, step, state)
             if self.shared_expert_gate is not None:
                 shared = self.ops.sigmoid_gate(shared, self.shared_expert_gate(x))
             out = self.ops.add(out, shared)
+        return out
+
+    def _routed(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        if self.routed_expert_down_proj is None or self.routed_expert_up_proj is None:
+            plain: Tensor = self.experts(x, weights, chosen)
+            return plain
+        latent = self.experts(self.routed_expert_down_proj(x), weights, chosen)
+        out: Tensor = self.routed_expert_up_proj(latent if self.routed_expert_norm is None else self.routed_expert_norm(latent))
         return out
