@@ -82,7 +82,7 @@ def decode(model: Decoder, stack: Stack, rng: random.Random, streams: int, steps
     model.hidden(batch_of([(0, PROMPT)] * streams, random_tokens(rng, PROMPT * streams), 2), state)
     batch = batch_of([(PROMPT, 1)] * streams, [0] * streams, 2)
     captured = stack.device.capture(lambda: model(batch, state))
-    assert captured is not None, "the step was not recorded"
+    assert captured[0] is not None, "the step was not recorded"
     times = []
     for step in range(steps):
         batch.positions.fill_(PROMPT + step)
