@@ -25,7 +25,7 @@ from parity.verify.gates import load_rules
 from parity.verify.pack import Pack
 from parity.verify.run import ORACLE, compare_packs
 from parity.verify.statistics.bounds import rate_lower, rate_upper
-from parity.verify.statistics.divergence import Top, margins
+from parity.verify.statistics.divergence import Top, logsumexp, margins
 from parity.verify.statistics.samples import discrepancy, uniform_ranks, uniformity
 from parity.verify.trial import OPTIONS, Trial, capture_local, plan_of, try_fault
 from tests.verify.suite import write_suite
@@ -83,7 +83,8 @@ def text_only(folder: Path, repetitions: int = 200, num_prompts: int = 400) -> N
     served = {"the same model": None, "8-bit weights": 8, "4-bit weights": 4, "3-bit weights": 3}
     prompts = np.random.default_rng(3).integers(3, 250, (num_prompts, 12))
     reference = _last_logits(right, prompts)
-    print("| served instead | KL | tokens that change | rank test, 100 | 400 | samples test, 20 prompts x 10 | greedy, 100 tokens | 1000 |")
+    tests = "rank test, 100 prompts | 400 | samples test, 20 prompts x 10 | greedy, 100 tokens | 1000"
+    print(f"| served instead | KL | tokens that change | {tests} |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, bits in served.items():
         folder_b = folder / "text-b"
@@ -102,7 +103,7 @@ def _last_logits(folder: Path, prompts: Any) -> Any:
 
 
 def _power_row(name: str, a: Any, b: Any, repetitions: int) -> None:
-    log_p, log_q = (x - np.log(np.exp(x - x.max(1, keepdims=True)).sum(1, keepdims=True)) - x.max(1, keepdims=True) for x in (a, b))
+    log_p, log_q = a - logsumexp(a)[:, None], b - logsumexp(b)[:, None]
     p, q = np.exp(log_p), np.exp(log_q)
     ids = np.argsort(-log_p, axis=1)[:, :64]
     head = np.take_along_axis(log_p, ids, axis=1)

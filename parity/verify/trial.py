@@ -44,7 +44,14 @@ class Trial:
 
 
 def capture_local(
-    folder: Path, suite: Suite, plan: Plan, path: Path, *, patch: Patch | None = None, reference: Pack | None = None, **options: Any
+    folder: Path,
+    suite: Suite,
+    plan: Plan,
+    path: Path,
+    *,
+    patch: Patch | None = None,
+    reference: Pack | None = None,
+    **options: Any,
 ) -> Pack:
     """A pack of a checkpoint on the reference table, with the model changed first if asked."""
     from .sides.local import LocalSide

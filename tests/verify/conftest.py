@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from parity.verify.pack import PackWriter
 from parity.verify.record import Answer, Identity, Layers, Plan, Positions, Record
@@ -43,3 +44,9 @@ def make_pack(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Tiny models run faster on one thread than on many."""
+    torch.set_num_threads(1)

@@ -54,7 +54,7 @@ class MlxSide:
         found: dict[Path, Positions] = {"one_shot": self._pieces(tokens, [len(tokens)], plan)}
         if item.paths:
             size = plan.chunk_tokens
-            found["chunked"] = self._pieces(tokens, list(range(size, len(tokens), size)) + [len(tokens)], plan)
+            found["chunked"] = self._pieces(tokens, [*range(size, len(tokens), size), len(tokens)], plan)
             cut = max(1, len(tokens) - plan.stepwise_tokens)
             found["stepwise"] = self._pieces(tokens, list(range(cut, len(tokens) + 1)), plan)
         return found

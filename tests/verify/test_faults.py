@@ -25,7 +25,6 @@ CHOSEN = (
     "router bias used in the weights",
     "cache in lower precision",
     "position off by one after a prefix hit",
-    "state not reset between requests",
     "8-bit weights served as 16",
     "whitespace in the template",
     "sampling defaults applied silently",

@@ -26,7 +26,7 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_suite(tmp_path_factory.mktemp("suite") / "tiny.jsonl"))
 
 
-@pytest.fixture(scope="module", params=["qwen2", "qwen3", "qwen3_moe"])
+@pytest.fixture(scope="module", params=["qwen2", "qwen3"])
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, suite_file: str) -> tuple[Path, Path]:
     """(checkpoint, pack that MLX made of it)."""
     from .mlx_capture import MlxSide

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path as FilePath
@@ -15,6 +16,7 @@ from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
 from ...core.errors import EngineError, ParityError
 from ...core.request import Output, Request, SamplingParams, TokenLogprobs
 from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
+from .. import probes
 from ..drill import relative_error
 from ..features import Reducer
 from ..identity import config_hash, environment, text_hash
@@ -25,6 +27,8 @@ from .base import Tokens
 
 _STEP_TOKENS = 512
 """Most tokens in a step: bounds the logits held at a time."""
+_PAGES, _AT_ONCE = 256, 16
+"""Pages of state and requests at once: a verification needs no more, however much memory is free."""
 _KEPT = 64
 _GREEDY = SamplingParams(temperature=0.0, logprobs=_KEPT)
 
@@ -46,7 +50,8 @@ class LocalSide:
     def __init__(self, spec: str, model: str | None, **options: Any) -> None:
         model = model or DEFAULT_MODEL
         self.name, self._model, self._options = spec, model, options
-        self.llm = LLM(model, stack=spec, **{"max_num_batched_tokens": _STEP_TOKENS, **options})
+        bounds = {"max_num_batched_tokens": _STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
+        self.llm = LLM(model, stack=spec, **{**bounds, **options})
         self._ids = count()
         self._reducer: Reducer | None = None
         self._unreached: dict[str, str] = {}
@@ -102,7 +107,8 @@ class LocalSide:
         hit = self._forced([(ids[:cut], ids[cut:], True)], cached=item.id)
         if hit:
             found["prefix_hit"] = hit[0]
-        others = [(ids[: max(1, cut // 2)], ids[max(1, cut // 2) : cut], False), (ids[1 : cut + 1], ids[cut + 1 :], False)]
+        half = max(1, cut // 2)
+        others = [(ids[:half], ids[half:cut][: plan.stepwise_tokens], False), (ids[1 : cut + 1], ids[cut + 1 :], False)]
         found["mixed"] = self._forced([*others, (ids[:cut], ids[cut:], False)])[-1]
         return found
 
@@ -229,8 +235,25 @@ class LocalSide:
         return Isolated(reference_hash, tuple(errors))
 
     def exact(self, plan: Plan) -> Mapping[str, str] | None:
-        """The integer-valued checkpoints, run on this stack."""
-        return None
+        """The integer-valued checkpoints in float32 on this stack, at once and token by token."""
+        found: dict[str, str] = {}
+        for kind in probes.ARCHITECTURES:
+            with tempfile.TemporaryDirectory() as name:
+                probes.write(kind, FilePath(name))
+                try:
+                    with LLM(name, stack=self._stack_only, dtype="float32", num_pages=16, max_num_seqs=4) as llm:
+                        for path, chunk in (("one_shot", None), ("stepwise", 1)):
+                            logits = [llm.logits(list(prompt), chunk=chunk) for prompt in probes.PROMPTS]
+                            found[f"{kind}/{path}"] = probes.digest(logits)
+                except ParityError as error:
+                    self._unreached[f"exact probe {kind}"] = str(error)
+        return found
+
+    @property
+    def _stack_only(self) -> str:
+        """The stack's spec without a dtype: exact probes are in float32 whatever will serve."""
+        parts = self.name.split(":")
+        return ":".join(part for part in parts if part not in ("float32", "bfloat16", "float16"))
 
     def unreached(self) -> Mapping[str, str]:
         """What could not be had."""

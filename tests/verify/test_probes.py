@@ -1,0 +1,60 @@
+"""Integer-valued checkpoints: two independent stacks and plain arithmetic agree to the last bit, a wrong kernel does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from parity import LLM
+from parity.verify import probes
+
+
+@pytest.mark.parametrize("kind", probes.ARCHITECTURES)
+def test_reference_and_arithmetic_agree_to_the_last_bit(kind: str, tmp_path: Path) -> None:
+    probes.write(kind, tmp_path)
+    with LLM(tmp_path, stack="cpu:reference:float32", num_pages=16, page_size=2, max_num_seqs=4) as llm:
+        for chunk in (None, 1):
+            for prompt in probes.PROMPTS:
+                np.testing.assert_array_equal(llm.logits(list(prompt), chunk=chunk), probes.expected(kind, prompt))
+            assert probes.digest([llm.logits(list(p), chunk=chunk) for p in probes.PROMPTS]) == probes.expected_digest(kind)
+
+
+@pytest.mark.parametrize("kind", probes.ARCHITECTURES)
+def test_transformers_agrees_to_the_last_bit(kind: str, tmp_path: Path) -> None:
+    probes.write(kind, tmp_path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
+    for prompt in probes.PROMPTS:
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt])).logits[0].numpy()
+        np.testing.assert_array_equal(logits, probes.expected(kind, prompt))
+
+
+@pytest.mark.parametrize("kind", probes.ARCHITECTURES)
+def test_nearly_right_is_not_right(kind: str, tmp_path: Path) -> None:
+    probes.write(kind, tmp_path)
+    with LLM(tmp_path, stack="cpu:reference:float32", num_pages=16, page_size=2, max_num_seqs=4) as llm:
+
+        def nudge(layer: int, site: str, value: torch.Tensor) -> torch.Tensor | None:
+            return value * (1 + 2**-22) if (layer, site) == (1, "mlp") else None
+
+        logits = [llm.logits(list(prompt), probe=nudge) for prompt in probes.PROMPTS]
+    assert probes.digest(logits) != probes.expected_digest(kind)
+
+
+def test_logits_are_not_trivial() -> None:
+    for kind in probes.ARCHITECTURES:
+        logits = np.concatenate([probes.expected(kind, prompt) for prompt in probes.PROMPTS])
+        assert len(np.unique(logits, axis=0)) == len(logits)
+        np.testing.assert_array_equal(logits * 2**16, np.round(logits * 2**16))
+    assert probes.expected_digest("qwen3") != probes.expected_digest("qwen3_moe")
+
+
+def test_hadamard_rows_are_orthogonal() -> None:
+    matrix = probes.hadamard(64)
+    np.testing.assert_array_equal(matrix @ matrix.T, 64 * np.eye(64))
+    used = probes.LAYERS * 2 * 12 + 24
+    assert used <= probes.HIDDEN
