@@ -31,8 +31,10 @@ class HostDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         # numpy asks the system for zeroed memory and leaves it untouched; torch would write every byte.
-        plain = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
-        return torch.from_numpy(plain).view(dtype).view(shape)
+        size = math.prod(shape) * dtype.itemsize
+        if size == 0:
+            return torch.zeros(shape, dtype=dtype)
+        return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
 
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
