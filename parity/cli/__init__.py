@@ -17,7 +17,7 @@ from .parser import Parser
 VERBS = {
     "chat": "talk to a model, or ask it one thing",
     "generate": "complete one prompt or a file of them",
-    "serve": "answer OpenAI's and Anthropic's clients, and show a chat page",
+    "serve": "answer over HTTP, in the formats of OpenAI and Anthropic",
     "verify": "compare two stacks, endpoints or packs: is it the same model?",
     "capture": "record what a stack or an endpoint computes, for a comparison elsewhere",
     "pack": "show what was captured",

@@ -1,4 +1,4 @@
-"""`parity serve`: OpenAI's and Anthropic's APIs, and a chat page, over one model."""
+"""`parity serve`: a model over HTTP, in the formats of OpenAI and Anthropic."""
 
 from __future__ import annotations
 
@@ -11,34 +11,27 @@ if TYPE_CHECKING:
     from ..core.service import Service
     from ..text.chat import Chat
 
-_EPILOG = """\
-With no flags it listens on http://127.0.0.1:8000 and only this machine may connect. Anyone else needs --host, and then
---api-key is wise. Point clients at http://127.0.0.1:8000/v1 (OpenAI) or http://127.0.0.1:8000 (Anthropic); see
-docs/clients.md.
-"""
-_MAX_WAITING = 1024
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     from ..serve import command
 
-    parser.epilog = _EPILOG
+    parser.set_defaults(log_level="info")
     options.add_model(parser)
     command.add_arguments(parser)
     options.add_engine(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serves until told to stop.
+    """Serves until Ctrl-C.
 
     Raises:
         ParityError: the address is taken, or the model cannot be run.
     """
     from ..serve import command
 
-    def opened(template: str | None) -> tuple[Service, Chat]:
-        llm = options.open_model(arguments, chat_template=template, max_num_waiting=_MAX_WAITING)
+    def open_engine(template: str | None) -> tuple[Service, Chat]:
+        llm = options.open_model(arguments, chat_template=template, max_num_waiting=1024)
         return llm.service, llm.chat_format
 
-    return command.serve(arguments, opened)
+    return command.serve(arguments, open_engine)

@@ -93,7 +93,7 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
     rules = (*architecture.rules, *model.ignored)
     if model.tied:
         rules = (*rules, registry.TIED)
-    slots = model.all_slots({to_model(name, rules) for name in checkpoint.tensors})
+    slots = model.all_slots({to_model(name, rules): info.shape for name, info in checkpoint.tensors.items()})
     plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
     for read in model.readers:
         read(checkpoint.path)
@@ -212,7 +212,7 @@ def make_engine(
         num_slots=config.max_num_seqs,
         num_snapshots=num_snapshots,
         dtype=state_dtype,
-        device=stack.device.torch_device,
+        device=stack.device,
     )
     eos = eos_token_ids(checkpoint)
     scheduler = Scheduler(

@@ -5,8 +5,9 @@ tokens -> embed -> stream -> [ site -> mixer -> site -> mlp ] x layers -> norm -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import torch
@@ -122,9 +123,9 @@ class Decoder(nn.Module):
         """What each layer keeps."""
         return [block.state for block in self.model.layers]  # type: ignore[misc]
 
-    def all_slots(self, names: Set[str] = frozenset()) -> dict[str, Slot]:
-        """Every tensor that loading must bring, by checkpoint name; `names` is what the checkpoint has."""
-        return slots(self, names)
+    def all_slots(self, shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> dict[str, Slot]:
+        """Every tensor that loading must bring, by checkpoint name; `shapes` is what the checkpoint has."""
+        return slots(self, shapes)
 
     def hidden(self, batch: Batch, state: State) -> Tensor:
         """The normed hidden state of every row: [T, hidden]."""

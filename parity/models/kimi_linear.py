@@ -44,31 +44,36 @@ def linear_layers(fields: Fields, sizes: Sizes) -> tuple[dict[str, Any], list[st
     Raises:
         ConfigError: a layer is in none or both of the lists, which count from 1.
     """
-    nested = fields.mapping("linear_attn_config", None) or {}
+    nested = Fields(fields.mapping("linear_attn_config", None) or {}, "linear_attn_config of config.json")
+    fields.nested.append(nested)
     found = {
-        "num_heads": nested.get("num_heads") or fields.size("linear_num_heads", 32),
-        "head_dim": nested.get("head_dim") or fields.size("linear_head_dim", 128),
-        "width": nested.get("short_conv_kernel_size") or fields.size("linear_conv_kernel_dim", 4),
+        "num_heads": nested.size("num_heads", None) or fields.size("linear_num_heads", 32),
+        "head_dim": nested.size("head_dim", None) or fields.size("linear_head_dim", 128),
+        "width": nested.size("short_conv_kernel_size", None) or fields.size("linear_conv_kernel_dim", 4),
+        "lower_bound": nested.float("gate_lower_bound", None),
+        "full_rank_gate": nested.bool("use_full_rank_gate", False),
     }
     fields.skip("linear_num_heads", "linear_head_dim", "linear_conv_kernel_dim")
-    if not nested:
+    if not fields.has("linear_attn_config"):
         return found, layer_types(fields, sizes.num_layers, ("linear_attention", "full_attention"), ())
-    full, linear = nested.get("full_attn_layers", []), nested.get("kda_layers", [])
+    full, linear = nested.list("full_attn_layers", []), nested.list("kda_layers", [])
     if sorted([*full, *linear]) != list(range(1, sizes.num_layers + 1)):
         raise ConfigError(f"linear_attn_config must name each of {sizes.num_layers} layers once, counting from 1")
     fields.skip("layer_types")
     return found, ["full_attention" if layer + 1 in full else "linear_attention" for layer in range(sizes.num_layers)]
 
 
+EXPERT_NAMES = (
+    Rename(r"\.block_sparse_moe\.", ".mlp."),
+    Rename(r"\.experts\.(\d+)\.w1\.", r".experts.\1.gate_proj."),
+    Rename(r"\.experts\.(\d+)\.w3\.", r".experts.\1.up_proj."),
+    Rename(r"\.experts\.(\d+)\.w2\.", r".experts.\1.down_proj."),
+)
+
 ARCHITECTURE = Architecture(
     model_types=("kimi_linear",),
     build=build,
-    rules=(
-        Rename(r"\.block_sparse_moe\.", ".mlp."),
-        Rename(r"\.experts\.(\d+)\.w1\.", r".experts.\1.gate_proj."),
-        Rename(r"\.experts\.(\d+)\.w3\.", r".experts.\1.up_proj."),
-        Rename(r"\.experts\.(\d+)\.w2\.", r".experts.\1.down_proj."),
-    ),
+    rules=EXPERT_NAMES,
     checkpoints="Kimi-Linear-48B-A3B Base and Instruct",
     reference="transformers 5.23",
 )

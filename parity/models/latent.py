@@ -12,7 +12,7 @@ from ..core.weights import Ignore
 from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields
 from .decoder import Decoder
-from .layers.experts import Experts, Router, SparseMLP
+from .layers.experts import Experts, LatentSpace, Router, SparseMLP
 from .layers.mla import LatentAttention
 from .layers.mlp import SILU, GatedMLP
 from .layers.rope import Rope, make_rope, rope_parameters
@@ -27,8 +27,15 @@ def latent_attention(
     indexer: Callable[[], nn.Module] | None = None,
     default_q_rank: int | None = 1536,
     rotated: bool = True,
+    gate: bool = False,
 ) -> tuple[Mixer, dict[str, Rope]]:
-    """Latent attention in every layer, and its rotation; `indexer` makes what chooses each layer's entries."""
+    """Latent attention in every layer, and its rotation.
+
+    Args:
+        indexer: makes what chooses each layer's entries.
+        default_q_rank: where the config has no rank for queries.
+        rotated: the rope dimensions are rotated; `gate`: the output has a gate.
+    """
     nope, rope_dim = fields.size("qk_nope_head_dim", 128), fields.size("qk_rope_head_dim", 64)
     fields.skip("head_dim", "qk_head_dim")
     rope = make_rope(rope_parameters(fields), rope_dim, sizes.max_position) if rotated else None
@@ -44,6 +51,7 @@ def latent_attention(
         "rope": "default" if rope else None,
         "interleaved": fields.bool("rope_interleave", True),
         "bias": fields.bool("attention_bias", False),
+        "gate": gate,
     }
 
     def mixer(layer: int) -> tuple[str, nn.Module]:
@@ -61,8 +69,12 @@ def leading_dense(
     bias: str | None,
     activation: Activation = SILU,
     first_dense: int = 0,
+    latent: LatentSpace | None = None,
 ) -> Callable[[int], nn.Module]:
-    """Dense MLPs in the first layers, then experts beside a shared MLP; `bias` names the router's correction."""
+    """Dense MLPs in the first layers, then experts beside a shared MLP; `bias` names the router's correction.
+
+    `latent` is where the experts compute, if not on the hidden state.
+    """
     first = fields.int("first_k_dense_replace", first_dense)
     every = fields.size("moe_layer_freq", 1)
     default = ["sparse" if n >= first and n % every == 0 else "dense" for n in range(sizes.num_layers)]
@@ -82,8 +94,9 @@ def leading_dense(
             ops,
             sizes.hidden,
             Router(ops, sizes.hidden, num_experts, routing, bias=bias),
-            Experts(ops, num_experts, sizes.hidden, moe_size, activation),
+            Experts(ops, num_experts, latent.width if latent else sizes.hidden, moe_size, activation),
             shared=shared,
+            latent=latent,
         )
 
     return mlp

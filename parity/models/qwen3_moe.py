@@ -19,7 +19,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     fields.skip("sliding_window", "max_window_layers")
     sizes = read_sizes(fields)
     bias = fields.bool("attention_bias", False)
-    mixer, ropes = standard_attention(fields, ops, sizes, bias=bias, output_bias=bias, head_norm=True, head_dim=128)
+    mixer, ropes = standard_attention(fields, ops, sizes, bias=bias, output_bias=bias, head_norm=True)
     dense = dense_mlp(fields, ops, sizes)
     step, dense_layers = fields.size("decoder_sparse_step", 1), fields.list("mlp_only_layers", [])
     num_experts, moe_size = fields.int(fields.either("num_experts", "num_local_experts")), fields.size("moe_intermediate_size")

@@ -39,6 +39,7 @@ _MODULES = {
     "kimi_k25": "kimi_k25",
     "kimi_vl": "kimi_k25",
     "kimi_linear": "kimi_linear",
+    "kimi_k3": "kimi_k3",
 }
 
 

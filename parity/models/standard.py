@@ -33,8 +33,8 @@ class Sizes:
     tied: bool
 
 
-def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False) -> Sizes:
-    """Takes the shared keys; `eps` and `tied` are the architecture's defaults.
+def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False, activation: str = "silu") -> Sizes:
+    """Takes the shared keys; `eps` and `tied` are the architecture's defaults, `activation` the one that it computes.
 
     Raises:
         ConfigError: one is missing, or does not fit another.
@@ -42,7 +42,7 @@ def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False) -> Size
     heads = fields.size("num_attention_heads")
     kv_heads = fields.size("num_key_value_heads", heads)
     divides(fields, "num_attention_heads", heads, "num_key_value_heads", kv_heads)
-    fields.expect("hidden_act", "silu", default="silu")
+    fields.expect("hidden_act", activation)
     return Sizes(
         hidden=fields.size("hidden_size"),
         vocab=fields.size("vocab_size"),

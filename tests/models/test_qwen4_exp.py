@@ -149,7 +149,9 @@ def test_the_released_config_is_accounted_for() -> None:
     """As many parameters as the reference has, 51 billion of them in the table of n-grams, which is released in parts."""
     model, _ = registry.build(RELEASED, OPS, torch.bfloat16)
     table = "model.layers.1.ple.ple_embedding.ngram_embedding"
-    slots = model.all_slots({f"{table}.shard_0.weight", "model.layers.1.ple.ple_embedding.layer_multipliers"})
+    slots = model.all_slots(
+        dict.fromkeys((f"{table}.shard_0.weight", "model.layers.1.ple.ple_embedding.layer_multipliers"), ())
+    )
     sizes = {name: torch.Size(slot.shape).numel() for name, slot in slots.items()}
     assert sum(name.startswith(table) for name in sizes) == 128
     assert "model.layers.1.ple.ple_embedding.layer_multipliers" in sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -199,6 +199,12 @@ class KimiDeltaAttention(nn.Module):
             PerRequest("memory", (num_heads, head_dim, head_dim), torch.float32),
         )
 
+    def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Kimi K3 releases A_log flat, and with more entries than there are heads: the first are the heads'."""
+        shape = shapes.get(f"{path}.A_log", ())
+        if len(shape) == 1 and shape[0] >= self.num_heads:
+            self.A_log.shape = shape
+
     def slots(self) -> Iterator[Slot]:
         yield self.A_log.slot()
         yield self.dt_bias.slot()
@@ -210,7 +216,8 @@ class KimiDeltaAttention(nn.Module):
         q, k, v = (part.unflatten(-1, (self.num_heads, self.head_dim)) for part in mixed.chunk(3, dim=-1))
         a = self._heads(self.f_b_proj(forget))
         bias = self.dt_bias.tensor.view(self.num_heads, self.head_dim)
-        decay, beta = self.ops.delta_gates(a, b, self.A_log.tensor.flatten(), bias, self.lower_bound)
+        rates = self.A_log.tensor.flatten()[: self.num_heads]
+        decay, beta = self.ops.delta_gates(a, b, rates, bias, self.lower_bound)
         out = self.ops.gated_delta(q, k, v, decay, beta, state["memory"], step.batch, self.head_dim**-0.5)
         if self.g_b_proj is not None:
             gate = self.g_b_proj(gate)

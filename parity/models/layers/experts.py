@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +13,15 @@ from torch import Tensor, nn
 from ...core.errors import Unsupported
 from ...core.state import LayerState
 from ...core.weights import Packed, Weight
+from ...formats import expand, format_of
 from ...stacks.ops import Activation, Ops, Routing
 from ..step import Step
 from .linear import Linear
 from .mlp import SILU, GatedMLP
+from .norm import RMSNorm
 from .weight import Parameter, Place, Slot
+
+log = logging.getLogger("parity")
 
 
 class Router(nn.Module):
@@ -83,10 +90,10 @@ class Experts(nn.Module):
         self.down = Stacked(num_experts, hidden_size, intermediate_size)
         self._form = "single"
 
-    def choose_form(self, path: str, names: Set[str]) -> None:
-        if f"{path}.gate_up_proj" in names:
+    def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        if f"{path}.gate_up_proj" in shapes:
             self._form = "fused"
-        elif f"{path}.gate_proj.weight" in names:
+        elif f"{path}.gate_proj.weight" in shapes:
             self._form = "stacked"
 
     def slots(self) -> Iterator[Slot]:
@@ -128,6 +135,9 @@ class Stacked:
 
         def put(weight: Weight, place: Place) -> None:
             assert isinstance(weight, (Tensor, Packed))
+            if isinstance(weight, Packed) and not format_of(weight.format).row_arrays:
+                _say_expanded(weight.format)
+                weight = expand(weight)
             if self._stack is None:
                 self._stack = self._empty_like(weight)
             self._copy(weight, expert, row)
@@ -141,39 +151,54 @@ class Stacked:
     def _empty_like(self, weight: Tensor | Packed) -> Weight:
         if isinstance(weight, Tensor):
             return weight.new_empty(self.shape)
-        arrays = {}
+        arrays, per_entry = {}, format_of(weight.format).rows_per_entry(weight)
         for role, array in weight.arrays.items():
-            per_row = _rows_of(weight, role)
+            per_row = per_entry[role]
             tail = array.shape[len(weight.shape) - 1 :]
             arrays[role] = array.new_empty(self.shape[0], -(-self.shape[1] // per_row), *tail)
         return Packed(weight.format, self.shape, arrays, weight.meta)
 
     def _copy(self, weight: Tensor | Packed, expert: int | None, row: int) -> None:
         index = slice(None) if expert is None else expert
-        if isinstance(weight, Tensor):
-            assert isinstance(self._stack, Tensor)
+        if isinstance(weight, Tensor) and isinstance(self._stack, Tensor):
             self._stack[index, row : row + weight.shape[-2]] = weight
             return
         stack = self._stack
-        if not isinstance(stack, Packed) or stack.format != weight.format or stack.meta != weight.meta:
-            raise Unsupported(f"the experts of one layer are in different formats ({weight.format} among them)")
+        kinds = [(one.format, one.meta) if isinstance(one, Packed) else None for one in (weight, stack)]
+        if not isinstance(weight, Packed) or not isinstance(stack, Packed) or kinds[0] != kinds[1]:
+            raise Unsupported(f"the experts of one layer are in different formats: {kinds[0]} and {kinds[1]}")
+        per_entry = format_of(weight.format).rows_per_entry(weight)
         for role, array in weight.arrays.items():
-            per_row = _rows_of(weight, role)
+            per_row = per_entry[role]
             if row % per_row:
                 raise Unsupported(f"{weight.format}: {row} rows of a gate do not end at a block of {per_row} rows")
             target = stack.arrays[role][index, row // per_row : row // per_row + -(-weight.shape[-2] // per_row)]
             _bytes(target).copy_(_bytes(array))
 
 
-def _rows_of(weight: Packed, role: str) -> int:
-    """Logical rows that one entry of an array covers."""
-    axis = len(weight.shape) - 2
-    return -(-weight.shape[-2] // weight.arrays[role].shape[axis])
+@cache
+def _say_expanded(format: str) -> None:
+    log.warning(
+        "%s experts are expanded while loading: the format does not keep rows apart, so no stack can be made of it", format
+    )
 
 
 def _bytes(array: Tensor) -> Tensor:
     # Eight-bit floats cannot be copied by every build of torch; their bytes can.
     return array.view(torch.uint8) if array.dtype.itemsize == 1 else array
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Experts compute on a projection of the hidden state, and their sum is projected back (Kimi K3).
+
+    Args:
+        width: of the projection.
+        eps: of the norm of the experts' sum, or None for no norm.
+    """
+
+    width: int
+    eps: float | None
 
 
 class SparseMLP(nn.Module):
@@ -182,6 +207,7 @@ class SparseMLP(nn.Module):
     Args:
         shared: (checkpoint name, module) of the MLP that every token uses, or None.
         shared_gate: the shared result is multiplied by sigmoid(shared_expert_gate x).
+        latent: where the experts compute; the router and the shared MLP see the hidden state itself.
     """
 
     def __init__(
@@ -193,6 +219,7 @@ class SparseMLP(nn.Module):
         *,
         shared: tuple[str, GatedMLP] | None = None,
         shared_gate: bool = False,
+        latent: LatentSpace | None = None,
     ) -> None:
         super().__init__()
         self.ops, self.gate, self.experts = ops, gate, experts
@@ -201,14 +228,27 @@ class SparseMLP(nn.Module):
             self.add_module(*shared)
             self._shared = (shared[1],)
         self.shared_expert_gate = Linear(ops, hidden_size, 1) if shared_gate else None
+        self.routed_expert_down_proj = self.routed_expert_up_proj = self.routed_expert_norm = None
+        if latent is not None:
+            self.routed_expert_down_proj = Linear(ops, hidden_size, latent.width)
+            self.routed_expert_up_proj = Linear(ops, latent.width, hidden_size)
+            self.routed_expert_norm = None if latent.eps is None else RMSNorm(ops, latent.width, latent.eps)
 
     def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
         """x [T, hidden] -> [T, hidden]."""
         weights, chosen = self.gate(x, step)
-        out: Tensor = self.experts(x, weights, chosen)
+        out = self._routed(x, weights, chosen)
         for mlp in self._shared:
             shared = mlp(x, step, state)
             if self.shared_expert_gate is not None:
                 shared = self.ops.sigmoid_gate(shared, self.shared_expert_gate(x))
             out = self.ops.add(out, shared)
+        return out
+
+    def _routed(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
+        if self.routed_expert_down_proj is None or self.routed_expert_up_proj is None:
+            plain: Tensor = self.experts(x, weights, chosen)
+            return plain
+        latent = self.experts(self.routed_expert_down_proj(x), weights, chosen)
+        out: Tensor = self.routed_expert_up_proj(latent if self.routed_expert_norm is None else self.routed_expert_norm(latent))
         return out

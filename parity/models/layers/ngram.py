@@ -6,7 +6,7 @@ Engram (DeepSeek-V4.1) and per-layer embeddings (Qwen3.8-Flash-Next) share every
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,10 @@ class NgramHash(nn.Module):
         names: of these constants in the checkpoint, where it has them: multipliers, primes and offsets.
     """
 
+    multipliers: Tensor
+    primes: Tensor
+    offsets: Tensor
+
     def __init__(
         self,
         multipliers: Sequence[int],
@@ -61,9 +65,9 @@ class NgramHash(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=torch.int64), persistent=False)
         self._names, self._present = names, set[str]()
 
-    def choose_form(self, path: str, names: Set[str]) -> None:
+    def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         parent = path.rpartition(".")[0]
-        self._present = {name for name in self._names if f"{parent}.{name}" in names}
+        self._present = {name for name in self._names if f"{parent}.{name}" in shapes}
 
     def slots(self) -> Iterator[Slot]:
         for name, values in zip(self._names, (self.multipliers, self.primes, self.offsets), strict=False):
@@ -112,8 +116,8 @@ class HostTable(nn.Module):
         self.parts: dict[int, Tensor | Packed] = {}
         """The table as it is read, by part."""
 
-    def choose_form(self, path: str, names: Set[str]) -> None:
-        self._in_parts = f"{path}.{self._part}_0.weight" in names
+    def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._in_parts = f"{path}.{self._part}_0.weight" in shapes
 
     def slots(self) -> Iterator[Slot]:
         if not self._in_parts:
@@ -146,6 +150,8 @@ class HostTable(nn.Module):
 
 class NgramMemory(nn.Module):
     """The embeddings of a row's n-grams, side by side."""
+
+    token_ids: Tensor | None
 
     def __init__(self, ops: Ops, hashing: NgramHash, table: HostTable, table_name: str) -> None:
         super().__init__()

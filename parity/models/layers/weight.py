@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
@@ -43,16 +44,16 @@ class TakesWeights(Protocol):
 class ChoosesForm(Protocol):
     """A layer whose weights are released in more than one form, such as experts one by one or stacked."""
 
-    def choose_form(self, path: str, names: Set[str]) -> None:
+    def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Looks at what the checkpoint has, before `slots` is asked; `path` is the layer's own name."""
 
 
-def slots(model: nn.Module, names: Set[str] = frozenset()) -> dict[str, Slot]:
-    """Every tensor that the model wants, by checkpoint name; `names` is what the checkpoint has."""
+def slots(model: nn.Module, shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> dict[str, Slot]:
+    """Every tensor that the model wants, by checkpoint name; `shapes` is what the checkpoint has."""
     found: dict[str, Slot] = {}
     for path, module in model.named_modules():
         if isinstance(module, ChoosesForm):
-            module.choose_form(path, names)
+            module.choose_form(path, shapes)
         if not isinstance(module, TakesWeights):
             continue
         parent = path.rpartition(".")[0]

@@ -227,6 +227,17 @@ def route(make: Make) -> Iterator[Case]:
             yield Case(f"{score}, extremes", args, tolerance=Tolerance(16, 1), result=_F32)
 
 
+def route_to(make: Make) -> Iterator[Case]:
+    for label, routing in ROUTINGS.items():
+        for t, e in ((1, 16), (7, 64)):
+            chosen = torch.rand(t, e, generator=make.generator).argsort(-1)[:, : routing.top_k]
+            args = {"logits": make.normal(t, e, std=2.0), "experts": chosen.int(), "routing": routing}
+            yield Case(f"{label}, {t} x {e}", args, tolerance=Tolerance(e, 1), rows=("logits", "experts"), result=_F32)
+            if t > 1:
+                wide = args | {"experts": chosen}
+                yield Case(f"{label}, {t} x {e}, int64", wide, tolerance=Tolerance(e, 1), result=_F32)
+
+
 def _routed(make: Make, t: int, e: int, k: int) -> Args:
     order = torch.rand(t, e, generator=make.generator).argsort(-1)[:, :k].int()
     return {"weights": make.uniform(t, k), "experts": order}

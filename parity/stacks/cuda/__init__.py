@@ -1,6 +1,8 @@
-"""NVIDIA GPUs."""
+"""NVIDIA GPUs (and AMD's through PyTorch's ROCm build, which answers to the same name)."""
 
 from __future__ import annotations
+
+import importlib.util
 
 import torch
 
@@ -9,7 +11,8 @@ from .. import reference
 from ..base import Stack
 from .device import CudaDevice
 
-_WHY = "no kernel of its own yet: the reference runs on the device"
+_NO_TRITON = "Triton is not installed (pip install 'parity-llm[cuda]'): the reference runs on the device"
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def open_stack() -> Stack:
@@ -21,11 +24,37 @@ def open_stack() -> Stack:
     if not torch.cuda.is_available():
         built = "its build has no CUDA" if torch.version.cuda is None else "no device or driver was found"
         raise UsageError(f"PyTorch {torch.__version__} sees no CUDA device: {built}")
+    index = torch.cuda.current_device()
+    if importlib.util.find_spec("triton") is None:
+        return without_triton(index)
+    return with_triton(index)
+
+
+def without_triton(index: int) -> Stack:
+    """The device with the reference table."""
     return Stack(
         name="cuda",
-        device=CudaDevice(torch.cuda.current_device()),
+        device=CudaDevice(index),
         ops=reference.OPS,
         train_ops=reference.OPS,
-        dtypes=(torch.bfloat16, torch.float16, torch.float32),
-        notes=dict.fromkeys(reference.OPS.names(), _WHY),
+        dtypes=_DTYPES,
+        notes=dict.fromkeys(reference.OPS.names(), _NO_TRITON),
+    )
+
+
+def with_triton(index: int, *, deterministic: bool = False) -> Stack:
+    """The device with our kernels, whose steps can be recorded."""
+    from . import table
+    from .kernels.packed import prepare
+
+    return Stack(
+        name="cuda:deterministic" if deterministic else "cuda",
+        device=CudaDevice(index, records=True),
+        ops=table.DETERMINISTIC if deterministic else table.OPS,
+        train_ops=reference.OPS,
+        dtypes=_DTYPES,
+        formats=table.FORMATS,
+        prepare=prepare,
+        notes=table.DETERMINISTIC_NOTES if deterministic else table.NOTES,
+        tables={} if deterministic else {"deterministic": lambda: with_triton(index, deterministic=True)},
     )

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..base import Graph, Memory
 
+log = logging.getLogger("parity")
+
 
 class CudaDevice:
-    """Memory and description of one GPU."""
+    """Memory, graphs and description of one GPU.
 
-    def __init__(self, index: int) -> None:
+    Args:
+        index: which.
+        records: whether steps of the table in use can be recorded: none of its ops brings a number to the host.
+    """
+
+    def __init__(self, index: int, *, records: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
+        self._records = records
+        self._pool: Any = None
 
     def memory(self) -> Memory:
         """The GPU's memory; what PyTorch holds and does not use counts as free."""
@@ -22,12 +33,38 @@ class CudaDevice:
         cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
         return Memory(total, free + cached)
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.torch_device)
+
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 
     def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
-        """The reference table reads sizes back to the host, so a step cannot be recorded."""
-        return None, run()
+        """Runs the step once, then records it; recording computes nothing, so that state moves on once.
+
+        The first run also compiles kernels and lets libraries set up, which cannot be recorded. All graphs share a pool of
+        memory, since only one runs at a time.
+        """
+        if not self._records:
+            return None, run()
+        # On another stream, as recording asks for; the default one waits for it.
+        stream = torch.cuda.Stream(self.torch_device)
+        stream.wait_stream(torch.cuda.current_stream(self.torch_device))
+        with torch.cuda.stream(stream):
+            first = run()
+        torch.cuda.current_stream(self.torch_device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+                result = run()
+        except RuntimeError as error:
+            log.warning("steps on %s cannot be recorded: %s", self.torch_device, error)
+            self._records = False
+            return None, first
+        result.copy_(first)
+        return graph, result
 
     def describe(self) -> Mapping[str, str]:
         properties = torch.cuda.get_device_properties(self.torch_device)

@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
 # Triton's interpreter multiplies bfloat16 matrices as if they were integers, so there they are widened first.
 _INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 

@@ -90,8 +90,11 @@ def _step(
     new = tl.load(x + row * x_s + c, mask=c < channels, other=0.0)
     old = tl.load(here + k * s_k, mask=(c < channels) & (k < WIDTH - 1), other=0.0)
     window = tl.where(k == WIDTH - 1, new, old.to(new.dtype))
-    taps = tl.load(weight + c * w_c + k, mask=(c < channels) & (k < WIDTH), other=0.0).to(tl.float32)
-    y = tl.sum(window.to(tl.float32) * taps, axis=1)[None, :]
+    # Tap by tap, in the order of `_convolve`: the same sum to the last bit.
+    y = tl.zeros([1, BLOCK_C], tl.float32)
+    for tap in tl.static_range(WIDTH):
+        value = tl.sum(tl.where(k == tap, window.to(tl.float32), 0.0), axis=1)
+        y += (value * tl.load(weight + channel * w_c + tap, mask=has, other=0.0).to(tl.float32))[None, :]
     y = _finish(y, bias, channel, has, BIAS, ACTIVATION)
     tl.store(out + row * channels + channel[None, :], y.to(out.dtype.element_ty), mask=has[None, :])
     tl.debug_barrier()  # a neighbour may still read what is written here

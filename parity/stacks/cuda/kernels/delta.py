@@ -11,6 +11,8 @@ ever above zero, so that neither equal keys nor strong decays lose digits.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -151,3 +153,8 @@ def gated_delta(
     else:
         _chunked[grid](*arguments, by_channel, precision(q.dtype), _CHUNK, block_d, block_e, num_warps=4)
     return out
+
+
+def fixed(*args: Any, **options: Any) -> Tensor:
+    """`gated_delta` with a row computed the same way whatever its batch."""
+    return gated_delta(*args, **options, fixed=True)

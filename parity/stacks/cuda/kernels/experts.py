@@ -6,6 +6,8 @@ activation, down, and the weighted sum in the order of k.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -86,9 +88,7 @@ def _ordered(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     return order, starts
 
 
-def _product(
-    x: Tensor, weight: Tensor | Packed, order: Tensor, starts: Tensor, per_row: int, fixed: bool
-) -> Tensor:
+def _product(x: Tensor, weight: Tensor | Packed, order: Tensor, starts: Tensor, per_row: int, fixed: bool) -> Tensor:
     """Each pair's row of x with its expert's matrix: [pairs, out]; row of x = pair // per_row."""
     pairs, (num_experts, height, width) = order.numel(), weight.shape
     form = matrix(weight)
@@ -126,3 +126,8 @@ def experts(
     block = min(power(height), 1024)
     _weighted_sum[(num_rows, triton.cdiv(height, block))](parts, weights.contiguous(), out, height, top_k, block)
     return out
+
+
+def fixed(*args: Any, **options: Any) -> Tensor:
+    """`experts` with a row computed the same way whatever its batch."""
+    return experts(*args, **options, fixed=True)

@@ -6,6 +6,8 @@ once for both products. A selection is read entry by entry: only the selected la
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -128,3 +130,8 @@ def attend_latent(
         block_m, block_n, power(dim, 16), power(rope_dim, 16), power(sequences), num_warps=8 if dim > 256 else 4,
     )  # fmt: skip
     return join(out, partial, stats, splits)
+
+
+def fixed(*args: Any, **options: Any) -> Tensor:
+    """`attend_latent` with a row computed the same way whatever its batch."""
+    return attend_latent(*args, **options, fixed=True)

@@ -75,10 +75,10 @@ def _layer_norm(
     tl.store(out + rows[:, None] * width + d[None, :], y.to(out.dtype.element_ty), mask=inside)
 
 
-def _blocks(num_rows: int, width: int) -> tuple[int, int, int]:
-    """(rows of a program, its width, warps)."""
+def _blocks(width: int) -> tuple[int, int, int]:
+    """(rows of a program, its width, warps): from the width alone, so that a row is summed the same way in any batch."""
     block = power(width)
-    return max(1, min(_TILE // block, power(num_rows), 16)), block, 4 if block <= 2048 else 8
+    return max(1, min(_TILE // block, 16)), block, 4 if block <= 2048 else 8
 
 
 _GATES = {"sigmoid": 1, "silu": 2}
@@ -92,7 +92,7 @@ def _norm(x: Tensor, gate: Tensor | None, weight: Tensor | None, eps: float, zer
     x, *strides = row_strides(x)
     gate_, *gate_strides = row_strides(x if gate is None else gate)
     num_rows = out.numel() // width
-    block_r, block_d, warps = _blocks(num_rows, width)
+    block_r, block_d, warps = _blocks(width)
     _rms_norm[(triton.cdiv(num_rows, block_r),)](
         x, gate_, x if weight is None else weight, out, num_rows, width, *strides, *gate_strides, eps,
         weight is not None, zero_centred, kind, block_r, block_d, num_warps=warps,
@@ -116,7 +116,7 @@ def add_rms_norm(
     if not out.numel():
         return out, total
     (x, _, x_stride, _), (residual, _, residual_stride, _) = row_strides(x), row_strides(residual)
-    block_r, block_d, warps = _blocks(num_rows, width)
+    block_r, block_d, warps = _blocks(width)
     _add_rms_norm[(triton.cdiv(num_rows, block_r),)](
         x, residual, x if weight is None else weight, out, total, num_rows, width, x_stride, residual_stride, eps,
         weight is not None, zero_centred, block_r, block_d, num_warps=warps,
@@ -131,7 +131,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return out
     x, *strides = row_strides(x)
     num_rows = out.numel() // width
-    block_r, block_d, warps = _blocks(num_rows, width)
+    block_r, block_d, warps = _blocks(width)
     grid = (triton.cdiv(num_rows, block_r),)
     _layer_norm[grid](x, weight, bias, out, num_rows, width, *strides, eps, block_r, block_d, num_warps=warps)
     return out

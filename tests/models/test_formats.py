@@ -1,0 +1,362 @@
+"""Released weight formats: a checkpoint as its vendor stores it computes what transformers does on the numbers it means."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from parity.core.errors import ModelNotFound, Unsupported, WeightError
+from parity.core.weights import Packed
+from parity.engine.load import load_model
+from parity.formats import expand, pack
+from parity.formats.columns import AWQ_ORDER
+from parity.formats.int_groups import pack_words
+from parity.hub import Checkpoint, export_gguf, open_checkpoint, write_gguf, write_safetensors
+from parity.stacks.registry import open_stack
+
+from . import checks, tiny
+
+Stored = tuple[Mapping[str, Tensor], Tensor]
+"""(arrays by the ending of their names, the numbers they mean)."""
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 160,
+    "max_position_embeddings": 256,
+}
+MOE = SIZES | {"moe_intermediate_size": 32, "num_experts_per_tok": 3, "norm_topk_prob": True}
+LATENT = MOE | {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 40,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 24,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+
+
+def fp8(block: int, *, e8m0: bool) -> Callable[[Tensor], Stored]:
+    """FP8 in squares, as DeepSeek-V3 (float32 scales) and V3.1 (powers of two, stored as float32) are released."""
+
+    def store(tensor: Tensor) -> Stored:
+        packed = pack(tensor, "fp8_block", block_rows=block, block_columns=block, e8m0=int(e8m0))
+        return {"weight": packed.arrays["data"], "weight_scale_inv": packed.arrays["scale"].float()}, expand(packed)
+
+    return store
+
+
+def int4(tensor: Tensor) -> Stored:
+    """compressed-tensors `pack-quantized`, groups of 32."""
+    packed = pack(tensor, "int4_group", group_size=32)
+    arrays = {"weight_packed": packed.arrays["data"], "weight_scale": packed.arrays["scale"]}
+    return arrays | {"weight_shape": torch.tensor(tensor.shape)}, expand(packed)
+
+
+def mxfp4(tensor: Tensor) -> Stored:
+    """compressed-tensors `mxfp4-pack-quantized`."""
+    packed = pack(tensor, "mxfp4")
+    return {"weight_packed": packed.arrays["data"], "weight_scale": packed.arrays["scale"]}, expand(packed)
+
+
+def _asymmetric(tensor: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(codes [out, in], zero points, float16 scales [out, groups], numbers), 4 bits with a zero point for each group."""
+    grouped = tensor.unflatten(-1, (-1, group))
+    low, high = grouped.amin(-1, keepdim=True).clamp(max=0), grouped.amax(-1, keepdim=True).clamp(min=0)
+    scale = ((high - low) / 15).half()
+    zero = (-low / scale.float()).round().clamp(1, 15)
+    codes = (grouped / scale.float() + zero).round().clamp(0, 15)
+    numbers = ((codes - zero) * scale.float()).flatten(-2)
+    return codes.flatten(-2).to(torch.uint8), zero.squeeze(-1).to(torch.uint8), scale.squeeze(-1), numbers
+
+
+def awq(tensor: Tensor) -> Stored:
+    """AutoAWQ's `gemm` version: columns are outputs, eight in a word in an order of their own."""
+    codes, zero, scale, numbers = _asymmetric(tensor, 32)
+    nibbles = torch.tensor(AWQ_ORDER).argsort()
+
+    def words(matrix: Tensor) -> Tensor:  # [n, out]
+        return pack_words(matrix.unflatten(-1, (-1, 8))[..., nibbles].flatten(-2))
+
+    return {"qweight": words(codes.t()), "qzeros": words(zero.t()), "scales": scale.t().contiguous()}, numbers
+
+
+def gptq(tensor: Tensor) -> Stored:
+    """GPTQ's first version, with inputs in an order of their own: zero points are stored less one."""
+    order = torch.randperm(tensor.shape[1], generator=torch.Generator().manual_seed(1))
+    codes, zero, scale, sorted_numbers = _asymmetric(tensor[:, order], 32)
+    back = order.argsort()
+    return {
+        "qweight": pack_words(codes[:, back]).t().contiguous(),
+        "qzeros": pack_words((zero - 1).t()),
+        "scales": scale.t().contiguous(),
+        "g_idx": (back // 32).int(),
+    }, sorted_numbers[:, back]
+
+
+def halves(dtype: torch.dtype) -> Callable[[Tensor], Stored]:
+    """Half precision."""
+    return lambda tensor: ({"weight": tensor.to(dtype)}, tensor.to(dtype).float())
+
+
+LINEAR = r"model\.layers\..*(_proj|_mqa|experts.*)\.weight$"
+EXPERTS = r"model\.layers\..*\.experts\.\d+\..*\.weight$"
+COMPRESSED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "symmetric": True, "group_size": 32}}},
+}
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"}
+
+Case = tuple[str, dict[str, Any], str, Callable[[Tensor], Stored], dict[str, Any]]
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+CASES: dict[str, Case] = {
+    "deepseek_v3-fp8": ("DeepseekV3", LATENT, LINEAR, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
+    "deepseek_v3-fp8-ue8m0": ("DeepseekV3", LATENT, LINEAR, fp8(32, e8m0=True), FP8 | {"weight_block_size": [32, 32]}),
+    "qwen3_moe-fp8": (
+        "Qwen3Moe",
+        MOE | {"num_experts": 6, "head_dim": 24},
+        LINEAR,
+        fp8(32, e8m0=False),
+        FP8 | {"weight_block_size": [32, 32], "modules_to_not_convert": ["lm_head"]},
+    ),
+    "qwen3-fp8-128": ("Qwen3", SIZES | {"hidden_size": 160, "head_dim": 40}, LINEAR, fp8(128, e8m0=False), FP8),
+    "kimi_k2-int4": ("DeepseekV3", LATENT, EXPERTS, int4, COMPRESSED),
+    "kimi_k2-mxfp4": ("DeepseekV3", LATENT, EXPERTS, mxfp4, COMPRESSED | {"format": "mxfp4-pack-quantized"}),
+    "qwen2-awq": ("Qwen2", SIZES, LINEAR, awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}),
+    "qwen3-gptq": ("Qwen3", SIZES | {"head_dim": 32}, LINEAR, gptq, GPTQ),
+    "qwen3_moe-gptq": (
+        "Qwen3Moe",
+        MOE | {"num_experts": 6},
+        LINEAR,
+        gptq,
+        {"quant_method": "gptq", "bits": 4, "group_size": 32},
+    ),
+    "qwen3_moe-bf16": ("Qwen3Moe", MOE | {"num_experts": 6}, r".*\.weight$", halves(torch.bfloat16), {}),
+    "qwen2-fp16": ("Qwen2", SIZES | {"tie_word_embeddings": True}, r".*\.weight$", halves(torch.float16), {}),
+}
+
+
+def released(case: Case, folder: Path, *, model_type: str | None = None) -> torch.nn.Module:
+    """Writes a checkpoint in its released form to `folder`; the model of transformers with the numbers it means."""
+    family, options, pattern, store, quantization = case
+    config = getattr(transformers, f"{family}Config")(**options)
+    model_class = getattr(transformers, f"{family}ForCausalLM")
+    tiny.save(model_class, config, folder / "source")
+    checkpoint = open_checkpoint(folder / "source")
+    stored, plain = {}, {}
+    for name in checkpoint.tensors:
+        tensor = checkpoint.read(name)
+        assert isinstance(tensor, Tensor)
+        plain[name] = stored[name] = tensor
+        if re.match(pattern, name):
+            arrays, plain[name] = store(tensor)
+            del stored[name]
+            stored |= {f"{name.removesuffix('weight')}{ending}": array for ending, array in arrays.items()}
+    changed = dict(checkpoint.config)
+    write_safetensors(folder / "twin", changed, plain)
+    if quantization:
+        changed["quantization_config"] = quantization
+    if model_type:
+        changed["model_type"] = model_type
+    write_safetensors(folder, changed, stored)
+    assert len(stored) > len(plain) or not quantization, "nothing was packed"
+    return model_class.from_pretrained(folder / "twin", dtype=torch.float32).eval()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_released_format_is_its_numbers(name: str, tmp_path: Path) -> None:
+    model = released(CASES[name], tmp_path, model_type="kimi_k2" if name.startswith("kimi") else None)
+    case = checks.case_from_transformers(model, tmp_path, 33)
+    checks.check_logits(case)
+    checks.check_steps(case)
+
+
+GGUF_CASES = {
+    "llama": ("Llama", SIZES, "f16"),
+    "qwen2": ("Qwen2", SIZES | {"tie_word_embeddings": True}, "q8_0"),
+    "qwen3": ("Qwen3", SIZES | {"head_dim": 32}, "q4_0"),
+    "qwen3_moe": ("Qwen3Moe", MOE | {"num_experts": 6, "head_dim": 32}, "q8_0"),
+}
+
+
+def in_gguf(tensor: Tensor, format: str) -> tuple[Tensor | Packed, Tensor]:
+    """(what the file holds, the numbers it means)."""
+    if tensor.ndim < 2 or tensor.shape[-1] % 32:
+        return tensor, tensor
+    if format == "f16":
+        return tensor.half(), tensor.half().float()
+    packed = pack(tensor, format)
+    return packed, expand(packed)
+
+
+@pytest.mark.parametrize("name", GGUF_CASES)
+def test_a_gguf_file_is_its_numbers(name: str, tmp_path: Path) -> None:
+    family, options, format = GGUF_CASES[name]
+    config = getattr(transformers, f"{family}Config")(**options)
+    model = tiny.save(getattr(transformers, f"{family}ForCausalLM"), config, tmp_path)
+    written: dict[str, Tensor | Packed] = {}
+    with torch.no_grad():
+        for key, value in model.state_dict().items():
+            written[key], numbers = in_gguf(value, format)
+            value.copy_(numbers)
+    for key in [key for key in written if ".experts." in key]:
+        stem, kind = key.rsplit(".", 1)
+        value = model.state_dict()[key]
+        parts = {"gate_proj": value.chunk(2, 1)[0], "up_proj": value.chunk(2, 1)[1]} if "gate" in kind else {kind: value}
+        del written[key]
+        written |= {f"{stem}.{part}.weight": in_gguf(matrix, format)[0] for part, matrix in parts.items()}
+    values = config.to_dict()
+    file = tmp_path / "m.gguf"
+    export_gguf(file, values | {"rope_theta": values["rope_parameters"]["rope_theta"]}, written, {})
+    checks.check_logits(checks.case_from_transformers(model, file, 33))
+
+
+def test_deepseek2_gguf(tmp_path: Path) -> None:
+    """llama.cpp's form of latent attention: the heads' two matrices stand apart, the keys' transposed."""
+    options = LATENT | {"num_hidden_layers": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    config = transformers.DeepseekV3Config(**options)
+    model = tiny.save(transformers.DeepseekV3ForCausalLM, config, tmp_path)
+    names = {
+        "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_a_proj": "attn_q_a",
+        "self_attn.q_a_layernorm": "attn_q_a_norm", "self_attn.q_b_proj": "attn_q_b",
+        "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa", "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+        "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+        "mlp.gate": "ffn_gate_inp", "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+        "mlp.shared_experts.up_proj": "ffn_up_shexp", "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    }  # fmt: skip
+    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    tensors: dict[str, Tensor] = {}
+    for key, value in model.state_dict().items():
+        module, _, kind = key.rpartition(".")
+        if module in top:
+            tensors[f"{top[module]}.{kind}"] = value
+            continue
+        _, _, layer, inner = key.split(".", 3)
+        stem, module = f"blk.{layer}", inner.rpartition(".")[0]
+        if module in names and kind == "weight":
+            tensors[f"{stem}.{names[module]}.weight"] = value
+        elif inner == "self_attn.kv_b_proj.weight":
+            k, v = value.view(4, 40, 32).split([16, 24], 1)
+            tensors |= {f"{stem}.attn_k_b.weight": k.transpose(1, 2).contiguous(), f"{stem}.attn_v_b.weight": v.contiguous()}
+        elif inner == "mlp.experts.gate_up_proj":
+            gate, up = value.chunk(2, 1)
+            tensors |= {f"{stem}.ffn_gate_exps.weight": gate.contiguous(), f"{stem}.ffn_up_exps.weight": up.contiguous()}
+        elif inner == "mlp.experts.down_proj":
+            tensors[f"{stem}.ffn_down_exps.weight"] = value
+        else:
+            assert inner == "mlp.gate.e_score_correction_bias", inner
+            tensors[f"{stem}.exp_probs_b.bias"] = value
+    numbers = {
+        "block_count": 2, "context_length": 256, "embedding_length": 64, "feed_forward_length": 96,
+        "attention.head_count": 4, "attention.head_count_kv": 1, "attention.layer_norm_rms_epsilon": 1e-6,
+        "rope.freq_base": 10000.0, "rope.dimension_count": 8, "attention.q_lora_rank": 40, "attention.kv_lora_rank": 32,
+        "attention.key_length": 40, "attention.value_length": 32, "attention.key_length_mla": 24,
+        "attention.value_length_mla": 24, "leading_dense_block_count": 1, "expert_count": 8, "expert_used_count": 3,
+        "expert_shared_count": 1, "expert_feed_forward_length": 32, "expert_weights_scale": 2.5,
+        "expert_weights_norm": True, "expert_gating_func": 2, "expert_group_count": 2, "expert_group_used_count": 1,
+        "vocab_size": 160,
+    }  # fmt: skip
+    metadata = {"general.architecture": "deepseek2"} | {f"deepseek2.{key}": value for key, value in numbers.items()}
+    write_gguf(tmp_path / "m.gguf", metadata, tensors)
+    checks.check_logits(checks.case_from_transformers(model, tmp_path / "m.gguf", 33))
+
+
+def test_rows_that_share_a_scale_are_not_cut(tmp_path: Path) -> None:
+    """In blocks of 32, the last scale of a gate of 40 rows covers 8 of them: in the stack of gate and up it would cover 32."""
+    case = CASES["qwen3_moe-fp8"]
+    released((case[0], case[1] | {"moe_intermediate_size": 40}, *case[2:]), tmp_path)
+    with pytest.raises(Unsupported, match="40 rows of a gate do not end at a block of 32"):
+        tiny.open_engine(tmp_path)
+
+
+def test_what_is_packed_otherwise_is_refused_by_name(tmp_path: Path) -> None:
+    case = CASES["qwen2-awq"]
+    released((*case[:4], case[4] | {"bits": 8}), tmp_path)
+    with pytest.raises(Unsupported, match="8 bits"):
+        tiny.open_engine(tmp_path)
+
+
+def test_a_shape_that_differs_and_a_shard_that_lacks_are_named_before_anything_is_allocated(tmp_path: Path) -> None:
+    released(CASES["deepseek_v3-fp8"], tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    wrong = dict(checkpoint.config) | {"moe_intermediate_size": 10**9}  # petabytes, if it came to that
+    (tmp_path / "config.json").write_text(json.dumps(wrong))
+    with pytest.raises(
+        WeightError, match=r"experts\.\d\.\w+_proj\.weight has shape \[\d+, \d+\], the model wants \[\d+, \d+\]"
+    ):
+        tiny.open_engine(tmp_path)
+    twin = open_checkpoint(tmp_path / "twin")
+    tensors = {name: twin.read(name) for name in twin.tensors}
+    write_safetensors(tmp_path / "split", twin.config, tensors, shard_bytes=100_000)  # type: ignore[arg-type]
+    lost = sorted((tmp_path / "split").glob("*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ModelNotFound, match=lost.name):
+        tiny.open_engine(tmp_path / "split")
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the bytes of tensors that operators make: now, and at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage().data_ptr() not in given:
+                self._made(leaf.untyped_storage())
+        return result
+
+    def _made(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._freed, size)
+
+    def _freed(self, size: int) -> None:
+        self.now -= size
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe-fp8", "kimi_k2-int4", "plain"])
+def test_loading_holds_the_model_and_one_layers_experts_at_most(name: str, tmp_path: Path) -> None:
+    """No second copy of all experts, whether they are kept or expanded."""
+    case = CASES.get(name, CASES["qwen3_moe-fp8"])
+    many = {"num_hidden_layers": 6, "num_experts": 24, "n_routed_experts": 24}
+    released((case[0], case[1] | {key: many[key] for key in many if key in case[1]}, *case[2:]), tmp_path)
+    stack, _ = open_stack(tiny.REFERENCE)
+    checkpoint = open_checkpoint(tmp_path / "twin" if name == "plain" else tmp_path)
+    with Allocations() as allocations:
+        model = load_model(checkpoint, stack, torch.float32)
+    assert allocations.now > 0
+    experts = max(slot_bytes(checkpoint, layer) for layer in range(6))
+    assert allocations.peak < allocations.now + 1.2 * experts, (allocations.peak, allocations.now, experts)
+    del model
+
+
+def slot_bytes(checkpoint: Checkpoint, layer: int) -> int:
+    """Bytes of a layer's experts in float32."""
+    stem = f"model.layers.{layer}.mlp.experts."
+    return sum(4 * math.prod(info.shape) for name, info in checkpoint.tensors.items() if name.startswith(stem))
