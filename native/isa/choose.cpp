@@ -1,8 +1,11 @@
 // Which instruction sets were compiled in, and which this machine has.
 #include "choose.h"
 
-#include <cstdlib>
 #include <stdexcept>
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace parity {
 
@@ -27,8 +30,10 @@ std::vector<const Kernels*> usable_kernels() {
         found.push_back(&avx512::kernels);
     if (avx2) found.push_back(&avx2::kernels);
 #endif
-#if defined(PARITY_ARM)
-    found.push_back(&neon::kernels);
+#if defined(PARITY_ARM) && defined(__linux__)
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&neon::kernels);
+#elif defined(PARITY_ARM)
+    found.push_back(&neon::kernels);  // every Apple processor has dot products
 #endif
     found.push_back(&portable::kernels);
     return found;
