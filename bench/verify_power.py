@@ -83,7 +83,8 @@ def text_only(folder: Path, repetitions: int = 200, num_prompts: int = 400) -> N
     served = {"the same model": None, "8-bit weights": 8, "4-bit weights": 4, "3-bit weights": 3}
     prompts = np.random.default_rng(3).integers(3, 250, (num_prompts, 12))
     reference = _last_logits(right, prompts)
-    print("| served instead | KL | tokens that change | rank test, 100 | 400 | samples test, 20 prompts x 10 | greedy, 100 tokens | 1000 |")
+    tests = "rank test, 100 prompts | 400 | samples test, 20 prompts x 10 | greedy, 100 tokens | 1000"
+    print(f"| served instead | KL | tokens that change | {tests} |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for name, bits in served.items():
         folder_b = folder / "text-b"

@@ -11,6 +11,7 @@
 #include <tuple>
 
 #include "isa/choose.h"
+#include "memory.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -82,8 +83,12 @@ void embed(Address tokens, int64_t num_tokens, int64_t columns, Address data, in
 void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Address panels) {
     need(format >= 0 && format < kNumFormats && format_info(format).columns > 0, "not a packed format");
     need(columns % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
+    const FormatInfo& info = format_info(format);
+    const auto blocks = static_cast<size_t>(columns / info.columns);
+    want_large_pages(at<void>(panels), static_cast<size_t>((num_rows + kPanelRows - 1) / kPanelRows * info.panel_bytes) * blocks);
     const PackArgs args{at<const uint8_t>(rows), format, num_rows, columns, at<uint8_t>(panels)};
     state().submit("pack", state().kernels->pack, args, num_rows * columns);
+    drop_mapped(at<const void>(rows), static_cast<size_t>(num_rows * info.bytes) * blocks);
 }
 
 void norm(Address x, int64_t x_stride, Address residual, Address weight, Address bias, Address gate, Address sum, Address out, int64_t rows, int64_t columns, float eps, float shift, int64_t activation) {
@@ -152,6 +157,10 @@ void sample(Address logits, int64_t stride, Address temperature, Address top_k, 
     state().submit("sample", state().kernels->sample, args, rows > 1 ? rows * columns * 16 : 0);
 }
 
+void read_all(Address data, int64_t count, Address out) {
+    state().submit("read", state().kernels->read, ReadArgs{at<const float>(data), count, at<float>(out)}, count);
+}
+
 std::vector<std::pair<std::string, double>> timed(const Recording& recording, int repeats) {
     const std::vector<double> seconds = recording.timed(state().engine.pool(), repeats);
     std::vector<std::pair<std::string, double>> out;
@@ -197,6 +206,7 @@ NB_MODULE(_native, m) {
     });
     m.attr("PANEL_ROWS") = kPanelRows;
     m.def("pack", &pack);
+    m.def("read", &read_all);
     m.def("linear", &linear);
     m.def("embed", &embed);
     m.def("norm", &norm);

@@ -331,15 +331,20 @@ class LLM:
         from .engine.inside import inside
 
         params = SamplingParams(temperature=0.0, max_tokens=0)
+        prompt = self.encode(tokens)
+        rows, num_rows = np.empty((len(prompt), self.info.vocab_size), np.float32), 0
         self._engine.runner.probe, self._engine.scheduler.chunk_tokens = probe, chunk
         try:
             with inside(self._engine.runner.model, probe):
-                items = list(self._run([(self.encode(tokens), 0)], params, want="logits", cache=cache))
+                for _, progress in self._run([(prompt, 0)], params, want="logits", cache=cache):
+                    while progress.arrays:
+                        part = progress.arrays.pop(0)
+                        rows[num_rows : num_rows + len(part)] = part
+                        num_rows += len(part)
         finally:
             self._engine.runner.probe = self._engine.scheduler.chunk_tokens = None
-        progress = items[-1][1]
         _raise_errors(progress.answer("", None))
-        return np.concatenate(progress.arrays)
+        return rows[:num_rows]
 
     def content(self) -> tuple[str, dict[str, str]]:
         """What the weights are, the same for any mirror or sharding: the content root, and the hash of each tensor."""

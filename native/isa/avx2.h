@@ -97,10 +97,6 @@ inline B operator&(B x, B y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si
 inline B operator|(B x, B y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 template <int n> B shift_right(B x) { return {_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)}; }
 template <int n> B shift_left(B x) { return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)}; }
-inline B lookup(const uint8_t* table, B index) {
-    const __m256i both = _mm256_broadcastsi128_si256(load128(table));
-    return {_mm256_shuffle_epi8(both, index.a), _mm256_shuffle_epi8(both, index.b)};
-}
 
 inline __m256i four(const int8_t* a) {
     int32_t x;

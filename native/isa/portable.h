@@ -103,7 +103,6 @@ inline B operator|(B a, B b) { return each<B>([&](size_t i) { return uint8_t(a.v
 // By bits, in units of at least a byte: what crosses from a neighbour has to be masked away.
 template <int n> B shift_right(B a) { return each<B>([&](size_t i) { return uint8_t(a.v[i] >> n); }); }
 template <int n> B shift_left(B a) { return each<B>([&](size_t i) { return uint8_t(a.v[i] << n); }); }
-inline B lookup(const uint8_t* table, B index) { return each<B>([&](size_t i) { return table[index.v[i]]; }); }
 
 // start + for each row: sum of `kSteps` times four columns of w, each at most kBound, times the activations a (-127 .. 127).
 template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {

@@ -40,7 +40,8 @@ struct Activations {
             const int64_t block = tile * blocks + b, at = block * width + place;
             const F low = load(x + kBlock * b), high = load(x + kBlock * b + 16);
             const float most = largest(max(abs(low), abs(high)));
-            const float step = most / 127.0f, inverse = step > 0 ? 1.0f / step : 0.0f;
+            // Bytes cannot hold what is no finite number; the scale can: x - x is 0, or NaN.
+            const float step = most / 127.0f + parity::PARITY_ISA::sum((low - low) + (high - high)), inverse = step > 0 ? 1.0f / step : 0.0f;
             const F limit = set(127), floor = set(-127);
             const I first = nearest(max(min(low * set(inverse), limit), floor));
             const I second = nearest(max(min(high * set(inverse), limit), floor));

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 from typing import Any
@@ -45,6 +45,7 @@ class Grammars:
 
     Args:
         token_bytes: the bytes of each token id; empty for ids that stand for no text.
+        encode: the tokens of a text in which nothing is special: the ones allowed where a grammar leaves no choice.
         special: the ids of control tokens, which no text may spell.
         eos: the ids that end an answer; allowed wherever the grammar is satisfied.
         num_threads: workers that compute masks ahead of need.
@@ -54,6 +55,7 @@ class Grammars:
         self,
         token_bytes: Sequence[bytes],
         *,
+        encode: Callable[[str], list[int]],
         special: Collection[int],
         eos: Collection[int],
         num_threads: int = 2,
@@ -61,7 +63,7 @@ class Grammars:
         if not eos:
             raise ValueError("a grammar needs at least one token that ends an answer")
         self._tokenizer = LLTokenizer(
-            TokenizerWrapper(_Vocabulary(tuple(token_bytes), special, sorted(eos))), eos_token=sorted(eos)
+            TokenizerWrapper(_Vocabulary(tuple(token_bytes), encode, special, sorted(eos))), eos_token=sorted(eos)
         )
         self._workers = ThreadPoolExecutor(num_threads, thread_name_prefix="grammar")
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
@@ -183,19 +185,22 @@ class ForcedEnd:
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer. Text is spelled greedily by it, so `__call__` is for its canonical check only."""
+    """What llguidance asks of a tokenizer."""
 
     bos_token_id = None
 
-    def __init__(self, tokens: tuple[bytes, ...], special: Collection[int], eos: Sequence[int]) -> None:
+    def __init__(
+        self, tokens: tuple[bytes, ...], encode: Callable[[str], list[int]], special: Collection[int], eos: Sequence[int]
+    ) -> None:
         self.tokens = tokens
         self.special_token_ids = sorted(token for token in special if tokens[token])
         self.eos_token_id = eos[0]
-        self._single = {token: index for index, token in enumerate(tokens) if len(token) == 1}
+        self._encode = encode
 
-    def __call__(self, text: bytes | str) -> list[int]:
-        data = text if isinstance(text, bytes) else text.encode()
-        return [self._single[bytes([byte])] for byte in data if bytes([byte]) in self._single]
+    def __call__(self, text: str) -> list[int]:
+        if isinstance(text, bytes):
+            raise TypeError("a text, not bytes")  # which is how llguidance finds out what it may give
+        return self._encode(text)
 
 
 def _first_lines(text: str, num_lines: int = 4) -> str:

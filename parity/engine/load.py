@@ -210,7 +210,7 @@ def make_engine(
         num_slots=config.max_num_seqs,
         num_snapshots=num_snapshots,
         dtype=state_dtype,
-        device=stack.device.torch_device,
+        device=stack.device,
     )
     eos = eos_token_ids(checkpoint)
     scheduler = Scheduler(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..core.errors import CapacityError
 from ..core.state import PerRequest, PerToken, State, StateSpec
+from ..stacks.base import Device
 
 Specs = Sequence[tuple[StateSpec, ...]]
 
@@ -62,6 +63,7 @@ class StateMemory:
     Args:
         specs: what each layer keeps.
         dtype: for specs that name none.
+        device: gives the memory.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class StateMemory:
         num_slots: int,
         num_snapshots: int,
         dtype: torch.dtype,
-        device: torch.device,
+        device: Device,
     ) -> None:
         self._slots: list[Tensor] = []
         self._saved: list[Tensor] = []
@@ -84,11 +86,11 @@ class StateMemory:
                 kind = spec.dtype or dtype
                 if isinstance(spec, PerToken):
                     shape = (num_pages, page_size // spec.every, *spec.shape)
-                    arrays[spec.name] = torch.zeros(shape, dtype=kind, device=device)
+                    arrays[spec.name] = device.zeros(shape, kind)
                 else:
-                    arrays[spec.name] = torch.zeros(num_slots, *spec.shape, dtype=kind, device=device)
+                    arrays[spec.name] = device.zeros((num_slots, *spec.shape), kind)
                     self._slots.append(arrays[spec.name])
-                    self._saved.append(torch.zeros(num_snapshots, *spec.shape, dtype=kind, device=device))
+                    self._saved.append(device.zeros((num_snapshots, *spec.shape), kind))
             layers.append(arrays)
         self.state = State(layers)
 

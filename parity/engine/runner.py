@@ -138,7 +138,9 @@ class Runner:
             return result
         array, logprobs = None, []
         if request.want == "logits":
-            array = np.concatenate([part.cpu().numpy() for part in self._head(hidden)])
+            array = np.empty((len(hidden), self.model.vocab_size), np.float32)
+            for start, part in zip(itertools.count(0, _HEAD_ROWS), self._head(hidden)):
+                array[start : start + len(part)] = part.cpu().numpy()
         elif request.params.prompt_logprobs is not None:
             following = request.tokens[chunk.start + 1 : chunk.length + 1]
             for start, part in zip(itertools.count(0, _HEAD_ROWS), self._head(hidden[: len(following)])):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -42,19 +43,34 @@ def calls_rule(grammar: Grammar, form: CallFormat, tools: Sequence[Tool], *, ope
 
 
 def honoured_schema(tool: Tool) -> Mapping[str, Any]:
-    """The schema that a tool's arguments are held to; any object, where the tool is not strict and its schema is too much.
+    """The schema that a tool's arguments are held to: without what cannot be honoured, where the tool is not strict.
 
     Raises:
         RequestError: the tool is strict and its schema cannot be honoured; the text names the keyword.
     """
-    schema = {"type": "object", **tool.parameters}
-    problem = LLMatcher.validate_grammar(json_schema_grammar(schema))
-    if not problem or problem.startswith("WARNING"):
+    schema: dict[str, Any] = {"type": "object", **tool.parameters}
+    problem = _problem(schema)
+    if problem is None:
         return schema
     if tool.strict:
         raise RequestError(f"the schema of the tool {tool.name!r} cannot be honoured: {problem}", field="tools")
-    _LOG.warning("calls of the tool %r are held to any JSON object, for its schema cannot be honoured: %s", tool.name, problem)
+    schema["x-guidance"] = {"lenient": True}
+    if _problem(schema) is None:
+        _say_once(f"calls of the tool {tool.name!r} are held to its schema but for this: {problem}")
+        return schema
+    _say_once(f"calls of the tool {tool.name!r} are held to any JSON object: {problem}")
     return {"type": "object"}
+
+
+def _problem(schema: Mapping[str, Any]) -> str | None:
+    """Why a schema cannot be honoured."""
+    is_error, messages = LLMatcher.validate_grammar_with_warnings(json_schema_grammar(schema))
+    return messages[0] if is_error else None
+
+
+@lru_cache(maxsize=1024)
+def _say_once(text: str) -> None:
+    _LOG.warning(text)
 
 
 def _tool_rule(grammar: Grammar, form: CallFormat, index: int, tool: Tool) -> str:
@@ -163,7 +179,7 @@ class _Parameters:
         if name in self._grammar.rules:
             return name
         if not _is_text(schema):
-            shared = {key: self._schema[key] for key in ("$defs", "definitions") if key in self._schema}
+            shared = {key: self._schema[key] for key in ("$defs", "definitions", "x-guidance") if key in self._schema}
             inner = {**shared, **schema} if isinstance(schema, Mapping) else {} if schema else {"not": {}}
             part = self._grammar.schema(f"{name}_json", inner)
             self._grammar.rules[name] = f"{part} {self._grammar.literal(close)}"
@@ -180,7 +196,7 @@ class _Parameters:
         text = f"{', '.join(keywords)} of a text parameter of the tool {self._tool.name!r}"
         if self._tool.strict:
             raise RequestError(f"{text} cannot be honoured with this model's way of calling tools", field="tools")
-        _LOG.warning("%s is not held to: this model writes such parameters as plain text", text)
+        _say_once(f"{text} is not held to: this model writes such parameters as plain text")
 
     def _after(self, seams: _Seams) -> tuple[str, str]:
         """What follows the closing text: up to the next name, and to the end."""

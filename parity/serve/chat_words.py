@@ -114,14 +114,20 @@ class ChatWords:
     def _possible_calls(self, ask: ChatAsk, prompt: Prompt) -> str | None:
         """Any text, in which each call is held to its tool's schema."""
         form = self._chat.dialect.calls
-        if form is None:
+        if form is None or self._chat.dialect.structure:
+            self._refuse_strict(ask)
             return None
         grammar = self._grammar()
         calls = calls_rule(grammar, form, ask.usable_tools, opened=True, parallel=ask.policy.parallel)
-        thought = self._thought(grammar, prompt) if prompt.in_thought else ""
         begin = grammar.until("begin", form.tool_begin)
-        grammar.rules["start"] = f"{thought} ({begin} {calls})* TEXT"
+        grammar.rules["start"] = f"{self._thought(grammar, prompt)} ({begin} {calls})* TEXT"
         return grammar.text()
+
+    def _refuse_strict(self, ask: ChatAsk) -> None:
+        """A dialect whose text has marks of its own, or no calls, gives no grammar of text with calls in it."""
+        if strict := [tool.name for tool in ask.usable_tools if tool.strict]:
+            text = f"{', '.join(strict)}: strict tools need tool_choice required, or a tool's name, with this model"
+            raise RequestError(text, field="tools")
 
     def _grammar(self) -> Grammar:
         return Grammar(self.control_tokens, self._chat.dialect.marks)
@@ -134,7 +140,7 @@ class ChatWords:
         end = grammar.until("thought", thinking.end)
         if prompt.in_thought:
             return f"{end} SPACE?"
-        return f"({grammar.literal(thinking.begin)} {end} SPACE?)?"
+        return f"(SPACE? {grammar.literal(thinking.begin)} {end} SPACE?)?"
 
     def _continued(self, chat: Chat, ask: ChatAsk) -> Prompt:
         """A prompt that ends inside the last message."""

@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ from .settings import Settings
 if TYPE_CHECKING:
     from ..core.service import Service
     from ..text.chat import Chat
+    from ..text.tokenizer import Tokenizer
 
 KEY_VARIABLE = "PARITY_API_KEY"
 
@@ -154,15 +157,22 @@ def make_desk(service: Service, chat: Chat, settings: Settings) -> Desk:
         chat: its tokenizer, template and dialect.
         settings: the server's choices.
     """
-    info = service.info
-    words = ChatWords(chat, info.vocab_size)
-    eos = info.eos_token_ids or frozenset(chat.tokenizer.eos_token_ids)
-    grammars = None
-    if eos:
-        token_bytes = [words.token_bytes(token) for token in range(info.vocab_size)]
-        special = set(words.control_tokens.values()) | chat.tokenizer.special_ids | eos
-        grammars = Grammars(token_bytes, special=special, eos=eos)
-    return Desk(service, words, grammars, settings)
+    words = ChatWords(chat, service.info.vocab_size)
+    eos = service.info.eos_token_ids or frozenset(chat.tokenizer.eos_token_ids)
+    if not eos:
+        return Desk(service, words, None, settings)
+    # A large vocabulary takes a second or two, which nobody who asks for plain text should wait for.
+    building = ThreadPoolExecutor(1, thread_name_prefix="vocabulary").submit(_grammars, words, chat.tokenizer, eos)
+    return Desk(service, words, building.result, settings)
+
+
+def _grammars(words: ChatWords, tokenizer: Tokenizer, eos: frozenset[int]) -> Grammars:
+    return Grammars(
+        [words.token_bytes(token) for token in range(words.vocab_size)],
+        encode=partial(tokenizer.encode, add_special_tokens=False, allow_special=False),
+        special=set(words.control_tokens.values()) | tokenizer.special_ids | eos,
+        eos=eos,
+    )
 
 
 def serve(arguments: argparse.Namespace, open_engine: Callable[[str | None], tuple[Service, Chat]]) -> int:

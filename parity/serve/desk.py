@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..core.chat import Event, Finished, ToolCallEnd
-from ..core.errors import ContextExceeded, RequestError
+from ..core.errors import ContextExceeded, EngineError, RequestError
 from ..core.request import Constraint, Finish, Output, Request, SamplingParams
 from ..core.service import ModelInfo, Service
 from .asks import ChatAsk, Form, TextAsk
@@ -34,11 +34,11 @@ class Desk:
     Args:
         service: the engine.
         words: the model's text side.
-        grammars: compiles constraints; None if the vocabulary has no end token.
+        grammars: gives what compiles constraints, once it is there; None if the vocabulary has no end token.
         settings: the server's choices.
     """
 
-    def __init__(self, service: Service, words: Words, grammars: Grammars | None, settings: Settings) -> None:
+    def __init__(self, service: Service, words: Words, grammars: Callable[[], Grammars] | None, settings: Settings) -> None:
         self.service = service
         self.words = words
         self.settings = settings
@@ -47,6 +47,7 @@ class Desk:
         self.lanes = Lanes(settings.max_running_per_key, settings.max_queued_per_key)
         self.metrics = Metrics(service, self.names[0], lambda: self.lanes.num_waiting)
         self.is_stopping = False
+        self.has_engine = True
         self._grammars = grammars
         self._bridge = Bridge(service, self.metrics)
 
@@ -77,7 +78,7 @@ class Desk:
             for ask, prompt in zip(asks, prompts, strict=True):
                 requests += await aside(partial(self._requests, ask, prompt, deadline_s))
                 streams += [self.words.stream(ask, prompt) for _ in range(ask.params.n)]
-            run = await stack.enter_async_context(await self._bridge.start(requests))
+            run = await stack.enter_async_context(await self._run(requests))
             one_call = any(isinstance(ask, ChatAsk) and not ask.policy.parallel for ask in asks)
             return Job(run, streams, prompts, one_call, stack.pop_all())
 
@@ -89,10 +90,20 @@ class Desk:
             for text in tokens
         ]
         outputs: dict[int, Output] = {}
-        async with self.lanes.admitted(owner), await self._bridge.start(requests) as run:
+        async with self.lanes.admitted(owner), await self._run(requests) as run:
             async for index, output in run:
                 outputs[index] = output
         return [outputs[index] for index in range(len(requests))]
+
+    async def _run(self, requests: Sequence[Request]) -> Run:
+        """Starts requests; an engine that takes none any more is remembered, so that `/ready` can say so."""
+        try:
+            run = await self._bridge.start(requests)
+        except EngineError:
+            self.has_engine = False
+            raise
+        self.has_engine = True
+        return run
 
     def _prompt(self, ask: ChatAsk | TextAsk) -> Prompt:
         prompt = self.words.chat_prompt(ask) if isinstance(ask, ChatAsk) else self.words.text_prompt(ask)
@@ -134,7 +145,7 @@ class Desk:
     def _grammar_constraint(self, form: Form | None, grammar: str) -> Constraint:
         if self._grammars is None:
             raise RequestError("structured output needs a tokenizer with an end token, which this model does not have")
-        return self._grammars.constraint(grammar, field=form.field if form else "tools")
+        return self._grammars().constraint(grammar, field=form.field if form else "tools")
 
     def _refuse_hopeless(self, ask: ChatAsk | TextAsk) -> None:
         """Refuses a text that cannot fit whatever its tokens, before time is spent on cutting it."""

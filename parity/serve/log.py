@@ -9,7 +9,10 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .refusals import speaks_anthropic
+
 _LOG = logging.getLogger("parity.serve")
+_ANTHROPIC_VERSION = "2023-06-01"
 _QUIET = frozenset({"/health", "/ready", "/metrics", "/status"})
 
 
@@ -34,6 +37,8 @@ class RequestLog:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = headers["request-id"] = request_id
+                if speaks_anthropic(scope["path"]):
+                    headers["anthropic-version"] = _ANTHROPIC_VERSION
             await send(message)
 
         try:

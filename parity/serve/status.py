@@ -69,9 +69,11 @@ class StatusRoutes:
         return json_response(Health())
 
     async def ready(self, request: Request) -> Response:
-        """Answers 503 when the server is stopping."""
+        """Answers 503 when the server is stopping, or its engine has stopped."""
         if self._desk.is_stopping:
             raise Refusal(503, "the server is stopping", code="stopping")
+        if not self._desk.has_engine:
+            raise Refusal(503, "the engine has stopped; start the server again", code="engine_error")
         return json_response(Ready())
 
     async def version(self, request: Request) -> Response:

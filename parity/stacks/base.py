@@ -39,6 +39,9 @@ class Device(Protocol):
     def memory(self) -> Memory:
         """Bytes now."""
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Zeroed memory for state. Much of it may never be used, so where the device can, it is taken on first touch."""
+
     def synchronize(self) -> None:
         """Waits for all work given to the device."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +28,13 @@ class HostDevice:
         if limit is not None and used is not None:
             total, free = min(total, limit), min(free, limit - used)
         return Memory(total, max(free, 0))
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        # numpy asks the system for zeroed memory and leaves it untouched; torch would write every byte.
+        size = math.prod(shape) * dtype.itemsize
+        if size == 0:
+            return torch.zeros(shape, dtype=dtype)
+        return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
 
     def synchronize(self) -> None:
         """Nothing runs behind our back."""

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_REFERENCE = "parity.stacks.reference"
+
+
 @dataclass(frozen=True, slots=True)
 class Activation:
     """How a gated MLP joins gate and up.
@@ -185,8 +188,9 @@ class Ops:
     sample: Callable[..., Tensor]
 
     def origin(self, name: str) -> str:
-        """The module that an op comes from, such as `parity.stacks.reference`."""
-        return str(getattr(self, name).__module__)
+        """The module that an op comes from; the plain definitions, in several files, are all `parity.stacks.reference`."""
+        module = str(getattr(self, name).__module__)
+        return _REFERENCE if module.startswith(_REFERENCE) else module
 
     @classmethod
     def names(cls) -> tuple[str, ...]:

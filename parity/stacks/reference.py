@@ -6,7 +6,7 @@ sequences of the batch instead of padding, float32 inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,18 @@ from ..core.batch import Batch
 from ..core.weights import Packed, Rows, Weight
 from ..formats import expand, rows
 from .ops import Activation, Ops, Routing
+from .paged import entries_at, entries_of, sequences, softmax, visible
+from .reference_entries import attend_pooled, attend_selected, pool, select, select_blocks, write_pooled
+from .reference_streams import (
+    activate,
+    gated_mean,
+    hyper_read,
+    hyper_weights,
+    hyper_write,
+    stream_gate,
+    stream_norm,
+    token_windows,
+)
 
 
 def _plain(weight: Weight, dtype: torch.dtype) -> Tensor:
@@ -112,22 +124,9 @@ def rope(x: Tensor, angles: Tensor, interleaved: bool = False, offset: int = 0, 
 # --- paged state and attention ----------------------------------------------------------------------------------------------
 
 
-def _sequences(batch: Batch) -> Iterator[tuple[int, slice, int]]:
-    """(sequence, its rows, tokens whose state exists after the step)."""
-    starts, lengths = batch.starts.tolist(), batch.lengths.tolist()
-    for s, length in enumerate(lengths):
-        yield s, slice(starts[s], starts[s + 1]), length
-
-
-def _entries(pages: Tensor, batch: Batch, s: int, length: int) -> Tensor:
-    """A sequence's entries in order: [length, ...]."""
-    used = batch.pages[s, : -(-length // pages.shape[1])].long()
-    return pages[used].flatten(0, 1)[:length]
-
-
 def write(pages: Tensor, values: Tensor, batch: Batch) -> None:
     size = pages.shape[1]
-    for s, span, _ in _sequences(batch):
+    for s, span, _ in sequences(batch):
         positions = batch.positions[span].long()
         pages[batch.pages[s].long()[positions // size], positions % size] = values[span].to(pages.dtype)
 
@@ -148,15 +147,6 @@ def rope_write(
     return rope(q, angles, interleaved, offset)
 
 
-def _visible(positions: Tensor, length: int, window: int | None) -> Tensor:
-    """bool [rows, length]: the entries that each row may see."""
-    entries = torch.arange(length, device=positions.device)
-    seen = entries <= positions[:, None]
-    if window is not None:
-        seen &= entries > positions[:, None] - window
-    return seen
-
-
 def attend(
     q: Tensor,
     k_pages: Tensor,
@@ -168,21 +158,13 @@ def attend(
 ) -> Tensor:
     num_heads, num_groups = q.shape[1], q.shape[1] // k_pages.shape[2]
     out = q.new_empty(q.shape[0], num_heads, v_pages.shape[-1])
-    for s, span, length in _sequences(batch):
-        k = _entries(k_pages, batch, s, length).float().repeat_interleave(num_groups, dim=1)
-        v = _entries(v_pages, batch, s, length).float().repeat_interleave(num_groups, dim=1)
+    for s, span, length in sequences(batch):
+        k = entries_of(k_pages, batch, s, length).float().repeat_interleave(num_groups, dim=1)
+        v = entries_of(v_pages, batch, s, length).float().repeat_interleave(num_groups, dim=1)
         scores = torch.einsum("rhd,ehd->hre", q[span].float(), k) * scale
-        scores = scores.masked_fill(~_visible(batch.positions[span], length, window), -torch.inf)
-        out[span] = torch.einsum("hre,ehd->rhd", _softmax(scores, sinks), v).to(q.dtype)
+        scores = scores.masked_fill(~visible(batch.positions[span], length, window), -torch.inf)
+        out[span] = torch.einsum("hre,ehd->rhd", softmax(scores, sinks), v).to(q.dtype)
     return out
-
-
-def _softmax(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """Over the last dimension of [H, rows, entries]; a sink takes part and is dropped."""
-    if sinks is None:
-        return scores.softmax(-1)
-    column = sinks.float()[:, None, None].expand(-1, scores.shape[1], 1)
-    return torch.cat([scores, column], dim=-1).softmax(-1)[..., :-1]
 
 
 def attend_latent(
@@ -195,171 +177,23 @@ def attend_latent(
     selected: Tensor | None = None,
 ) -> Tensor:
     out = torch.empty_like(q)
-    for s, span, length in _sequences(batch):
-        latent = _entries(latent_pages, batch, s, length).float()
-        turned = _entries(rope_pages, batch, s, length).float()
+    for s, span, length in sequences(batch):
         if selected is None:
+            latent = entries_of(latent_pages, batch, s, length).float()
+            turned = entries_of(rope_pages, batch, s, length).float()
             scores = torch.einsum("rhl,el->hre", q[span].float(), latent)
             scores += torch.einsum("rhl,el->hre", q_rope[span].float(), turned)
-            scores = (scores * scale).masked_fill(~_visible(batch.positions[span], length, None), -torch.inf)
+            scores = (scores * scale).masked_fill(~visible(batch.positions[span], length, None), -torch.inf)
             out[span] = torch.einsum("hre,el->rhl", scores.softmax(-1), latent).to(q.dtype)
             continue
         chosen = selected[span].long()
         missing = (chosen < 0) | (chosen > batch.positions[span, None])
-        latent, turned = latent[chosen.clamp(0, length - 1)], turned[chosen.clamp(0, length - 1)]
+        known = chosen.clamp(0, length - 1)
+        latent, turned = (entries_at(pages, batch, s, known).float() for pages in (latent_pages, rope_pages))
         scores = torch.einsum("rhl,rel->hre", q[span].float(), latent)
         scores += torch.einsum("rhl,rel->hre", q_rope[span].float(), turned)
         scores = (scores * scale).masked_fill(missing, -torch.inf)
         out[span] = torch.einsum("hre,rel->rhl", scores.softmax(-1), latent).to(q.dtype)
-    return out
-
-
-def _index_scores(q: Tensor, weights: Tensor, keys: Tensor, positions: Tensor, every: int) -> Tensor:
-    """float32 [rows, entries]: the scores of entries that the rows may see, -inf for the others."""
-    scores = torch.einsum("rhd,ed->rhe", q.float(), keys.float()).relu_()
-    scores = torch.einsum("rhe,rh->re", scores, weights.float())
-    entries = torch.arange(len(keys), device=keys.device)
-    return scores.masked_fill((entries + 1) * every > positions[:, None] + 1, -torch.inf)
-
-
-def _best(scores: Tensor, top_k: int) -> Tensor:
-    """int32 [rows, top_k]: the largest scores' indices in ascending order, -1 where there are fewer above -inf."""
-    out = torch.full((scores.shape[0], top_k), -1, dtype=torch.int32, device=scores.device)
-    length = scores.shape[1]
-    count = min(top_k, length)
-    best = scores.sort(dim=-1, descending=True, stable=True)
-    chosen = best.indices[:, :count].masked_fill(best.values[:, :count] == -torch.inf, length).sort(-1).values
-    out[:, :count] = chosen.masked_fill(chosen == length, -1).int()
-    return out
-
-
-def select(
-    q: Tensor,
-    weights: Tensor,
-    k_pages: Tensor,
-    batch: Batch,
-    top_k: int,
-    every: int = 1,
-    within: Tensor | None = None,
-    block: int = 1,
-) -> Tensor:
-    out = torch.empty(q.shape[0], top_k, dtype=torch.int32, device=q.device)
-    for s, span, length in _sequences(batch):
-        keys = _entries(k_pages, batch, s, length // every)
-        scores = _index_scores(q[span], weights[span], keys, batch.positions[span], every)
-        if within is not None:
-            blocks = torch.arange(len(keys), device=q.device) // block
-            scores = scores.masked_fill(~(within[span, :, None] == blocks).any(1), -torch.inf)
-        out[span] = _best(scores, top_k)
-    return out
-
-
-def select_blocks(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, every: int, block: int) -> Tensor:
-    out = torch.empty(q.shape[0], top_k, dtype=torch.int32, device=q.device)
-    for s, span, length in _sequences(batch):
-        keys = _entries(k_pages, batch, s, length // every)
-        positions = batch.positions[span]
-        scores = _index_scores(q[span], weights[span], keys, positions, every)
-        scores = F.pad(scores, (0, -len(keys) % block), value=-torch.inf).unflatten(-1, (-1, block)).amax(-1)
-        newest = ((positions + 1) // every - 1).div(block, rounding_mode="floor")
-        scores = scores.masked_fill(torch.arange(scores.shape[1], device=q.device) == newest[:, None], torch.inf)
-        out[span] = _best(scores, top_k)
-    return out
-
-
-def attend_selected(
-    q: Tensor, k_pages: Tensor, v_pages: Tensor, batch: Batch, scale: float, selected: Tensor, every: int
-) -> Tensor:
-    num_groups = q.shape[1] // k_pages.shape[2]
-    out = q.new_empty(*q.shape[:2], v_pages.shape[-1])
-    offsets = torch.arange(every, device=q.device)
-    for s, span, length in _sequences(batch):
-        positions = batch.positions[span].long()
-        groups = selected[span].long()
-        whole = (groups[..., None] * every + offsets).flatten(1).masked_fill((groups < 0).repeat_interleave(every, 1), -1)
-        rest = ((positions + 1) // every * every)[:, None] + offsets[: every - 1]
-        tokens = torch.cat([whole, rest], dim=1)
-        missing = (tokens < 0) | (tokens > positions[:, None])
-        k, v = (_entries(pages, batch, s, length)[tokens.clamp(0, length - 1)].float() for pages in (k_pages, v_pages))
-        k, v = k.repeat_interleave(num_groups, dim=2), v.repeat_interleave(num_groups, dim=2)
-        scores = torch.einsum("rhd,rehd->hre", q[span].float(), k) * scale
-        weights = scores.masked_fill(missing, -torch.inf).softmax(-1)
-        out[span] = torch.einsum("hre,rehd->rhd", weights, v).to(q.dtype)
-    return out
-
-
-# --- pooled entries ---------------------------------------------------------------------------------------------------------
-
-
-def pool(
-    values: Tensor,
-    gates: Tensor | None,
-    bias: Tensor | None,
-    tail: Tensor,
-    batch: Batch,
-    every: int,
-    overlap: bool = False,
-) -> Tensor:
-    width, channels = tail.shape[1], values.shape[1]
-    inputs = values if gates is None else torch.cat([values, gates], dim=-1)
-    out = values.new_zeros(len(values), channels // 2 if overlap else channels)
-    for s, span, length in _sequences(batch):
-        slot, first = int(batch.slots[s]), length - (span.stop - span.start)
-        before = torch.arange(first - width, first, device=values.device)
-        known = torch.cat([tail[slot, before % width].to(inputs.dtype), inputs[span]])
-        latest = torch.arange(length - width, length, device=values.device)
-        tail[slot, latest % width] = known[-width:].to(tail.dtype)
-        end = first // every * every + every - 1
-        ends = torch.arange(end, max(length, end), every, device=values.device)
-        positions = ends[:, None] + torch.arange(1 - width, 1, device=values.device)
-        window = known[positions - (first - width)].float()
-        value, gate = window[..., :channels], window[..., channels:]
-        if gates is None:
-            gate = torch.zeros_like(value)
-        if bias is not None:
-            gate = gate + bias.float()[positions % every]
-        gate = gate.masked_fill(positions[..., None] < 0, -torch.inf)
-        if overlap:
-            value, gate = (torch.cat([x[:, :every, : channels // 2], x[:, every:, channels // 2 :]], 1) for x in (value, gate))
-        out[span.start + ends - first] = (value * gate.softmax(1)).sum(1).to(values.dtype)
-    return out
-
-
-def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> None:
-    size = pages.shape[1]
-    for s, span, _ in _sequences(batch):
-        positions = batch.positions[span].long()
-        ends = (positions + 1) % every == 0
-        entries = positions[ends] // every
-        pages[batch.pages[s].long()[entries // size], entries % size] = values[span][ends].to(pages.dtype)
-
-
-def attend_pooled(
-    q: Tensor,
-    pages: Tensor,
-    pooled: Tensor | None,
-    batch: Batch,
-    scale: float,
-    window: int,
-    every: int,
-    selected: Tensor | None = None,
-    sinks: Tensor | None = None,
-) -> Tensor:
-    out = torch.empty_like(q)
-    for s, span, length in _sequences(batch):
-        positions, rows = batch.positions[span].long(), q[span].float()
-        near = positions[:, None] + torch.arange(1 - window, 1, device=q.device)
-        keys = _entries(pages, batch, s, length)[near.clamp(min=0)].float()
-        missing = near < 0
-        count = 0 if pooled is None else length // every
-        if pooled is not None and count:
-            entries = _entries(pooled, batch, s, count).float()
-            chosen = torch.arange(count, device=q.device).expand(len(rows), -1) if selected is None else selected[span].long()
-            keys = torch.cat([keys, entries[chosen.clamp(0, count - 1)]], dim=1)
-            unseen = (chosen < 0) | ((chosen + 1) * every > positions[:, None] + 1)
-            missing = torch.cat([missing, unseen], dim=1)
-        scores = torch.einsum("rhd,red->hre", rows, keys) * scale
-        out[span] = torch.einsum("hre,red->rhd", _softmax(scores.masked_fill(missing, -torch.inf), sinks), keys).to(q.dtype)
     return out
 
 
@@ -424,7 +258,7 @@ def causal_conv(
     x: Tensor, weight: Tensor, state: Tensor, batch: Batch, bias: Tensor | None = None, activation: str | None = "silu"
 ) -> Tensor:
     out, width = torch.empty_like(x), weight.shape[-1]
-    for s, span, _ in _sequences(batch):
+    for s, span, _ in sequences(batch):
         slot = int(batch.slots[s])
         inputs = torch.cat([state[slot].to(x.dtype).T, x[span]])
         windows = inputs.unfold(0, width, 1).float()
@@ -456,7 +290,7 @@ def gated_delta(
     if keep.ndim == 2:
         keep = keep[..., None]
     out = torch.empty_like(v)
-    for s, span, _ in _sequences(batch):
+    for s, span, _ in sequences(batch):
         memory = state[int(batch.slots[s])].float()
         for t in range(span.start, span.stop):
             memory = memory * keep[t, :, :, None]
@@ -471,66 +305,6 @@ def gated_delta(
 def _unit(x: Tensor) -> Tensor:
     x = x.float()
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
-
-
-# --- several residual streams -----------------------------------------------------------------------------------------------
-
-
-def hyper_weights(
-    streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, norm_eps: float, eps: float, iterations: int
-) -> tuple[Tensor, ...]:
-    count = streams.shape[1]
-    mixed = F.linear(_normalized(streams.flatten(1), norm_eps), fn.float())
-    if len(fn) == count:
-        return (torch.sigmoid(mixed * scale.float() + base.float()) + eps,)
-    sizes = [count, count, count * count]
-    pre, post, comb = (
-        part * factor + bias
-        for part, factor, bias in zip(mixed.split(sizes, -1), scale.float(), base.float().split(sizes), strict=True)
-    )
-    comb = comb.unflatten(-1, (count, count)).softmax(-1) + eps
-    comb = comb / (comb.sum(-2, keepdim=True) + eps)
-    for _ in range(iterations - 1):
-        comb = comb / (comb.sum(-1, keepdim=True) + eps)
-        comb = comb / (comb.sum(-2, keepdim=True) + eps)
-    return torch.sigmoid(pre) + eps, 2 * torch.sigmoid(post), comb
-
-
-def hyper_read(streams: Tensor, pre: Tensor) -> Tensor:
-    return (streams.float() * pre[..., None].float()).sum(1).to(streams.dtype)
-
-
-def hyper_write(streams: Tensor, y: Tensor, post: Tensor, comb: Tensor | None) -> Tensor:
-    mixed = streams.float() if comb is None else torch.einsum("tjk,tjd->tkd", comb.float(), streams.float())
-    return (post[..., None].float() * y[:, None].float() + mixed).to(streams.dtype)
-
-
-def stream_norm(streams: Tensor, weight: Tensor, eps: float, zero_centred: bool = False) -> Tensor:
-    return rms_norm(streams, weight, eps, zero_centred)
-
-
-def activate(x: Tensor, kind: str, scale: float = 1.0) -> Tensor:
-    return _GATES[kind](x.float() * scale).to(x.dtype)
-
-
-def gated_mean(streams: Tensor, gates: Tensor) -> Tensor:
-    return (streams.float() * torch.sigmoid(gates.float())).mean(1).to(streams.dtype)
-
-
-def stream_gate(queries: Tensor, keys: Tensor) -> Tensor:
-    score = (queries.float() * keys.float()).sum(-1) * queries.shape[-1] ** -0.5
-    return torch.sigmoid(score.sign() * score.abs().clamp(min=1e-6).sqrt())
-
-
-def token_windows(tokens: Tensor, history: Tensor, batch: Batch) -> Tensor:
-    width = history.shape[1] + 1
-    out = torch.empty(len(tokens), width, dtype=torch.int64, device=tokens.device)
-    for s, span, _ in _sequences(batch):
-        slot = int(batch.slots[s])
-        known = torch.cat([history[slot].long().flip(0), tokens[span].long() + 1])
-        out[span] = known.unfold(0, width, 1).flip(1) - 1
-        history[slot] = known[len(known) - width + 1 :].flip(0).to(history.dtype)
-    return out
 
 
 # --- choosing a token -------------------------------------------------------------------------------------------------------

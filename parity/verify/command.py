@@ -42,7 +42,7 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `parity capture`."""
     parser.add_argument("a", metavar="A", help="a stack or a URL")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the pack to write")
-    parser.add_argument("--against", type=Path, metavar="PACK", help="another side's pack: its tokens and inner values are used")
+    parser.add_argument("--against", type=Path, metavar="PACK", help="another side's pack, whose tokens and inner values serve")
     _add_common(parser)
 
 
@@ -110,23 +110,23 @@ def run_pack(arguments: argparse.Namespace) -> int:
     """Runs `parity pack show`."""
     pack = Pack(arguments.file)
     identity, plan = pack.identity, pack.plan
-    print(f"pack      {pack.hash}")
+    print(f"pack         {pack.hash}")
     for name in ("side", "model", "architecture", "stack", "dtype", "weights", "config", "tokenizer", "template"):
         value = getattr(identity, name)
-        print(f"{name:<10}{'not known' if value is None else value}")
-    print(f"suite     {plan.suite} {plan.suite_hash}, {len(pack.summary.prompts)} prompts")
+        print(f"{name:<13}{'not known' if value is None else value}")
+    print(f"suite        {plan.suite} {plan.suite_hash}, {len(pack.summary.prompts)} prompts")
     paths: dict[str, int] = {}
     answers = 0
     for record in pack:
         answers += record.answer is not None
         for path, positions in record.paths.items():
             paths[path] = paths.get(path, 0) + len(positions.at)
-    print(f"positions {', '.join(f'{path} {count}' for path, count in paths.items()) or 'none'}")
-    print(f"answers   {answers}")
+    print(f"positions    {', '.join(f'{path} {count}' for path, count in paths.items()) or 'none'}")
+    print(f"answers      {answers}")
     layers = pack.layers()
-    print(f"inside    {'not captured' if layers is None else f'{len(layers.sites)} sites'}")
+    print(f"inside       {'not captured' if layers is None else f'{len(layers.sites)} sites'}")
     for name, why in pack.summary.unreached.items():
-        print(f"lacks     {name}: {why}")
+        print(f"lacks        {name}: {why}")
     return 0
 
 

@@ -217,8 +217,10 @@ def _counted(m: Measurement, gate: Gate) -> Finding:
     if m.excused:
         parts.append(f"{m.excused} explained by the precision of the sides")
     count = len(m.events)
-    bound = rate_upper(min(count, m.num_prompts), m.num_prompts, 0.99)
-    if not count and gate.kind != "equal":
+    # Equal files, bits and operations are facts; events are a sample of what could happen.
+    sampled = gate.kind == "explained"
+    bound = rate_upper(min(count, m.num_prompts), m.num_prompts, 0.99) if sampled else None
+    if not count and bound is not None:
         parts.append(f"with 99 % confidence fewer than {100 * bound:.3g} % of such prompts")
     text = "; ".join(parts)
     return Finding(

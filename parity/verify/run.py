@@ -91,15 +91,17 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     clock = _Clock()
     specs, paths = (a, b), (settings.out / "a.pack", settings.out / "b.pack")
     # An endpoint may show no token ids: the other side goes first and lends it its own.
-    order = (1, 0) if _is_url(a) and not _is_url(b) and not is_pack(b) else (0, 1)
+    order = (1, 0) if _is_url(a) and not _is_url(b) else (0, 1)
     packs: dict[int, Pack] = {}
+    # Endpoints are opened first: a wrong name or key should not cost a long capture of the other side.
+    endpoints = {place: open_side(specs[place], settings, place) for place in order if _is_url(specs[place])}
     for place in order:
         if is_pack(specs[place]):
             packs[place] = Pack(Path(specs[place]))
             continue
         assert suite is not None
         other = packs.get(1 - place)
-        side = open_side(specs[place], settings, place)
+        side = endpoints.get(place) or open_side(specs[place], settings, place)
         try:
             early = other is not None and not settings.keep_going
             if early and other is not None and _first_levels_fail(side, place, suite, plan, other, paths, rules):

@@ -139,4 +139,7 @@ def check_written(case: Case, model: torch.nn.Module, folder: Path) -> None:
     write_safetensors(folder, checkpoint.config, tensors, shard_bytes=100_000)
     assert len(list(folder.glob("*.safetensors"))) > 1
     again = type(model).from_pretrained(folder).eval()  # type: ignore[attr-defined]
-    assert (tiny.reference_logits(again, case.tokens) == case.reference).all()
+    weights = again.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
+    # Equal weights at other addresses: only the order of summing may differ.
+    assert tiny.relative_error(tiny.reference_logits(again, case.tokens), case.reference) < 1e-6

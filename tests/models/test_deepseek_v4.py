@@ -20,7 +20,7 @@ from parity.models import registry
 from parity.models.compressed import VENDOR_NAMES
 from parity.stacks.reference import OPS
 
-from . import checks, tiny
+from . import checks, packed, tiny
 
 SPARSE, HEAVY, SLIDING = "compressed_sparse_attention", "heavily_compressed_attention", "sliding_attention"
 # Many index heads, so that no two entries score alike; fewer entries chosen than there are; windows shorter than the prompt.
@@ -180,6 +180,20 @@ def test_vendor_names_and_config(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "vendor", config, tensors)  # type: ignore[arg-type]
     case = checks.case_from_transformers(model, tmp_path / "saved", 40)
     case.folder = tmp_path / "vendor"
+    checks.check_logits(case)
+
+
+def test_the_released_formats(tmp_path: Path) -> None:
+    """FP8 in blocks of 128 with power-of-two scales, experts in MXFP4: the numbers that they stand for, in the reference."""
+    save(tmp_path / "saved", hidden_size=160, q_lora_rank=144)
+    saved = open_checkpoint(tmp_path / "saved")
+    stored, plain = packed.released({name: saved.read(name) for name in saved.tensors}, 128)  # type: ignore[misc]
+    quantised = {"quantization_config": {"quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [128, 128]}}
+    write_safetensors(tmp_path / "plain", saved.config, plain)
+    write_safetensors(tmp_path / "stored", dict(saved.config) | quantised, stored)
+    model = transformers.DeepseekV4ForCausalLM.from_pretrained(tmp_path / "plain", dtype=torch.float32).eval()
+    case = checks.case_from_transformers(model, tmp_path / "stored", 40)
+    assert sum(name.endswith(".scale") for name in stored) > 90
     checks.check_logits(case)
 
 

@@ -26,7 +26,7 @@ from parity.models.layers.ngram import HostTable, primes_after
 from parity.stacks.reference import OPS
 from parity.stacks.registry import open_stack
 
-from . import checks, tiny
+from . import checks, packed, tiny
 
 # Dimensions that no block of 16 or 32 divides, which switches off the reference's rounding of keys to FP8 and FP4. More
 # entries than are chosen, more blocks than are candidates, and candidates enough to choose from.
@@ -127,16 +127,27 @@ def mlx_arrays(tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {name: mx.array(tensor.numpy()) for name, tensor in tensors.items()}
 
 
-def test_every_path_computes_what_mlx_lm_computes(tmp_path: Path) -> None:
+def mlx_lm_logits(config: dict[str, Any], tensors: dict[str, torch.Tensor], tokens: list[int]) -> np.ndarray:
     reference = pytest.importorskip("mlx_lm.models.deepseek_v41")
     mx = pytest.importorskip("mlx.core")
-    config = config_of()
-    weights = mlx_arrays(save(tmp_path, config))
     model = reference.Model(reference.ModelArgs.from_dict(config))
-    model.load_weights(list(model.sanitize(weights).items()))
-    tokens = tiny.prompt(45, 160)
-    logits = np.array(model(mx.array([tokens]))[0])
+    model.load_weights(list(model.sanitize(mlx_arrays(tensors)).items()))
+    return np.array(model(mx.array([tokens]))[0])
+
+
+def test_every_path_computes_what_mlx_lm_computes(tmp_path: Path) -> None:
+    config, tokens = config_of(), tiny.prompt(45, 160)
+    logits = mlx_lm_logits(config, save(tmp_path, config), tokens)
     checks.check_all(checks.Case(tmp_path, logits, tokens, 160))
+
+
+def test_the_released_formats(tmp_path: Path) -> None:
+    """FP8 in blocks of 32 with power-of-two scales, experts in MXFP4: the numbers that they stand for, in the reference."""
+    config, tokens = config_of(hidden_size=64, moe_intermediate_size=32), tiny.prompt(40, 160)
+    stored, plain = packed.released(random_tensors(config), 32)
+    quantised = {"quantization_config": {"quant_method": "fp8", "scale_fmt": "ue8m0", "weight_block_size": [32, 32]}}
+    write_safetensors(tmp_path, config | quantised, stored)
+    checks.check_logits(checks.Case(tmp_path, mlx_lm_logits(config, plain, tokens), tokens, 160))
 
 
 WORDS = [
@@ -200,8 +211,8 @@ def test_a_packed_table_is_read_row_by_row_from_the_file(tmp_path: Path) -> None
     tensors = random_tensors(config)
     for layer in ENGRAM["engram_layer_ids"]:
         name = f"layers.{layer}.engram.embed.weight"
-        packed = pack(tensors[name], "fp8_block", block_rows=1, block_columns=32, e8m0=1)
-        tensors[name], tensors[f"layers.{layer}.engram.embed.scale"] = packed.arrays["data"], packed.arrays["scale"]
+        arrays = pack(tensors[name], "fp8_block", block_rows=1, block_columns=32, e8m0=1).arrays
+        tensors[name], tensors[f"layers.{layer}.engram.embed.scale"] = arrays["data"], arrays["scale"]
     quantised = config | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32], "scale_fmt": "ue8m0"}}
     write_safetensors(tmp_path, quantised, tensors)
     checkpoint = open_checkpoint(tmp_path)

@@ -22,7 +22,7 @@ from .scripted import ScriptedService, make_desk
 
 
 @contextmanager
-def serving(desk: Desk) -> Iterator[str]:
+def serving(desk: Desk, closes: bool = True) -> Iterator[str]:
     """A server on a free port of this machine, in a thread; gives its URL."""
     server = Server(desk, bind(desk.settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [server.listener]}, daemon=True)
@@ -35,7 +35,8 @@ def serving(desk: Desk) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(20)
-        desk.service.close()
+        if closes:
+            desk.service.close()
         assert not thread.is_alive()
 
 

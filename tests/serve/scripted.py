@@ -361,9 +361,14 @@ class ScriptStream:
 
 def grammars() -> Grammars:
     """Grammars over the small vocabulary."""
-    return Grammars([token_bytes(token) for token in range(VOCAB_SIZE)], special=range(256, 261), eos=[EOS])
+    return Grammars(
+        [token_bytes(token) for token in range(VOCAB_SIZE)],
+        encode=lambda text: list(text.encode()),
+        special=range(256, 261),
+        eos=[EOS],
+    )
 
 
 def make_desk(service: ScriptedService | None = None, **settings: object) -> Desk:
     """A desk over a scripted engine."""
-    return Desk(service or ScriptedService(), ScriptWords(), grammars(), Settings(**settings))  # type: ignore[arg-type]
+    return Desk(service or ScriptedService(), ScriptWords(), grammars, Settings(**settings))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 from parity.core.chat import ReasoningDelta, TextDelta, Tool, ToolCallEnd, ToolCallStart
 from parity.core.errors import RequestError
 from parity.engine.grammar import Grammars
-from parity.serve.calls import calls_rule
+from parity.serve.calls import calls_rule, honoured_schema
 from parity.serve.forms import Grammar
 from parity.text.dialects import Dialect, Thinking
 from parity.text.dialects.registry import CALLS
@@ -31,7 +31,7 @@ class Babbler:
         self.tokens = {mark: 257 + index for index, mark in enumerate(self.marks)}
         self.vocabulary = [bytes([byte]) for byte in range(256)] + [b"<eos>"] + [mark.encode() for mark in self.marks]
         special = range(256, len(self.vocabulary))
-        self.grammars = Grammars(self.vocabulary, special=special, eos=[EOS])
+        self.grammars = Grammars(self.vocabulary, encode=lambda text: list(text.encode()), special=special, eos=[EOS])
         self.random = random.Random(seed)
 
     def grammar(self):
@@ -138,12 +138,39 @@ def test_a_strict_schema_that_cannot_be_honoured_is_refused_by_keyword():
         calls_rule(grammar, CALLS["hermes"], [tool], opened=False, parallel=True)
 
 
-def test_a_schema_that_is_not_strict_falls_back_to_any_object_and_says_so(caplog):
-    tool = Tool("look", "", {"properties": {"a": {"not": {"type": "string"}}}})
+def test_a_schema_that_is_not_strict_is_honoured_as_far_as_it_goes_and_that_is_said(caplog):
+    parameters = {
+        "properties": {"a": {"enum": ["x"], "not": {"type": "null"}}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    tool = Tool("find", "", parameters)
     babbler = Babbler(CALLS["hermes"], 1)
     grammar = babbler.grammar()
     grammar.rules["start"] = calls_rule(grammar, CALLS["hermes"], [tool], opened=False, parallel=False)
-    assert "'look'" in caplog.text
+    honoured_schema(tool)
+    assert caplog.text.count("'find'") == 1
     assert "not" in caplog.text
     (end,) = [event for event in read(CALLS["hermes"], [tool], babbler.babble(grammar)) if isinstance(event, ToolCallEnd)]
-    assert isinstance(json.loads(end.arguments), dict)
+    assert json.loads(end.arguments) == {"a": "x"}
+
+
+def test_a_schema_that_makes_no_sense_leaves_any_object(caplog):
+    tool = Tool("broken", "", {"properties": {"a": {"type": "nonsense"}}})
+    assert honoured_schema(tool) == {"type": "object"}
+    assert "'broken' are held to any JSON object" in caplog.text
+
+
+def test_schemas_as_agents_send_them():
+    parameters = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "type": "object",
+        "properties": {
+            "url": {"type": "string", "format": "uri"},
+            "limit": {"type": "number", "exclusiveMinimum": 0},
+            "edits": {"type": "array", "items": {"type": "object", "properties": {"old": {"type": "string", "minLength": 1}}}},
+        },
+        "required": ["url"],
+        "additionalProperties": False,
+    }
+    assert "x-guidance" not in honoured_schema(Tool("fetch", "", parameters, strict=True))

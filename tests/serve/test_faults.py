@@ -164,7 +164,9 @@ async def test_an_engine_that_has_stopped_says_so():
     desk.service.close()
     async with client_of(desk) as client:
         answer = await client.post("/v1/chat/completions", json=CHAT)
+        ready = await client.get("/ready")
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_error")
+    assert ready.status_code == 503
 
 
 async def test_an_engine_that_goes_silent_is_given_up(monkeypatch):

@@ -153,4 +153,4 @@ def test_a_thought_that_ends_by_itself_is_left_alone():
 
 def test_a_vocabulary_without_an_end_has_no_grammars():
     with pytest.raises(ValueError, match="ends an answer"):
-        Grammars([b"a"], special=[], eos=[])
+        Grammars([b"a"], encode=lambda text: [], special=[], eos=[])

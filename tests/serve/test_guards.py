@@ -126,6 +126,7 @@ async def test_large_bodies_are_refused_before_they_are_read():
         ({"n": 0}, 400, "n"),
         ({"max_tokens": -1}, 400, "max_tokens"),
         ({"top_logprobs": 2}, 400, "top_logprobs"),
+        ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"logit_bias": {"x": 1}}, 400, "logit_bias"),
         ({"stop": [""]}, 400, "stop"),
         ({"chat_template": "{{ 1 }}"}, 400, "chat_template"),

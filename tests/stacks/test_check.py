@@ -140,13 +140,17 @@ def selection_sees_ahead(
     return REF.attend_latent(q, q_rope, latent, rope, batch, scale, selected)
 
 
-def selects_by_score(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int) -> Tensor:
-    return REF.select(q, weights, k_pages, batch, top_k).flip(-1)
+def selects_by_score(*args: Any, **options: Any) -> Tensor:
+    return REF.select(*args, **options).flip(-1)
 
 
-def selects_last_of_ties(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int) -> Tensor:
+def selects_last_of_ties(q: Tensor, weights: Tensor, k_pages: Tensor, *rest: Any, **options: Any) -> Tensor:
     later = torch.linspace(0, 1e-3, k_pages.shape[1])[:, None].to(k_pages.dtype)
-    return REF.select(q, weights, k_pages + later, batch, top_k)
+    return REF.select(q, weights, k_pages + later, *rest, **options)
+
+
+def blocks_ignored(*args: Any, within: Tensor | None = None, block: int = 1, **options: Any) -> Tensor:
+    return REF.select(*args, **options)
 
 
 def bias_in_the_weights(logits: Tensor, routing: Any, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -232,6 +236,20 @@ def with_sum_rounded(x: Tensor, residual: Tensor, weight: Tensor, eps: float, **
     return norm, residual
 
 
+def off_by_one_slot(batch: Batch) -> Batch:
+    return replace(batch, slots=batch.slots.roll(1))
+
+
+def without(options: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != name}
+
+
+def newest_not_kept(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, every: int, block: int) -> Tensor:
+    return REF.select_blocks(
+        q, weights, k_pages, replace(batch, positions=(batch.positions - 8).clamp(min=0)), top_k, every, block
+    )
+
+
 MUTANTS: dict[str, list[Callable[..., Any]]] = {
     "embed": [
         lambda tokens, weight, dtype: REF.embed(tokens.clamp(max=95), weight, dtype),
@@ -287,13 +305,43 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         selection_sees_ahead,
         lambda q, q_rope, *rest, **o: REF.attend_latent(q, torch.zeros_like(q_rope), *rest, **o),
     ],
-    "select": [selects_by_score, selects_last_of_ties],
+    "select": [selects_by_score, selects_last_of_ties, blocks_ignored],
+    "select_blocks": [
+        newest_not_kept,
+        lambda q, w, k, b, top_k, every, block: REF.select_blocks(q, w, k, b, top_k, every, block + 1),
+    ],
+    "attend_selected": [
+        lambda q, k, v, b, scale, selected, every: REF.attend_selected(q, k, v, b, scale, selected.roll(1, 0), every),
+        lambda q, k, v, b, scale, selected, every: REF.attend(q, k, v, b, scale),
+    ],
+    "pool": [
+        lambda v, g, bias, tail, b, every, overlap=False: REF.pool(v, g, None, tail, b, every, overlap),
+        lambda v, g, bias, tail, b, every, overlap=False: REF.pool(v, g, bias, tail.clone(), b, every, overlap),
+        lambda v, g, bias, tail, b, every, overlap=False: REF.pool(v, g, bias, tail, off_by_one_slot(b), every, overlap),
+    ],
+    "write_pooled": [
+        lambda pages, values, b, every: REF.write_pooled(pages, values.roll(1, 0), b, every),
+        lambda pages, values, b, every: (REF.write_pooled(pages, values, b, every), pages[0].zero_())[0],
+    ],
+    "attend_pooled": [
+        lambda q, p, pooled, b, scale, w, every, **o: REF.attend_pooled(q, p, pooled, b, scale, w + 1, every, **o),
+        lambda q, p, pooled, b, scale, w, every, **o: REF.attend_pooled(
+            q, p, None, b, scale, w, every, **without(o, "selected")
+        ),
+        lambda q, p, pooled, b, scale, w, every, **o: REF.attend_pooled(
+            q, p, pooled, b, scale, w, every, **without(o, "sinks")
+        ),
+    ],
     "route": [
         bias_in_the_weights,
         no_groups,
         last_of_ties,
         lambda logits, routing, bias=None: REF.route(logits, replace(routing, renormalize=True), bias),
         lambda logits, routing, bias=None: REF.route(logits, replace(routing, scale=1.0), bias),
+    ],
+    "route_to": [
+        lambda logits, experts, routing: REF.route_to(logits, experts.flip(-1), routing),
+        lambda logits, experts, routing: REF.route_to(logits, experts, replace(routing, renormalize=True)),
     ],
     "experts": [weight_dropped, lambda x, g, d, w, e, a: REF.experts(x, g, d, w, e.flip(-1), a)],
     "causal_conv": [wrong_slot, state_not_left, newest_first, lambda *a, **o: REF.causal_conv(*a)],
@@ -308,6 +356,23 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         heads_tiled,
         without_norm,
         lambda q, k, v, d, b, s, batch, scale: REF.gated_delta(q, k, v, d, b, s.clone(), batch, scale),
+    ],
+    "hyper_weights": [
+        lambda x, fn, base, scale, norm, eps, n: REF.hyper_weights(x, fn, base, scale, norm, eps, n + 1),
+        lambda x, fn, base, scale, norm, eps, n: REF.hyper_weights(x * 2, fn, base * 0, scale, norm, eps, n),
+    ],
+    "hyper_read": [lambda streams, pre: REF.hyper_read(streams, pre.flip(-1)), lambda streams, pre: streams.mean(1)],
+    "hyper_write": [
+        lambda x, y, post, comb: REF.hyper_write(x, y, post, None if comb is None else comb.transpose(1, 2)),
+        lambda x, y, post, comb: REF.hyper_write(x, y, post * 0, comb),
+    ],
+    "stream_norm": [lambda x, weight, eps, zero_centred=False: REF.stream_norm(x, weight[0], eps, zero_centred)],
+    "activate": [lambda x, kind, scale=1.0: REF.activate(x, kind), lambda x, kind, scale=1.0: REF.activate(x, "silu", scale)],
+    "gated_mean": [lambda x, gates: REF.gated_mean(x, gates) * x.shape[1], lambda x, gates: x.mean(1)],
+    "stream_gate": [lambda q, k: torch.sigmoid((q.float() * k.float()).sum(-1) * q.shape[-1] ** -0.5)],
+    "token_windows": [
+        lambda tokens, history, b: REF.token_windows(tokens, history.clone(), b),
+        lambda tokens, history, b: REF.token_windows(tokens, history, off_by_one_slot(b)),
     ],
     "sample": [
         top_k_keeps_ties,

@@ -114,6 +114,17 @@ def test_plain_linear(name: str, rows: int, columns: int) -> None:
     assert ((OPS.linear(x, weight) - expected).abs() <= (columns + 2) * 2**-24 * size).all()
 
 
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_no_number_stays_visible(bad: float) -> None:
+    weight, x = STACK.prepare(blocks("q5_0", 20, 64)), normal(9, 64)
+    clean = OPS.linear(x, weight)
+    x[4, 37] = bad
+    got = OPS.linear(x, weight)
+    assert not got[4].isfinite().any()
+    assert torch.equal(got[:4], clean[:4])
+    assert torch.equal(got[5:], clean[5:])
+
+
 def test_rows_of_several_formats_are_one_product() -> None:
     parts = (blocks("q5_0", 24, 256), blocks("q8_0", 7, 256, seed=1), normal(5, 256, seed=2), blocks("q6_k", 20, 256, seed=3))
     x, bias = normal(8, 256, seed=4), normal(56, seed=5)
@@ -209,9 +220,7 @@ def test_rope_write_and_attend(chunks: list[tuple[int, int]], heads: int, kv_hea
     q, k, v = qkv.split([heads * k_dim, kv_heads * k_dim, kv_heads * v_dim], dim=1)
     q, k, v = q.unflatten(1, (heads, k_dim)), k.unflatten(1, (kv_heads, k_dim)), v.unflatten(1, (kv_heads, v_dim))
     angles = reference.rope_angles(batch.positions, 10000.0 ** -(torch.arange(k_dim // 2) / (k_dim // 2)))
-    pages = [
-        (normal(num_pages, 8, kv_heads, k_dim, seed=1), normal(num_pages, 8, kv_heads, v_dim, seed=2)) for _ in range(2)
-    ]
+    pages = [(normal(num_pages, 8, kv_heads, k_dim, seed=1), normal(num_pages, 8, kv_heads, v_dim, seed=2)) for _ in range(2)]
     turned = OPS.rope_write(q, k, v, angles, *pages[0], batch)
     expected = reference.rope_write(q, k, v, angles, *pages[1], batch)
     torch.testing.assert_close(turned, expected, rtol=1e-6, atol=1e-6)
@@ -259,3 +268,75 @@ def test_write_moves_rows_of_any_type() -> None:
         OPS.write(mine, values, batch)
         reference.write(theirs, values, batch)
         assert torch.equal(mine, theirs)
+
+
+def test_latent_attention_and_selections() -> None:
+    batch, num_pages = ragged([(3, 1), (0, 5), (130, 1), (60, 9)])
+    tokens, heads, latent, rope = batch.num_tokens, 40, 48, 16
+    q, q_rope = normal(tokens, heads, latent), normal(tokens, heads, rope, seed=1)
+    pages = normal(num_pages, 8, latent, seed=2), normal(num_pages, 8, rope, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    selected = torch.stack([torch.randperm(200, generator=generator)[:70] - 1 for _ in range(tokens)])
+    selected[:, 0] = 0  # at least one that every row may see
+    for chosen in (None, selected.sort(-1).values.unique(dim=-1).int()):
+        torch.testing.assert_close(
+            OPS.attend_latent(q, q_rope, *pages, batch, 0.125, chosen),
+            reference.attend_latent(q, q_rope, *pages, batch, 0.125, chosen),
+            rtol=3e-6,
+            atol=3e-6,
+        )
+
+
+@pytest.mark.parametrize("name", ["f32", "bf16", "q5_0", "q4_k"])
+def test_experts(name: str) -> None:
+    count, width, inner, rows = 6, 256, 256, 11
+
+    def stack(out: int, columns: int, seed: int) -> Any:
+        if name in _DTYPES:
+            return normal(count, out, columns, seed=seed, scale=0.05).to(_DTYPES[name])
+        parts = [blocks(name, out, columns, seed=seed + e) for e in range(count)]
+        return Packed(name, (count, out, columns), {"data": torch.stack([part.arrays["data"] for part in parts])})
+
+    gate_up, down = stack(2 * inner, width, 10), stack(width, inner, 20)
+    x, weights = normal(rows, width), normal(rows, 3, seed=1).softmax(-1)
+    chosen = torch.stack([torch.randperm(count, generator=torch.Generator().manual_seed(r))[:3] for r in range(rows)]).int()
+    expected = reference.experts(x, gate_up, down, weights, chosen, Activation())
+    prepared = STACK.prepare(gate_up), STACK.prepare(down)
+    got = OPS.experts(x, *prepared, weights, chosen, Activation())
+    assert (got - expected).norm() < (1e-6 if name in _DTYPES else 0.02) * expected.norm()
+    alone = OPS.experts(x[4:5], *prepared, weights[4:5], chosen[4:5], Activation())
+    assert torch.equal(alone, got[4:5])
+
+
+def test_recurrences() -> None:
+    batch, _ = ragged([(3, 1), (0, 5), (130, 1), (60, 9)])
+    tokens = batch.num_tokens
+    x, weight, bias = normal(tokens, 70), normal(70, 4, seed=1), normal(70, seed=2)
+    states = [normal(4, 70, 3, seed=3) for _ in range(2)]
+    torch.testing.assert_close(
+        OPS.causal_conv(x, weight, states[0], batch, bias), reference.causal_conv(x, weight, states[1], batch, bias)
+    )
+    assert torch.equal(*states)
+    for width in (1, 24):
+        q, k, v = normal(tokens, 2, 24), normal(tokens, 2, 24, seed=1), normal(tokens, 4, 40, seed=2)
+        decay = -normal(tokens, 4, width, seed=3).abs().squeeze(-1)
+        beta, memories = normal(tokens, 4, seed=4).sigmoid(), [normal(4, 4, 24, 40, seed=5) for _ in range(2)]
+        got = OPS.gated_delta(q, k, v, decay, beta, memories[0], batch, 0.2)
+        expected = reference.gated_delta(q, k, v, decay, beta, memories[1], batch, 0.2)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(*memories, rtol=1e-5, atol=1e-5)
+
+
+def test_sampling_follows_the_reference() -> None:
+    rows = 40
+    logits = (normal(rows, 3000) * 3).round(decimals=1)  # with many ties
+    logits[0, :] = -torch.inf
+    logits[0, 77] = 1.0
+    generator = torch.Generator().manual_seed(9)
+    temperature = torch.rand(rows, generator=generator) * 2
+    temperature[5:8] = 0
+    top_k = torch.randint(-1, 60, (rows,), generator=generator).int()
+    top_p, min_p, uniform = torch.rand(3, rows, generator=generator)
+    top_p[::3], min_p[::2] = 1.0, 0.0
+    got = OPS.sample(logits, temperature, top_k, top_p, min_p * 0.2, uniform)
+    assert got.tolist() == reference.sample(logits, temperature, top_k, top_p, min_p * 0.2, uniform).tolist()

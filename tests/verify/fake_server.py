@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,6 +34,9 @@ class Words:
 
     def id_of(self, text: str) -> int | None:
         return ord(text) - 32 if len(text) == 1 and 32 <= ord(text) < 127 else None
+
+    def decode(self, tokens: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        return "".join(piece(token) for token in tokens)
 
 
 def logprobs(prefix: list[int], noise: float = 0.0) -> np.ndarray:
@@ -108,6 +111,8 @@ class Handler(BaseHTTPRequestHandler):
         return [(int(i), float(values[i])) for i in np.argsort(-values, kind="stable")[:count]]
 
     def complete(self, body: dict[str, Any]) -> None:
+        if isinstance(body["prompt"], list) and self.server.dialect == "text prompts":
+            return self.reply({"error": {"message": "prompt must be a string"}}, 422)
         prompt = body["prompt"] if isinstance(body["prompt"], list) else encode(body["prompt"])
         choice: dict[str, Any] = {"text": "x", "finish_reason": "length"}
         if "prompt_logprobs" in body:
@@ -115,7 +120,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply({"error": {"message": "unknown field prompt_logprobs"}}, 400)
             choice["prompt_logprobs"] = [None] + [self.prompt_entry(prompt, i) for i in range(1, len(prompt))]
         elif body.get("echo"):
-            if self.server.dialect != "echo":
+            if self.server.dialect not in ("echo", "text prompts"):
                 return self.reply({"error": {"message": "no echo"}}, 400)
             values = [None, *(float(logprobs(prompt[:i], self.server.noise)[prompt[i]]) for i in range(1, len(prompt)))]
             tops = [None, *({piece(t): v for t, v in self.top(prompt[:i], 5)} for i in range(1, len(prompt)))]

@@ -43,7 +43,7 @@ def plan_of(**options: Any) -> Any:
     return dataclasses.replace(plan_for(suites.load("quick"), "0" * 64), **options)
 
 
-@pytest.mark.parametrize("dialect", ["vllm", "echo", "prefixes", "llamacpp"])
+@pytest.mark.parametrize("dialect", ["vllm", "echo", "text prompts", "prefixes", "llamacpp"])
 def test_distributions_are_read_in_every_dialect(dialect: str) -> None:
     with fake.serve(dialect) as server:
         side = EndpointSide(server.url + "/v1", words=fake.Words())

@@ -21,12 +21,15 @@ class PlainDevice:
         """As much as this stack means to use."""
         return Memory(total=_BYTES, free=_BYTES)
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype)
+
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph, Tensor] | None:
-        """Cannot record: the engine then runs each step afresh."""
-        return None
+    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
+        """Computes, and records nothing: the engine then runs each step afresh."""
+        return None, run()
 
     def describe(self) -> Mapping[str, str]:
         return {"device": "plain", "torch": torch.__version__}

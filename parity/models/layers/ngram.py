@@ -45,6 +45,10 @@ class NgramHash(nn.Module):
         names: of these constants in the checkpoint, where it has them: multipliers, primes and offsets.
     """
 
+    multipliers: Tensor
+    primes: Tensor
+    offsets: Tensor
+
     def __init__(
         self,
         multipliers: Sequence[int],
@@ -146,6 +150,8 @@ class HostTable(nn.Module):
 
 class NgramMemory(nn.Module):
     """The embeddings of a row's n-grams, side by side."""
+
+    token_ids: Tensor | None
 
     def __init__(self, ops: Ops, hashing: NgramHash, table: HostTable, table_name: str) -> None:
         super().__init__()

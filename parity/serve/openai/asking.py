@@ -59,6 +59,8 @@ def chat_ask(body: ChatRequest, desk: Desk) -> ChatAsk:
 
 def sampling(body: Sampling, desk: Desk, *, max_tokens: int | None, **more: Any) -> SamplingParams:
     """The sampling parameters of a request: its own, or else the model's defaults."""
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options needs stream to be true", field="stream_options")
     return desk.params(
         temperature=body.temperature,
         top_p=body.top_p,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from ...core.chat import Message, Tool, ToolCall
@@ -43,7 +44,7 @@ def responses_ask(body: ResponsesRequest, earlier: Sequence[Message], desk: Desk
     """
     messages = [*earlier, *turns(body.input)]
     if body.instructions:
-        messages.insert(0, Message("system", body.instructions))
+        messages = _instructed(body.instructions, messages)
     wants_logprobs = LOGPROBS in (body.include or ())
     params = desk.params(
         max_tokens=body.max_output_tokens,
@@ -73,6 +74,12 @@ def turns(given: str | Sequence[Item]) -> list[Message]:
     for item in given:
         _add(messages, item)
     return messages
+
+
+def _instructed(instructions: str, messages: list[Message]) -> list[Message]:
+    """The turns behind instructions; those that instruct too are joined to them, since templates want one such turn."""
+    texts = [message.content for message in takewhile(lambda message: message.role in ("system", "developer"), messages)]
+    return [Message("system", "\n\n".join([instructions, *texts])), *messages[len(texts) :]]
 
 
 def _add(messages: list[Message], item: Item) -> None:

@@ -114,19 +114,20 @@ class Make:
             host_lengths=tuple(lengths),
         )
 
-    def pages(self, batch: Batch, values: Tensor, *, written: bool = True) -> Tensor:
-        """Pages [N, P, ...] of a batch; whatever belongs to nobody is NaN.
+    def pages(self, batch: Batch, values: Tensor, *, written: bool = True, every: int = 1) -> Tensor:
+        """Pages [N, P / every, ...] of a batch; whatever belongs to nobody is NaN.
 
         Args:
             values: a tensor [longest length, sequences, ...] that entries are taken from.
             written: whether the entries of the batch's own rows are there already.
+            every: tokens of an entry.
         """
-        size = batch.page_size
+        size = batch.page_size // every
         number = int(batch.pages.max()) + 1 if batch.pages.numel() else 1
         pages = values.new_full((number, size, *values.shape[2:]), torch.nan)
         for s, length in enumerate(batch.host_lengths):
             count = batch.host_starts[s + 1] - batch.host_starts[s]
-            entries = torch.arange(length if written else length - count)
+            entries = torch.arange((length if written else length - count) // every)
             pages[batch.pages[s].long()[entries // size], entries % size] = values[entries, s]
         return pages
 

@@ -13,7 +13,7 @@ from ...core.batch import Batch
 from ...core.errors import UsageError
 from ...core.weights import Packed, Rows
 from ..base import Stack
-from . import dense, sampling, stateful
+from . import dense, pooled, sampling, stateful, streams
 from .case import Case, Make, alone
 from .oracle import exact, on_device, upcast
 from .report import Failure, OpReport, Report
@@ -37,11 +37,25 @@ CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "attend": stateful.attend,
     "attend_latent": stateful.attend_latent,
     "select": stateful.select,
+    "select_blocks": pooled.select_blocks,
+    "attend_selected": pooled.attend_selected,
+    "pool": pooled.pool,
+    "write_pooled": pooled.write_pooled,
+    "attend_pooled": pooled.attend_pooled,
     "route": dense.route,
+    "route_to": dense.route_to,
     "experts": dense.experts,
     "causal_conv": stateful.causal_conv,
     "delta_gates": dense.delta_gates,
     "gated_delta": stateful.gated_delta,
+    "hyper_weights": streams.hyper_weights,
+    "hyper_read": streams.hyper_read,
+    "hyper_write": streams.hyper_write,
+    "stream_norm": streams.stream_norm,
+    "activate": streams.activate,
+    "gated_mean": streams.gated_mean,
+    "stream_gate": streams.stream_gate,
+    "token_windows": streams.token_windows,
     "sample": sampling.sample,
 }
 """Op to the function that builds its cases."""
@@ -243,7 +257,7 @@ def _compare_states(
             yield _Outcome(f"{stray} numbers of {key} changed that belong to nobody in the batch", math.inf)
         now = found.cpu()
         if case.equal:
-            equal = torch.equal(now[written].double(), wanted[written])
+            equal = torch.equal(now[written].double(), wanted[written].double())
             yield _Outcome(None) if equal else _Outcome(f"{key} does not hold the values", math.inf)
             continue
         allowed = case.tolerance.allowed(wanted, now.dtype, dtype)

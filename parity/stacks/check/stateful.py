@@ -167,6 +167,7 @@ def _selection(make: Make, batch: Batch, count: int) -> Tensor:
 
 
 def select(make: Make) -> Iterator[Case]:
+    args_: Args
     for label, chunks, size in (*_BATCHES, ("long, pages of 16", _LONG, 16)):
         for h, d in ((1, 16), (4, 64)):
             for top_k in (1, 8, 64):
@@ -174,8 +175,22 @@ def select(make: Make) -> Iterator[Case]:
                 # Few values, so that there are ties at the last place.
                 keys = make.grid(longest(batch), batch.num_sequences, d, step=0.5, top=0.5)
                 args = {"q": make.grid(batch.num_tokens, h, d), "weights": make.grid(batch.num_tokens, h, dtype=_F32)}
-                args_ = args | {"k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
+                args_ = {**args, "k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
                 yield Case(f"{label}, {h} heads of {d}, best {top_k}", args_, rows=("q", "weights"))
+    for every in (2, 4):
+        batch = make.batch(_LONG, 16)
+        keys = make.grid(longest(batch), batch.num_sequences, 16, step=0.5, top=0.5)
+        args_ = {"q": make.grid(batch.num_tokens, 2, 16), "weights": make.grid(batch.num_tokens, 2, dtype=_F32)}
+        args_ |= {"k_pages": make.pages(batch, keys, every=every), "batch": batch, "top_k": 12}
+        yield Case(f"an entry every {every} tokens", args_, {"every": every}, rows=("q", "weights"))
+        within = torch.stack([torch.randperm(40, generator=make.generator)[:5] for _ in range(batch.num_tokens)]).int()
+        within[:, 2] = -1
+        options = {"every": every, "within": within, "block": 4}
+        yield Case(f"an entry every {every} tokens, within blocks", args_, options)
+    batch, top_k = make.batch(MIXED, 16), 5
+    args = {"q": make.grid(batch.num_tokens, h, d), "weights": make.grid(batch.num_tokens, h, dtype=_F32)}
+    keys = make.grid(longest(batch), batch.num_sequences, d, step=0.5, top=0.5)
+    args_ = {**args, "k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
     zeros = args_ | {"weights": torch.zeros_like(args["weights"])}
     yield Case("all equal", zeros, rows=("q", "weights"))
     zeros["weights"] = -make.grid(batch.num_tokens, h, dtype=_F32).abs()

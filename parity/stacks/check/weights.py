@@ -13,13 +13,14 @@ from .case import Make
 
 _DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Bytes of a 256-weight block, and where its float16 scales stand.
-_BLOCKS: Mapping[str, tuple[int, tuple[int, ...]]] = {
-    "q2_k": (84, (80, 82)),
-    "q3_k": (110, (108,)),
-    "q4_k": (144, (0, 2)),
-    "q5_k": (176, (0, 2)),
-    "q6_k": (210, (208,)),
+# Bytes of a 256-weight block; where its float16 scale stands; where the scale of its minimum, and how many times the first
+# it is so that random codes have a mean of zero, as weights do. Without that, sums are of one sign and say little of errors.
+_BLOCKS: Mapping[str, tuple[int, int, tuple[int, float] | None]] = {
+    "q2_k": (84, 80, (82, 1.5)),
+    "q3_k": (110, 108, None),
+    "q4_k": (144, 0, (2, 7.5)),
+    "q5_k": (176, 0, (2, 15.5)),
+    "q6_k": (210, 208, None),
 }
 
 
@@ -64,11 +65,13 @@ def by_rows(name: str) -> bool:
 
 
 def _blocks(make: Make, name: str, height: int, width: int) -> Packed:
-    size, scales = _BLOCKS[name]
+    size, at, minimum = _BLOCKS[name]
     data = make.integers(0, 256, height, width // 256, size, dtype=torch.uint8)
-    for at in scales:
-        scale = (make.uniform(height, width // 256, 1) * 1e-3 + 1e-4).half()
-        data[..., at : at + 2] = scale.view(torch.uint8)
+    scale = make.uniform(height, width // 256, 1) * 1e-3 + 1e-4
+    data[..., at : at + 2] = scale.half().view(torch.uint8)
+    if minimum is not None:
+        at, factor = minimum
+        data[..., at : at + 2] = (scale * factor).half().view(torch.uint8)
     return Packed(name, (height, width), {"data": data.flatten(1)})
 
 

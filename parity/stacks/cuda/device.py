@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,13 +25,16 @@ class CudaDevice:
     def __init__(self, index: int, *, records: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
         self._records = records
-        self._pool: object | None = None
+        self._pool: Any = None
 
     def memory(self) -> Memory:
         """The GPU's memory; what PyTorch holds and does not use counts as free."""
         free, total = torch.cuda.mem_get_info(self.torch_device)
         cached = torch.cuda.memory_reserved(self.torch_device) - torch.cuda.memory_allocated(self.torch_device)
         return Memory(total, free + cached)
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.torch_device)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
@@ -71,4 +75,3 @@ class CudaDevice:
             "cuda": str(torch.version.cuda),
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
         }
-

@@ -41,6 +41,14 @@ NOTES: Mapping[str, str] = {
     "head_linear": "cuBLAS, batched, through PyTorch",
     "add": "one launch, at the memory's rate",
     "rope_angles": "once a step, for all layers",
+    **dict.fromkeys(
+        ("select_blocks", "attend_selected", "pool", "write_pooled", "attend_pooled", "token_windows"),
+        "no kernel yet: the reference, which asks the host for lengths, so that its steps are not recorded",
+    ),
+    **dict.fromkeys(
+        ("route_to", "activate", "hyper_weights", "hyper_read", "hyper_write", "stream_norm", "gated_mean", "stream_gate"),
+        "no kernel yet: the reference runs on the device",
+    ),
     "attend": "our own kernel: other libraries' have not been measured against it",
 }
 """Why an op is as it is."""

@@ -123,10 +123,11 @@ class EndpointSide:
         return {"one_shot": Positions(at[kept], replies.top_of([rows[place] for place in kept]))}
 
     def _find_way(self, tokens: Int32s) -> tuple[str, Way] | None:
-        """The first of three ways that works on a short prompt."""
+        """The first way that works on a short prompt."""
         ways: tuple[tuple[str, Way], ...] = (
             ("prompt log-probabilities", self._by_prompt_logprobs),
             ("echo", self._by_echo),
+            ("echo of the prompt as text", self._by_text_echo),
             ("one token a prefix", self._by_prefixes),
         )
         faults = []
@@ -147,6 +148,18 @@ class EndpointSide:
 
     def _by_echo(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
         rows = replies.echoed(field(self._complete(tokens, echo=True, logprobs=5), "logprobs"), tokens, self._words)
+        return np.arange(len(rows), dtype=np.int32), rows
+
+    def _by_text_echo(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
+        """For servers that take texts only: counts if they cut the text into as many tokens."""
+        if self._words is None:
+            raise EndpointError("needs the model's vocabulary")
+        body = {"model": self._model, "prompt": self._words.decode(tokens.tolist(), skip_special_tokens=False), "max_tokens": 1}
+        reply = self._http.post("/v1/completions", body | {"temperature": 0, "echo": True, "logprobs": _TOP})
+        logprobs = field(reply, "choices", 0, "logprobs")
+        if replies.count(field(reply, "usage", "prompt_tokens")) != len(tokens):
+            raise EndpointError("the endpoint cuts the prompt's text into other tokens")
+        rows = replies.echoed(logprobs, tokens, self._words)
         return np.arange(len(rows), dtype=np.int32), rows
 
     def _by_prefixes(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:

@@ -27,6 +27,8 @@ from .base import Tokens
 
 _STEP_TOKENS = 512
 """Most tokens in a step: bounds the logits held at a time."""
+_PAGES, _AT_ONCE = 256, 16
+"""Pages of state and requests at once: a verification needs no more, however much memory is free."""
 _KEPT = 64
 _GREEDY = SamplingParams(temperature=0.0, logprobs=_KEPT)
 
@@ -48,7 +50,8 @@ class LocalSide:
     def __init__(self, spec: str, model: str | None, **options: Any) -> None:
         model = model or DEFAULT_MODEL
         self.name, self._model, self._options = spec, model, options
-        self.llm = LLM(model, stack=spec, **{"max_num_batched_tokens": _STEP_TOKENS, **options})
+        bounds = {"max_num_batched_tokens": _STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
+        self.llm = LLM(model, stack=spec, **{**bounds, **options})
         self._ids = count()
         self._reducer: Reducer | None = None
         self._unreached: dict[str, str] = {}
@@ -104,7 +107,8 @@ class LocalSide:
         hit = self._forced([(ids[:cut], ids[cut:], True)], cached=item.id)
         if hit:
             found["prefix_hit"] = hit[0]
-        others = [(ids[: max(1, cut // 2)], ids[max(1, cut // 2) : cut], False), (ids[1 : cut + 1], ids[cut + 1 :], False)]
+        half = max(1, cut // 2)
+        others = [(ids[:half], ids[half:cut][: plan.stepwise_tokens], False), (ids[1 : cut + 1], ids[cut + 1 :], False)]
         found["mixed"] = self._forced([*others, (ids[:cut], ids[cut:], False)])[-1]
         return found
 

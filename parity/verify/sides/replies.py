@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +31,9 @@ class Words(Protocol):
 
     def id_of(self, text: str) -> int | None:
         """The id of the one token with this text."""
+
+    def decode(self, tokens: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of some ids."""
 
 
 def field(value: Any, *path: str | int) -> Any:

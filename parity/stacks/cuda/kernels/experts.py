@@ -88,9 +88,7 @@ def _ordered(experts: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
     return order, starts
 
 
-def _product(
-    x: Tensor, weight: Tensor | Packed, order: Tensor, starts: Tensor, per_row: int, fixed: bool
-) -> Tensor:
+def _product(x: Tensor, weight: Tensor | Packed, order: Tensor, starts: Tensor, per_row: int, fixed: bool) -> Tensor:
     """Each pair's row of x with its expert's matrix: [pairs, out]; row of x = pair // per_row."""
     pairs, (num_experts, height, width) = order.numel(), weight.shape
     form = matrix(weight)

@@ -94,8 +94,8 @@ def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | 
         block_m, block_n, block_k, num_warps=warps,
     )  # fmt: skip
     if splits > 1:
-        grid = (triton.cdiv(out.numel(), 1024),)
-        _add_parts[grid](target, x if bias is None else bias, out, out.numel(), height, bias is not None, splits, 1024)
+        blocks = (triton.cdiv(out.numel(), 1024),)
+        _add_parts[blocks](target, x if bias is None else bias, out, out.numel(), height, bias is not None, splits, 1024)
     return out
 
 

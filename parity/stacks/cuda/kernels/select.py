@@ -18,15 +18,16 @@ _BLOCK = 1024
 @triton.jit
 def _scores(
     q, weights, k_pages, out, starts, positions, pages, first_row, num_sequences, pages_stride, page_size,
-    num_heads, dim, q_s, q_t, w_s, k_page, k_entry, out_stride,
-    PRECISION: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
+    num_heads, dim, q_s, q_t, w_s, k_page, k_entry, out_stride, every, within, num_blocks, within_stride, block,
+    WITHIN: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     row = first_row + tl.program_id(0).to(tl.int64)
-    position = tl.load(positions + row)
-    if tl.program_id(1) * BLOCK_N <= position:
+    count = (tl.load(positions + row) + 1) // every
+    if tl.program_id(1) * BLOCK_N < count:
         s = sequence_of(starts, num_sequences, row, BLOCK_S)
         entry = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-        exists = entry <= position
+        exists = entry < count
         d = tl.arange(0, BLOCK_D)
         page = tl.load(pages + s * pages_stride + entry // page_size, mask=exists, other=0).to(tl.int64)
         key = tl.load(
@@ -37,21 +38,26 @@ def _scores(
         for first in range(0, num_heads, BLOCK_H):
             head = first + tl.arange(0, BLOCK_H)
             has = head < num_heads
-            query = tl.load(
-                q + row * q_s + head[:, None] * q_t + d[None, :], mask=has[:, None] & (d < dim)[None, :], other=0.0
-            )
+            query = tl.load(q + row * q_s + head[:, None] * q_t + d[None, :], mask=has[:, None] & (d < dim)[None, :], other=0.0)
             weight = tl.load(weights + row * w_s + head, mask=has, other=0.0).to(tl.float32)
             scores = dot(query, key.to(query.dtype), PRECISION)
             sums += tl.sum(tl.where(scores > 0.0, scores, 0.0) * weight[:, None], axis=0)
+        if WITHIN:
+            allowed = tl.zeros([BLOCK_N], tl.int32)
+            for first in range(0, num_blocks, BLOCK_N):
+                i = first + tl.arange(0, BLOCK_N)
+                inside = tl.load(within + row * within_stride + i, mask=i < num_blocks, other=-1)
+                allowed += tl.sum((inside[None, :] == (entry // block)[:, None]).to(tl.int32), axis=1)
+            sums = tl.where(allowed > 0, sums, float("-inf"))
         tl.store(out + tl.program_id(0).to(tl.int64) * out_stride + entry, sums, mask=exists)
 
 
 @triton.jit
-def _best(scores, out, positions, first_row, scores_stride, top_k, BLOCK: tl.constexpr):
-    """The top_k entries of a row, ascending; ties at the last place go to the lowest."""
+def _best(scores, out, positions, first_row, scores_stride, top_k, every, BLOCK: tl.constexpr):
+    """The top_k entries of a row above -inf, ascending; ties at the last place go to the lowest."""
     here = tl.program_id(0).to(tl.int64)
     row = first_row + here
-    count = tl.load(positions + row) + 1
+    count = (tl.load(positions + row) + 1) // every
     lane = tl.arange(0, BLOCK)
     prefix = tl.zeros([], tl.uint32)
     wanted = tl.minimum(top_k, count)
@@ -61,8 +67,9 @@ def _best(scores, out, positions, first_row, scores_stride, top_k, BLOCK: tl.con
             counts = tl.zeros([16], tl.int32)
             for first in range(0, count, BLOCK):
                 entry = first + lane
-                key = key_of(tl.load(scores + here * scores_stride + entry, mask=entry < count, other=0.0))
-                digit = tl.where(entry < count, digit_of(key, prefix, shift), 16)
+                x = tl.load(scores + here * scores_stride + entry, mask=entry < count, other=float("-inf"))
+                key = key_of(x)
+                digit = tl.where(x > float("-inf"), digit_of(key, prefix, shift), 16)
                 counts += tl.sum((digit[:, None] == tl.arange(0, 16)[None, :]).to(tl.int32), axis=0)
             found, above = walk_down(counts, wanted)
             wanted -= above
@@ -72,22 +79,33 @@ def _best(scores, out, positions, first_row, scores_stride, top_k, BLOCK: tl.con
     written, ties = 0, 0
     for first in range(0, count, BLOCK):
         entry = first + lane
-        key = key_of(tl.load(scores + here * scores_stride + entry, mask=entry < count, other=0.0))
-        tie = (entry < count) & (key == prefix)
+        x = tl.load(scores + here * scores_stride + entry, mask=entry < count, other=float("-inf"))
+        exists, key = x > float("-inf"), key_of(x)
+        tie = exists & (key == prefix)
         rank = ties + tl.cumsum(tie.to(tl.int32), axis=0)
-        chosen = (entry < count) & ((key > prefix) | (tie & (rank <= wanted)))
+        chosen = exists & ((key > prefix) | (tie & (rank <= wanted)))
         place = written + tl.cumsum(chosen.to(tl.int32), axis=0) - 1
         tl.store(out + row * top_k + place, entry, mask=chosen)
         written += tl.sum(chosen.to(tl.int32), axis=0)
         ties += tl.sum(tie.to(tl.int32), axis=0)
 
 
-def select(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int) -> Tensor:
+def select(
+    q: Tensor,
+    weights: Tensor,
+    k_pages: Tensor,
+    batch: Batch,
+    top_k: int,
+    every: int = 1,
+    within: Tensor | None = None,
+    block: int = 1,
+) -> Tensor:
     num_rows, num_heads, dim = q.shape
     out = torch.full((num_rows, top_k), -1, dtype=torch.int32, device=q.device)
     if not num_rows:
         return out
     q, weights = inner(q), inner(weights)
+    blocks = batch.pages if within is None else inner(within)
     longest = batch.pages.shape[1] * k_pages.shape[1]
     step = max(1, min(num_rows, _WORKSPACE // longest))
     scores = torch.empty(step, longest, dtype=torch.float32, device=q.device)
@@ -97,8 +115,8 @@ def select(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int
         _scores[(rows, triton.cdiv(longest, block_n))](
             q, weights, k_pages, scores, batch.starts, batch.positions, batch.pages, first, sequences,
             batch.pages.stride(0), k_pages.shape[1], num_heads, dim, q.stride(0), q.stride(1), weights.stride(0),
-            *k_pages.stride()[:2], longest,
-            precision(q.dtype), min(power(num_heads, 16), 64), block_n, power(dim, 16), power(sequences),
+            *k_pages.stride()[:2], longest, every, blocks, blocks.shape[1], blocks.stride(0), block,
+            within is not None, precision(q.dtype), min(power(num_heads, 16), 64), block_n, power(dim, 16), power(sequences),
         )  # fmt: skip
-        _best[(rows,)](scores, out, batch.positions, first, longest, top_k, min(_BLOCK, power(longest)), num_warps=8)
+        _best[(rows,)](scores, out, batch.positions, first, longest, top_k, every, min(_BLOCK, power(longest)), num_warps=8)
     return out

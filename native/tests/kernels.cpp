@@ -1,0 +1,175 @@
+// The kernels without Python, for sanitizers, emulators and thread checkers: every instruction set that runs here, ragged
+// sizes, several threads. Products are held to sums in double over the rows that `embed` reads; all else to itself on one
+// thread. Prints what went wrong and returns 1.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "../isa/choose.h"
+#include "../pool.h"
+
+namespace {
+
+using namespace parity;
+std::mt19937 random_bits(1);
+int failures = 0;
+
+void check(bool right, const char* isa, const char* what, int64_t a = 0, int64_t b = 0) {
+    if (right) return;
+    ++failures;
+    std::printf("%s: %s (%lld, %lld)\n", isa, what, static_cast<long long>(a), static_cast<long long>(b));
+}
+
+std::vector<float> normal(size_t n) {
+    std::normal_distribution<float> draw;
+    std::vector<float> out(n);
+    for (float& x : out) x = draw(random_bits);
+    return out;
+}
+
+// Random bytes with harmless scales: every half-float of a block is found by setting it to 0.01.
+std::vector<uint8_t> blocks(int64_t format, int64_t rows, int64_t columns) {
+    const FormatInfo& info = format_info(format);
+    const int64_t count = rows * columns / info.columns;
+    std::vector<uint8_t> out(static_cast<size_t>(count * info.bytes));
+    for (uint8_t& x : out) x = static_cast<uint8_t>(random_bits());
+    const std::vector<int64_t> at = format == kQ2_K   ? std::vector<int64_t>{80, 82}
+                                    : format == kQ3_K ? std::vector<int64_t>{108}
+                                    : format == kQ6_K ? std::vector<int64_t>{208}
+                                    : format == kQ8_0 || format == kQ4_0 || format == kQ5_0 ? std::vector<int64_t>{0}
+                                                                                           : std::vector<int64_t>{0, 2};
+    const uint16_t small = 0x211f;  // 0.01
+    for (int64_t i = 0; i < count; ++i)
+        for (int64_t offset : at) std::memcpy(&out[static_cast<size_t>(i * info.bytes + offset)], &small, 2);
+    return out;
+}
+
+template <class Args> void run(Pool& pool, Kernel kernel, const Args& args, size_t scratch = 0) {
+    Task task{kernel, false, "", {}};
+    std::memcpy(task.args, &args, sizeof args);
+    pool.run(&task, 1, scratch);
+}
+
+void linear_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows, int64_t columns) {
+    const FormatInfo& info = format_info(format);
+    const auto data = blocks(format, rows, columns);
+    std::vector<uint8_t> panels(static_cast<size_t>((rows + 15) / 16 * (columns / info.columns) * info.panel_bytes));
+    run(pool, kernels.pack, PackArgs{data.data(), format, rows, columns, panels.data()});
+    std::vector<int32_t> all(static_cast<size_t>(rows));
+    for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
+    std::vector<float> plain(static_cast<size_t>(rows * columns));
+    run(pool, kernels.embed, EmbedArgs{all.data(), rows, columns, panels.data(), format, rows, plain.data()});
+    const auto x = normal(static_cast<size_t>(19 * columns)), bias = normal(static_cast<size_t>(rows));
+    std::vector<float> whole;
+    for (int64_t tokens : {19, 1, 2, 3, 4, 5, 6, 7, 12}) {
+        std::vector<float> out(static_cast<size_t>(tokens * rows));
+        LinearArgs args{x.data(), columns, tokens, columns, bias.data(), out.data(), rows, 1, {}};
+        args.parts[0] = Part{panels.data(), static_cast<int32_t>(format), static_cast<int32_t>(rows), 0};
+        run(pool, kernels.linear, args, kernels.linear_scratch(args));
+        if (whole.empty()) whole = out;
+        check(std::memcmp(whole.data(), out.data(), out.size() * 4) == 0, kernels.isa, "a row depends on its batch", format, tokens);
+    }
+    for (int64_t t = 0; t < 19; ++t)
+        for (int64_t r = 0; r < rows; ++r) {
+            double expected = bias[static_cast<size_t>(r)], allowed = 1e-4;
+            for (int64_t b = 0; b < columns; b += 32) {
+                double most = 0, size = 0;
+                for (int64_t c = b; c < b + 32; ++c) {
+                    const double a = x[static_cast<size_t>(t * columns + c)], w = plain[static_cast<size_t>(r * columns + c)];
+                    expected += a * w, most = std::fmax(most, std::fabs(a)), size += std::fabs(w);
+                }
+                allowed += most / 254 * size * 1.001;
+            }
+            const double got = whole[static_cast<size_t>(t * rows + r)];
+            if (!(std::fabs(got - expected) <= allowed)) return check(false, kernels.isa, "linear", format, t * 1000 + r);
+        }
+}
+
+struct Pages {
+    std::vector<int32_t> positions, starts{0}, lengths, pages;
+    Places places{};
+    int64_t count = 0;
+
+    Pages(std::initializer_list<std::pair<int, int>> chunks, int64_t size) {
+        int64_t most = 0;
+        for (const auto& [start, n] : chunks) {
+            for (int i = 0; i < n; ++i) positions.push_back(start + i);
+            starts.push_back(starts.back() + n), lengths.push_back(start + n);
+            most = std::max<int64_t>(most, (start + n + size - 1) / size);
+        }
+        for (size_t s = 0; s < chunks.size(); ++s)
+            for (int64_t i = 0; i < most; ++i) pages.push_back(static_cast<int32_t>(count++));
+        places = {positions.data(), starts.data(), lengths.data(), pages.data(), static_cast<int64_t>(chunks.size()), static_cast<int64_t>(positions.size()), most, size};
+    }
+};
+
+// Everything that is not a product: the same bits on one thread and on several, and for attention a sum in double.
+void others(const Kernels& kernels, Pool& pool, Pool& one) {
+    const Pages pages({{0, 21}, {70, 1}, {5, 3}}, 8);
+    const int heads = 6, kv = 2, dim = 24;
+    const auto tokens = pages.places.num_tokens;
+    const auto q = normal(static_cast<size_t>(tokens * heads * dim)), k = normal(static_cast<size_t>(pages.count * 8 * kv * dim)), v = normal(k.size());
+    std::vector<float> out[2];
+    Pool* pools[2] = {&one, &pool};
+    for (int i = 0; i < 2; ++i) {
+        out[i].resize(q.size());
+        const AttendArgs args{q.data(), nullptr, heads * dim, 0, k.data(), nullptr, v.data(), nullptr, nullptr, out[i].data(), heads, kv, dim, 0, dim, 0, 9, 0.2f, pages.places};
+        run(*pools[i], kernels.attend, args);
+    }
+    check(out[0] == out[1], kernels.isa, "attend on several threads");
+    for (int64_t t = 0; t < tokens; ++t) {
+        const int64_t s = t < 21 ? 0 : t < 22 ? 1 : 2, position = pages.positions[static_cast<size_t>(t)];
+        double total = 0, sum = 0;
+        for (int64_t e = std::max<int64_t>(0, position - 8); e <= position; ++e) {
+            const int64_t at = (pages.pages[static_cast<size_t>(s * pages.places.max_pages + e / 8)] * 8 + e % 8) * kv * dim;
+            double score = 0;
+            for (int d = 0; d < dim; ++d) score += double(q[static_cast<size_t>(t * heads * dim + d)]) * k[static_cast<size_t>(at + d)];
+            total += std::exp(score * 0.2), sum += std::exp(score * 0.2) * v[static_cast<size_t>(at)];
+        }
+        check(std::fabs(sum / total - out[0][static_cast<size_t>(t * heads * dim)]) < 1e-5, kernels.isa, "attend", t);
+    }
+    const auto logits = normal(3 * 5000);
+    const float temperature[3] = {0, 1, 0.5f}, top_p[3] = {1, 0.8f, 0.3f}, min_p[3] = {0, 0, 0.1f}, uniform[3] = {0.3f, 0.99f, 0.5f};
+    const int32_t top_k[3] = {0, 40, 0};
+    int64_t chosen[2][3];
+    for (int i = 0; i < 2; ++i) run(*pools[i], kernels.sample, SampleArgs{logits.data(), temperature, top_p, min_p, uniform, top_k, 3, 5000, 5000, chosen[i]});
+    check(std::memcmp(chosen[0], chosen[1], sizeof chosen[0]) == 0, kernels.isa, "sample on several threads");
+    for (int64_t columns : {1, 15, 16, 45}) {
+        const auto x = normal(static_cast<size_t>(7 * 2 * columns));
+        std::vector<float> y(static_cast<size_t>(7 * columns)), z(static_cast<size_t>(7 * columns));
+        run(pool, kernels.gated, GatedArgs{x.data(), y.data(), 7, columns, 0, 0, 0, 0});
+        run(pool, kernels.norm, NormArgs{x.data(), columns, x.data(), nullptr, nullptr, nullptr, z.data(), y.data(), 7, columns, 1e-6f, 0, 0});
+    }
+}
+
+void experts_of(const Kernels& kernels, Pool& pool, Pool& one) {
+    const int64_t tokens = 9, columns = 64, inner = 32, count = 5, top_k = 2;
+    const auto x = normal(tokens * columns), up = normal(count * 2 * inner * columns), down = normal(count * columns * inner), weights = normal(tokens * top_k);
+    std::vector<int32_t> chosen(tokens * top_k);
+    for (int32_t& e : chosen) e = static_cast<int32_t>(random_bits() % count);
+    std::vector<float> out[2];
+    Pool* pools[2] = {&one, &pool};
+    for (int i = 0; i < 2; ++i) {
+        out[i].resize(x.size());
+        const ExpertsArgs args{x.data(), up.data(), down.data(), weights.data(), chosen.data(), out[i].data(), tokens, columns, inner, count, top_k, kF32, kF32, 0, 0, 0, 0};
+        run(*pools[i], kernels.experts, args, kernels.experts_scratch(args));
+    }
+    check(out[0] == out[1], kernels.isa, "experts on several threads");
+}
+
+}  // namespace
+
+int main() {
+    Pool pool(3), one(1);
+    for (const Kernels* kernels : usable_kernels()) {
+        for (int64_t format = kQ4_0; format < kNumFormats; ++format)
+            for (int64_t rows : {1, 16, 50}) linear_of(*kernels, pool, format, rows, 512);
+        others(*kernels, pool, one);
+        experts_of(*kernels, pool, one);
+        for (int i = 0; i < 200; ++i) experts_of(*kernels, pool, one);
+        std::printf("%s: done\n", kernels->isa);
+    }
+    return failures ? 1 : 0;
+}

@@ -1,0 +1,82 @@
+"""Cases of the ops over several residual streams, and of the windows of tokens that hashed memories look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from .case import DECODES, MIXED, PROMPT, Args, Case, Make
+from .tolerance import Tolerance
+
+_F32 = torch.float32
+_SHAPES = ((1, 4, 32), (7, 4, 65), (3, 2, 16))
+
+
+def hyper_weights(make: Make) -> Iterator[Case]:
+    for t, n, d in _SHAPES:
+        streams = make.normal(t, n, d)
+        for rows, parts in ((n * (2 + n), 3), (n, 1)):
+            args: Args = {"streams": streams, "fn": make.normal(rows, n * d, dtype=_F32, std=(n * d) ** -0.5)}
+            args_ = args | {"base": make.normal(rows, dtype=_F32), "scale": make.uniform(parts) + 0.5}
+            args_ |= {"norm_eps": 1e-6, "eps": 1e-6, "iterations": 20}
+            yield Case(f"{t} x {n} x {d}, {rows} rows", args_, tolerance=Tolerance(n * d, 1), rows=("streams",), result=_F32)
+    once = args_ | {"iterations": 1}
+    yield Case("one iteration", once, tolerance=Tolerance(64, 1), rows=("streams",), result=_F32)
+
+
+def hyper_read(make: Make) -> Iterator[Case]:
+    for t, n, d in _SHAPES:
+        args = {"streams": make.normal(t, n, d), "pre": make.uniform(t, n)}
+        yield Case(f"{t} x {n} x {d}", args, tolerance=Tolerance(n, 1), rows=("streams", "pre"))
+
+
+def hyper_write(make: Make) -> Iterator[Case]:
+    for t, n, d in _SHAPES:
+        args = {"streams": make.normal(t, n, d), "y": make.normal(t, d), "post": make.uniform(t, n) * 2}
+        rows, rule = ("streams", "y", "post", "comb"), Tolerance(n + 1, 1)
+        yield Case(f"{t} x {n} x {d}", args | {"comb": make.uniform(t, n, n)}, tolerance=rule, rows=rows)
+        yield Case(f"{t} x {n} x {d}, not mixed", args | {"comb": None}, tolerance=rule, rows=rows[:3])
+
+
+def stream_norm(make: Make) -> Iterator[Case]:
+    for t, n, d in _SHAPES:
+        args = {"streams": make.normal(t, n, d), "weight": make.normal(n, d, dtype=_F32), "eps": 1e-6}
+        yield Case(f"{t} x {n} x {d}", args, tolerance=Tolerance(d, 2), rows=("streams",))
+        options = {"zero_centred": True}
+        yield Case(f"{t} x {n} x {d}, zero-centred", args, options, Tolerance(d, 2), rows=("streams",))
+
+
+def activate(make: Make) -> Iterator[Case]:
+    for kind in ("silu", "sigmoid"):
+        for shape in ((1, 1), (5, 96), (3, 2, 33)):
+            args = {"x": make.normal(*shape, std=4.0), "kind": kind}
+            yield Case(f"{kind}, {shape}", args, tolerance=Tolerance(16, 1), rows=("x",))
+            yield Case(f"{kind}, {shape}, scaled", args, {"scale": 0.25}, Tolerance(16, 1), rows=("x",))
+        extreme = torch.tensor([[-300.0, -60.0, 0.0, 60.0, 300.0]]).to(make.dtype)
+        yield Case(f"{kind}, extremes", {"x": extreme, "kind": kind}, tolerance=Tolerance(16, 1))
+
+
+def gated_mean(make: Make) -> Iterator[Case]:
+    for t, n, d in _SHAPES:
+        args = {"streams": make.normal(t, n, d), "gates": make.normal(t, n, d, std=3.0)}
+        yield Case(f"{t} x {n} x {d}", args, tolerance=Tolerance(16 * n, 1), rows=("streams", "gates"))
+
+
+def stream_gate(make: Make) -> Iterator[Case]:
+    for t, n, d in _SHAPES:
+        # The root steepens an error near zero: grid values sum exactly.
+        args = {"queries": make.grid(t, n, d), "keys": make.grid(t, n, d)}
+        yield Case(f"{t} x {n} x {d}", args, tolerance=Tolerance(d, 1), rows=("queries", "keys"), result=_F32)
+    zeros = args | {"keys": torch.zeros_like(args["keys"])}
+    yield Case("zeros", zeros, tolerance=Tolerance(16, 1), result=_F32)
+
+
+def token_windows(make: Make) -> Iterator[Case]:
+    for label, chunks in (("mixed", MIXED), ("decodes", DECODES), ("a prompt", PROMPT)):
+        for width in (2, 4):
+            batch = make.batch(chunks, 16)
+            history = make.integers(1, 50, batch.num_sequences + 3, width - 1)
+            history[batch.slots.long()[batch.lengths == batch.starts.diff()]] = 0
+            args = {"tokens": batch.tokens, "history": history, "batch": batch}
+            yield Case(f"{label}, {width} tokens", args, equal=True, rows=("tokens",), state=("history",))

@@ -1,0 +1,168 @@
+"""Every Triton kernel under the interpreter, held to the conformance suite on a selection of its cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from parity.stacks import reference
+from parity.stacks.base import Stack
+from parity.stacks.check import check
+from parity.stacks.cuda import table
+from parity.stacks.cuda.kernels.packed import prepare
+from parity.stacks.host import HostDevice
+
+FAST = Stack(
+    name="cuda",
+    device=HostDevice(),
+    ops=table.OPS,
+    train_ops=reference.OPS,
+    dtypes=(torch.bfloat16, torch.float32),
+    formats=table.FORMATS,
+    prepare=prepare,
+)
+DETERMINISTIC = replace(FAST, name="cuda:deterministic", ops=table.DETERMINISTIC)
+
+# A case is run whose name begins with one of these; the whole suite takes minutes under the interpreter.
+CASES: dict[str, tuple[str, ...]] = {
+    "linear": ("1 x 64", "rows", "fp8_block, 1 ", "mxfp4, 33", "int8_group group_size 32, 2", "int4_group group_size 128, 33"),
+    "rms_norm": ("(5, 896)", "(2, 3, 5, 33), zero", "(3, 2, 128), no weight", "strided", "a row of NaN", "(0, 64)", "large"),
+    "add_rms_norm": ("5 x 896", "strided"),
+    "layer_norm": ("(3, 2, 33)",),
+    "gated_rms_norm": ("(3, 2, 33)", "strided"),
+    "gated_activation": ("silu, (3", "silu to 7.0, (3", "situ, (3", "silu, ex", "silu to 7.0, ex", "situ, ex", "situ, strided"),
+    "sigmoid_gate": ("(3, 2, 33)", "extremes", "strided", "one gate"),
+    "rope": ("4 x 2 x 96, 32 from 64", "3 x 1 x 20", "strided"),
+    "write": ("mixed, pages of 8, (33,)", "strided", "pages of another dtype"),
+    "rope_write": (
+        "decodes, pages of 16, 2/2 heads of 24",
+        "decodes, pages of 16, 7/1",
+        "cut out",
+        "beside",
+        "pages of another",
+    ),
+    "attend": (
+        "mixed, pages of 8, 2/2",
+        "mixed, pages of 16, window 4",
+        "decodes, pages of 16, 14/2",
+        "decodes, pages of 16, 3/1",
+        "decodes, pages of 16, window and sinks",
+        "long, pages of 16, sinks",
+        "long, pages of 16, window 8",
+        "a prompt, pages of 64, 6/2",
+        "one token",
+        "strided",
+        "large scores",
+        "pages of another dtype",
+    ),
+    "attend_latent": (
+        "mixed, pages of 8, 2 heads, 32 + 8",
+        "decodes, pages of 16, 5 heads",
+        "long, pages of 16, 2 heads",
+        "strided",
+        "all selected",
+    ),
+    "select": (
+        "mixed, pages of 8, 1 heads of 16, best 8",
+        "decodes, pages of 16, 4 heads of 64, best 8",
+        "zeros of both",
+        "an entry every 4",
+    ),
+    "route": (
+        "softmax, 7",
+        "sigmoid, groups, 7",
+        "softmax, groups by max, 3",
+        "sqrtsoftplus, 3",
+        "one, 7",
+        "sigmoid, groups, all",
+    ),
+    "experts": ("9 rows, 3 of 6, silu", "all to the same", "fp8_block, 1 rows", "mxfp4, 1", "int4_group group_size 32, 1"),
+    "causal_conv": ("mixed, pages of 8", "decodes", "strided"),
+    "delta_gates": ("(9, 3, 33)", "(9, 5)", "extremes"),
+    "gated_delta": ("decodes, pages of 16, 1/2", "a prompt, pages of 64, 1/1", "cut out"),
+    "sample": ("mixed rows, 5", "all three, 5", "masked, 5", "only one allowed, 1", "ties", "zeros", "a row", "the ends"),
+}
+INVARIANT = {
+    "linear": ("17 x 130 -> 65", "int4_group group_size 32, 33 x 64"),
+    "head_linear": ("7 x 3 heads",),
+    "rms_norm": ("(5, 896)",),
+    "add_rms_norm": ("5 x 896",),
+    "attend": ("mixed, pages of 8, 2/2", "decodes, pages of 16, window 4"),
+    "attend_latent": ("mixed, pages of 8, 2 heads",),
+    "experts": ("5 rows, 8 of 16, silu",),
+    "causal_conv": ("mixed, pages of 8, 8 x 4",),
+    "gated_delta": ("mixed, pages of 16, 1/1",),
+    "route": ("softmax, 7 x 64",),
+    "sample": ("all three, 1", "ties at the last of top-p"),
+}
+
+
+def run(stack: Stack, op: str, begins: tuple[str, ...], dtype: torch.dtype, rows_alone: bool = False) -> bool | None:
+    report = check(stack, ops=[op], dtypes=[dtype], only=lambda _, name: name.startswith(begins), rows_alone=rows_alone)
+    assert report.ok, report.failures
+    assert report.rows[0].num_cases >= len(begins)
+    return report.rows[0].invariant
+
+
+def test_every_kernel_of_the_table_has_cases() -> None:
+    own = {op for op in table.OPS.names() if table.OPS.origin(op).startswith("parity.stacks.cuda")}
+    assert own == set(CASES)
+    noted = {op for op in table.OPS.names() if op not in own}
+    assert noted <= set(table.NOTES) <= set(table.OPS.names())
+    own = {op for op in table.OPS.names() if getattr(table.DETERMINISTIC, op) is not getattr(table.OPS, op)}
+    assert own <= set(table.DETERMINISTIC_NOTES)
+
+
+@pytest.mark.parametrize("op", CASES)
+def test_in_bfloat16(op: str) -> None:
+    run(FAST, op, CASES[op], torch.bfloat16)
+
+
+@pytest.mark.parametrize("op", [op for op in CASES if op not in ("sample", "select", "write", "route", "rope_write")])
+def test_in_float32(op: str) -> None:
+    run(FAST, op, CASES[op][:2], torch.float32)
+
+
+@pytest.mark.parametrize("op", INVARIANT)
+def test_deterministic_rows_do_not_depend_on_their_batch(op: str) -> None:
+    assert run(DETERMINISTIC, op, INVARIANT[op], torch.bfloat16, rows_alone=True) is True
+
+
+def test_deterministic_attention_does_not_depend_on_how_a_prompt_is_cut() -> None:
+    """A prompt at once and its last token alone give that token the same bits; so does the delta rule."""
+    from parity.stacks.check.case import Make, alone
+
+    make = Make(torch.bfloat16)
+    whole = make.batch(((0, 21),), 8)
+    last = replace(
+        alone(whole, 0),
+        tokens=whole.tokens[-1:],
+        positions=whole.positions[-1:],
+        starts=torch.tensor([0, 1], dtype=torch.int32),
+        host_starts=(0, 1),
+    )
+    k, v = (make.pages(whole, make.normal(21, 1, 2, 32)) for _ in range(2))
+    q = make.normal(21, 4, 32)
+    together = table.DETERMINISTIC.attend(q, k, v, whole, 0.2)[-1:]
+    assert torch.equal(table.DETERMINISTIC.attend(q[-1:], k, v, last, 0.2), together)
+    x, weight = make.normal(21, 24), make.normal(24, 4)
+    states = [torch.zeros(4, 24, 3, dtype=torch.bfloat16) for _ in range(2)]
+    together = table.DETERMINISTIC.causal_conv(x, weight, states[0], whole)[-1:]
+    states[1][whole.slots.long()] = x[17:20].T[None]
+    assert torch.equal(table.DETERMINISTIC.causal_conv(x[-1:], weight, states[1], last), together)
+    assert torch.equal(*states)
+
+
+def test_many_pairs_are_ordered_as_few_are() -> None:
+    from parity.stacks.cuda.kernels import experts
+
+    chosen = torch.randint(0, 9, (40, 4), generator=torch.Generator().manual_seed(0)).int()
+    few = experts._ordered(chosen, 9)
+    many = experts._ordered(chosen.repeat(8, 1), 9)
+    order = chosen.flatten().sort(stable=True).indices
+    assert torch.equal(few[0], order.int())
+    assert torch.equal(many[0], chosen.repeat(8, 1).flatten().sort(stable=True).indices.int())
+    assert torch.equal(many[1], 8 * few[1])
+    assert few[1][-1] == 160

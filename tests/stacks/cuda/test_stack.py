@@ -1,0 +1,184 @@
+"""The stack's logic on the host, against a device that is none."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from parity.core.errors import UsageError
+from parity.stacks import cuda
+from parity.stacks.cuda.device import CudaDevice
+from parity.stacks.registry import with_table
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+class FakeCuda:
+    """Stands for `torch.cuda`: records the order of what is asked, computes nothing while recording."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.recording: FakeGraph | None = None
+        self.fails = False
+        self.pools: list[object] = []
+
+    def Stream(self, device: torch.device) -> FakeStream:
+        return FakeStream(self, "side")
+
+    def current_stream(self, device: torch.device) -> FakeStream:
+        return FakeStream(self, "main")
+
+    @contextlib.contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        self.log.append(f"on {stream.name}")
+        yield
+        self.log.append(f"off {stream.name}")
+
+    def CUDAGraph(self) -> FakeGraph:
+        return FakeGraph()
+
+    def graph_pool_handle(self) -> object:
+        return object()
+
+    @contextlib.contextmanager
+    def graph(self, graph: FakeGraph, pool: object, stream: FakeStream) -> Iterator[None]:
+        self.pools.append(pool)
+        self.recording = graph
+        try:
+            yield
+        finally:
+            self.recording = None
+        if self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+
+class FakeStream:
+    def __init__(self, owner: FakeCuda, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.owner.log.append(f"{self.name} waits for {other.name}")
+
+
+class FakeGraph:
+    def __init__(self) -> None:
+        self.steps: list[Callable[[], None]] = []
+
+    def replay(self) -> None:
+        for step in self.steps:
+            step()
+
+
+class Counter:
+    """A step with state: the nth run gives x + n."""
+
+    def __init__(self, fake: FakeCuda) -> None:
+        self.fake, self.state, self.x = fake, torch.zeros(3), torch.ones(3)
+
+    def __call__(self) -> Tensor:
+        out = torch.full((3,), torch.nan)
+
+        def compute() -> None:
+            self.state.add_(1)
+            out.copy_(self.x + self.state)
+
+        if self.fake.recording is None:
+            compute()
+        else:
+            self.fake.recording.steps.append(compute)
+        return out
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    fake = FakeCuda()
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph_pool_handle", "graph"):
+        monkeypatch.setattr(torch.cuda, name, getattr(fake, name))
+    return fake
+
+
+def test_recording_moves_the_state_on_once_and_gives_the_result(fake: FakeCuda) -> None:
+    step = Counter(fake)
+    graph, result = CudaDevice(0, records=True).capture(step)
+    assert graph is not None
+    assert step.state.tolist() == [1, 1, 1]
+    assert result.tolist() == [2, 2, 2]
+    assert fake.log == ["side waits for main", "on side", "off side", "main waits for side"]
+    step.x.fill_(10)
+    graph.replay()
+    assert result.tolist() == [12, 12, 12]
+    graph.replay()
+    assert result.tolist() == [13, 13, 13]
+
+
+def test_graphs_share_a_pool_of_memory(fake: FakeCuda) -> None:
+    device = CudaDevice(0, records=True)
+    for _ in range(3):
+        device.capture(Counter(fake))
+    assert len(fake.pools) == 3
+    assert len(set(map(id, fake.pools))) == 1
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_once_and_said(fake: FakeCuda, caplog: pytest.LogCaptureFixture) -> None:
+    fake.fails = True
+    device, step = CudaDevice(0, records=True), Counter(fake)
+    graph, result = device.capture(step)
+    assert graph is None
+    assert result.tolist() == [2, 2, 2]
+    assert step.state.tolist() == [1, 1, 1]
+    assert "cannot be recorded: operation not permitted" in caplog.text
+    device.capture(step)
+    assert len(fake.pools) == 1  # it is not tried again
+
+
+def test_the_reference_table_is_not_recorded(fake: FakeCuda) -> None:
+    graph, result = CudaDevice(0).capture(Counter(fake))
+    assert graph is None
+    assert result.tolist() == [2, 2, 2]
+    assert not fake.pools
+
+
+def test_without_a_gpu_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"sees no CUDA device: (its build has no CUDA|no device or driver)"):
+        cuda.open_stack()
+
+
+def test_without_triton_the_reference_runs_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "triton" else original(name, *a))
+    stack = cuda.open_stack()
+    assert {stack.ops.origin(name) for name in stack.ops.names()} == {"parity.stacks.reference"}
+    assert all("Triton is not installed" in note for note in stack.notes.values())
+    assert set(stack.notes) == set(stack.ops.names())
+    assert not stack.formats
+
+
+@pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+def test_with_triton_the_tables_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    stack = cuda.open_stack()
+    assert stack.ops.origin("attend") == "parity.stacks.cuda.kernels.attend"
+    assert stack.formats == {"fp8_block", "int8_group", "int4_group", "mxfp4"}
+    fixed = with_table(stack, "deterministic")
+    assert fixed.name == "cuda:deterministic"
+    assert fixed.ops.linear is not stack.ops.linear
+    assert fixed.ops.origin("linear") == "parity.stacks.cuda.kernels.linear"
+    assert with_table(stack, "reference").ops.origin("attend") == "parity.stacks.reference"
+
+
+def test_memory_that_pytorch_holds_unused_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: dict[str, Any] = {"mem_get_info": (100, 1000), "memory_reserved": 300, "memory_allocated": 250}
+    for name, value in numbers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    memory = CudaDevice(0).memory()
+    assert (memory.total, memory.free) == (1000, 150)
