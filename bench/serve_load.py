@@ -22,6 +22,8 @@ import httpx
 
 WORDS = "river stone lamp engine paper cloud garden signal copper window thread market harbour pencil mirror forest".split()
 
+SYSTEM = "You are a helpful assistant."
+
 
 @dataclass
 class Tally:
@@ -105,7 +107,7 @@ async def one_client(client: httpx.AsyncClient, load: Load, seed: int, start_s: 
         leaves_after = chance.randint(0, 8) if chance.random() < load.leaving else None
         body = {
             "model": load.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
             "max_tokens": chance.randint(4, load.max_tokens),
             "temperature": 0,
             "stream": True,

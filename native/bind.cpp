@@ -157,6 +157,10 @@ void sample(Address logits, int64_t stride, Address temperature, Address top_k, 
     state().submit("sample", state().kernels->sample, args, rows > 1 ? rows * columns * 16 : 0);
 }
 
+void read_all(Address data, int64_t count, Address out) {
+    state().submit("read", state().kernels->read, ReadArgs{at<const float>(data), count, at<float>(out)}, count);
+}
+
 std::vector<std::pair<std::string, double>> timed(const Recording& recording, int repeats) {
     const std::vector<double> seconds = recording.timed(state().engine.pool(), repeats);
     std::vector<std::pair<std::string, double>> out;
@@ -202,6 +206,7 @@ NB_MODULE(_native, m) {
     });
     m.attr("PANEL_ROWS") = kPanelRows;
     m.def("pack", &pack);
+    m.def("read", &read_all);
     m.def("linear", &linear);
     m.def("embed", &embed);
     m.def("norm", &norm);

@@ -176,11 +176,18 @@ struct SampleArgs {
     int64_t* out;
 };
 
+// Reads all of `data`: how fast memory is. `out` has a number for each thread.
+struct ReadArgs {
+    const float* data;
+    int64_t count;
+    float* out;
+};
+
 using Kernel = void (*)(const void* args, Team& team);
 
 struct Kernels {
     const char* isa;
-    Kernel linear, embed, pack, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample;
+    Kernel linear, embed, pack, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample, read;
     size_t (*linear_scratch)(const LinearArgs& args);
     size_t (*experts_scratch)(const ExpertsArgs& args);
 };

@@ -42,6 +42,7 @@ const Kernels kernels = {
     .causal_conv = causal_conv,
     .gated_delta = gated_delta,
     .sample = sample,
+    .read = read,
     .linear_scratch = linear_scratch,
     .experts_scratch = experts_scratch,
 };

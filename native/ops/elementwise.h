@@ -79,4 +79,16 @@ inline void sigmoid_gate(const void* raw, Team& team) {
     });
 }
 
+inline void read(const void* raw, Team& team) {
+    const auto& args = *static_cast<const ReadArgs*>(raw);
+    constexpr int64_t piece = 1 << 16;
+    F totals[4] = {set(0), set(0), set(0), set(0)};
+    for (int64_t start = team.claim() * piece; start + piece <= args.count; start = team.claim() * piece)
+        for (int64_t i = start; i < start + piece; i += 64) {
+            prefetch(args.data + i + 1024);
+            for (int k = 0; k < 4; ++k) totals[k] = max(totals[k], load(args.data + i + 16 * k));
+        }
+    args.out[team.index] = sum(totals[0] + totals[1] + totals[2] + totals[3]);
+}
+
 }  // namespace parity::PARITY_ISA

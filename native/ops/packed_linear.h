@@ -98,9 +98,19 @@ template <class C> void load_scales(const Unpacked& in, Scales& s) {
         for (int i = 0; i < 2; ++i) s.min[i] = load_int(in.min[i]);
 }
 
+// Memory fetched while products are computed: `lines` cache lines for each block.
+struct Ahead {
+    const uint8_t* at;
+    int64_t lines;
+
+    void fetch() {
+        for (int64_t i = 0; i < lines; ++i, at += 64) prefetch(at);
+    }
+};
+
 // Some tokens of a tile times `kPanels` unpacked panels, `panel_bytes` apart: results [kPanels, kTokens].
 template <class C, int kPanels, int kTokens>
-void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, F* results) {
+void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, Ahead& ahead, F* results) {
     constexpr int halves = kHalves<C>, steps = 8 / halves;
     F totals[kPanels][kTokens];
 #pragma GCC unroll 2
@@ -110,6 +120,7 @@ void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activation
     const int8_t* q = a.q + tile * a.blocks * kBlock * kTileTokens;
     for (int64_t b = 0; b < a.blocks; ++b, unpacked += kUnpackedBytes<C>, q += kBlock * kTileTokens) {
         const TokenBlock token(a, tile, b, 0);
+        ahead.fetch();
         I sums[kPanels][kTokens], whole[kPanels][kTokens];
 #pragma GCC unroll 2
         for (int half = 0; half < halves; ++half) {
@@ -167,12 +178,12 @@ struct Target {
 };
 
 template <class C, int kPanels, int kTokens>
-void tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, int64_t tokens, const Target& to) {
+void tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, int64_t tokens, Ahead& ahead, const Target& to) {
     if constexpr (kTokens > 1) {
-        if (tokens < kTokens) return parity::PARITY_ISA::tile<C, kPanels, kTokens - 1>(unpacked, panel_bytes, a, tile, tokens, to);
+        if (tokens < kTokens) return parity::PARITY_ISA::tile<C, kPanels, kTokens - 1>(unpacked, panel_bytes, a, tile, tokens, ahead, to);
     }
     F results[kPanels * kTokens];
-    panel_tile<C, kPanels, kTokens>(unpacked, panel_bytes, a, tile, results);
+    panel_tile<C, kPanels, kTokens>(unpacked, panel_bytes, a, tile, ahead, results);
     for (int p = 0; p < kPanels; ++p) to.put(p, tile * kTileTokens, results + p * kTokens, kTokens);
 }
 
@@ -196,8 +207,13 @@ void panels_linear(const uint8_t* panels, const Activations& a, int64_t tokens, 
         return;
     }
     for (int p = 0; p < kPanels; ++p) unpack_panel<C>(panels + p * packed_bytes, a.blocks, scratch + p * panel_bytes);
-    for (int64_t at = 0; at * kTileTokens < tokens; ++at)
-        tile<C, kPanels, kTileTokens>(scratch, panel_bytes, a, at, tokens - at * kTileTokens, to);
+    // The panels that follow come from memory while these are computed with.
+    const int64_t count = (tokens + kTileTokens - 1) / kTileTokens, lines = kPanels * packed_bytes / 64;
+    Ahead ahead{panels + kPanels * packed_bytes, (lines + count * a.blocks - 1) / (count * a.blocks)};
+    for (int64_t at = 0; at < count; ++at) {
+        if (ahead.at >= panels + 2 * kPanels * packed_bytes) ahead.lines = 0;
+        tile<C, kPanels, kTileTokens>(scratch, panel_bytes, a, at, tokens - at * kTileTokens, ahead, to);
+    }
 }
 
 }  // namespace parity::PARITY_ISA

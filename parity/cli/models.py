@@ -12,6 +12,7 @@ from .terminal import human_bytes, print_table
 
 if TYPE_CHECKING:
     from ..hub import ModelRow
+    from ..models.architecture import Architecture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -134,13 +135,17 @@ def _remove(name: str, *, sure: bool) -> int:
     return 0
 
 
+def _formats(architecture: Architecture) -> str:
+    return f"fp32, {architecture.formats}" if architecture.formats else "fp32"
+
+
 def _architectures() -> int:
     from ..models import registry
 
     print_table(
-        ("MODEL TYPES", "CHECKPOINTS", "TESTED AGAINST", "MISSING"),
+        ("MODEL TYPES", "CHECKPOINTS", "FORMATS TESTED", "TESTED AGAINST", "MISSING"),
         [
-            (", ".join(one.model_types), one.checkpoints, one.reference, one.missing or "nothing")
+            (", ".join(one.model_types), one.checkpoints, _formats(one), one.reference, one.missing or "nothing")
             for one in registry.architectures()
         ],
     )

@@ -90,9 +90,7 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Deco
         WeightError: a tensor is missing, left over, or of another shape.
     """
     model, architecture = registry.build(checkpoint.config, stack.ops, dtype)
-    rules = (*architecture.rules, *model.ignored)
-    if model.tied:
-        rules = (*rules, registry.TIED)
+    rules = registry.rules(model, architecture)
     slots = model.all_slots({to_model(name, rules): info.shape for name, info in checkpoint.tensors.items()})
     plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
     for read in model.readers:

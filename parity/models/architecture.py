@@ -24,6 +24,7 @@ class Architecture:
         build: (config fields, kernel table, compute dtype) -> the model without weights; takes every field it uses.
         rules: from checkpoint names to module names.
         checkpoints: released models, for the table of `parity models --architectures`.
+        formats: in which its tests load it, beside float32; other formats are read the same way but untested on it.
         reference: the implementation that its logits are tested against.
         missing: what of it is not supported, in words.
     """
@@ -32,5 +33,6 @@ class Architecture:
     build: Callable[[Fields, Ops, torch.dtype], Decoder]
     rules: tuple[Rule, ...] = ()
     checkpoints: str = ""
+    formats: str = ""
     reference: str = ""
     missing: str = ""

@@ -20,6 +20,7 @@ ARCHITECTURE = Architecture(
     model_types=("deepseek_v3", "kimi_k2"),
     build=build,
     checkpoints="DeepSeek-V3, R1, V3.1, Kimi-K2, K2-Thinking, Moonlight-16B-A3B",
+    formats="FP8, int4 groups, MXFP4, GGUF",
     reference="transformers 5.23",
     missing="multi-token prediction",
 )

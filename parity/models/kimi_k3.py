@@ -94,6 +94,7 @@ ARCHITECTURE = Architecture(
         *EXPERT_NAMES,
     ),
     checkpoints="Kimi-K3",
-    reference="mlx-lm 0.32",
+    formats="MXFP4",
+    reference="mlx-lm 0.32.2",
     missing="images",
 )

@@ -38,5 +38,6 @@ ARCHITECTURE = Architecture(
     model_types=("qwen3_moe",),
     build=build,
     checkpoints="Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder 30B-A3B and 480B-A35B",
+    formats="bf16, FP8, GPTQ, GGUF",
     reference="transformers 5.23",
 )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ..core.errors import Unsupported
-from ..core.weights import Ignore
+from ..core.weights import Ignore, Rule
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
@@ -77,3 +77,10 @@ def build(config: Mapping[str, Any], ops: Ops, dtype: torch.dtype) -> tuple[Deco
 
 
 TIED = Ignore(r"lm_head\.weight", "the head is tied to the embedding")
+# Kimi K2 and Moonlight are released with them, and not even with the model's own.
+FREQUENCIES = Ignore(r".*\.rotary_emb\.inv_freq$", "rotation frequencies follow from the config")
+
+
+def rules(model: Decoder, architecture: Architecture) -> tuple[Rule, ...]:
+    """From checkpoint names to the model's, and what of a checkpoint is left out."""
+    return (*architecture.rules, *model.ignored, FREQUENCIES, *((TIED,) if model.tied else ()))

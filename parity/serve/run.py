@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import uvicorn
 
@@ -65,6 +68,19 @@ class Server(uvicorn.Server):
         """Serves until the process is told to stop."""
         with suppress(KeyboardInterrupt):
             self.run(sockets=[self.listener])
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals stop the server and not the process, which has an engine to close; a second Ctrl-C stops it at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts to listen, and says so."""

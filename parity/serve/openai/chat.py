@@ -36,7 +36,7 @@ from .chat_types import (
     UsageOut,
 )
 from .models import check_model
-from .writing import logprobs_out, reason_of, usage_out
+from .writing import logprobs_out, reason_of, stop_of, usage_out
 
 PATH = "/v1/chat/completions"
 
@@ -82,7 +82,7 @@ class Chat:
             message=message,
             finish_reason=reason_of(answer.finish, bool(answer.calls)),
             logprobs=logprobs_out(answer.logprobs, self._desk.words) if logprobs else None,
-            stop_reason=answer.finish.stop,
+            stop_reason=stop_of(answer.finish, self._desk.info.eos_token_ids),
         )
 
 

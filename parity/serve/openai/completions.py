@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from ...core.chat import Finished, TextDelta
 from ...core.errors import RequestError
-from ...core.request import TokenLogprobs
+from ...core.request import Finish, TokenLogprobs
 from ..answer import Answer, gather, total_usage
 from ..asks import TextAsk
 from ..desk import Desk, Job
@@ -26,7 +26,7 @@ from ..words import Prompt
 from .asking import sampling, structured
 from .chat_types import Sampling, UsageOut
 from .models import check_model
-from .writing import finite, reason_of, usage_out
+from .writing import finite, reason_of, stop_of, usage_out
 
 MAX_PROMPTS = 64
 _DEFAULT_MAX_TOKENS = 16
@@ -125,7 +125,7 @@ class Completions:
                 entries = list(zip(prompt.tokens, (None, *(answer.prompt_logprobs or ())), strict=True))
             entries += [(entry.token, entry) for entry in answer.logprobs]
             logprobs = self._logprobs(entries)
-        return CompletionChoice(index, echoed + text, reason_of(answer.finish, False), logprobs, answer.finish.stop)
+        return CompletionChoice(index, echoed + text, reason_of(answer.finish, False), logprobs, self._stop(answer.finish))
 
     def _logprobs(self, entries: Sequence[tuple[int, TokenLogprobs | None]], offset: int = 0) -> CompletionLogprobs:
         out = CompletionLogprobs([], [], [], [])
@@ -142,6 +142,9 @@ class Completions:
     def _top(self, entry: TokenLogprobs) -> dict[str, float]:
         top = {self._token_text(token): finite(logprob) for token, logprob in reversed(entry.top)}
         return top | {self._token_text(entry.token): finite(entry.logprob)}
+
+    def _stop(self, finish: Finish) -> str | int | None:
+        return stop_of(finish, self._desk.info.eos_token_ids)
 
     def _token_text(self, token: int) -> str:
         return self._desk.words.token_bytes(token).decode("utf-8", "replace")
@@ -164,7 +167,7 @@ class Completions:
                 if (refusal := refusal_of_finish(event.finish)) is not None:
                     yield data(error_body(refusal, "/v1/completions"))
                     return
-                choice.finish_reason, choice.stop_reason = reason_of(event.finish, False), event.finish.stop
+                choice.finish_reason, choice.stop_reason = reason_of(event.finish, False), self._stop(event.finish)
             yield data(Completion(identity, created, body.model, [choice], usage=None if counts_last else UNSET))
         if counts_last:
             yield data(Completion(identity, created, body.model, [], usage=usage_out(total_usage(answers, body.n or 1))))

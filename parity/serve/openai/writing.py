@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from ...core.request import Finish, TokenLogprobs, Usage
@@ -27,6 +27,11 @@ def reason_of(finish: Finish, has_calls: bool) -> Reason:
     if finish.reason == "length":
         return "length"
     return "tool_calls" if has_calls else "stop"
+
+
+def stop_of(finish: Finish, eos: Collection[int]) -> str | int | None:
+    """The stop string or token of the request's own that ended the answer; none for the model's own end."""
+    return None if finish.stop in eos else finish.stop
 
 
 def logprobs_out(logprobs: Iterable[TokenLogprobs], words: Words) -> LogprobsOut:

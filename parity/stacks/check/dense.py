@@ -255,10 +255,21 @@ def experts(make: Make) -> Iterator[Case]:
     args["experts"] = torch.full_like(args["experts"], 2).scatter_(1, torch.tensor([[0]]), 1)[:, :2].contiguous()
     args["weights"] = args["weights"][:, :2].contiguous()
     yield Case("all to the same", args | {"activation": Activation()}, tolerance=Tolerance(65, 4))
-    ups, downs = weights(make, 512, 256, 4), weights(make, 256, 256, 4)
-    for (label, gate_up), (_, down) in zip(ups, downs, strict=True):
-        for t in (1, 6):
-            args = {"x": make.normal(t, 256), "gate_up": gate_up, "down": down}
-            args |= _routed(make, t, 4, 2) | {"activation": Activation()}
-            rule = Tolerance(512, 4, eight_bit=2)
-            yield Case(f"{label}, {t} rows", args, tolerance=rule, rows=("x", "weights", "experts"))
+    yield from _packed_experts(make)
+
+
+def _packed_experts(make: Make) -> Iterator[Case]:
+    for name in sorted(make.formats):
+        inner = 256 if name.endswith("_k") else 128  # the super-blocks of GGUF's K types are 256 wide
+        one = Make(make.dtype, frozenset({name}))
+        ups, downs = weights(one, 2 * inner, 256, 4), weights(one, 256, inner, 4)
+        for (label, gate_up), (_, down) in zip(ups, downs, strict=True):
+            yield from _some_rows(make, label, gate_up, down)
+
+
+def _some_rows(make: Make, label: str, gate_up: torch.Tensor | Packed, down: torch.Tensor | Packed) -> Iterator[Case]:
+    for t in (1, 6):
+        args: Args = {"x": make.normal(t, 256), "gate_up": gate_up, "down": down}
+        args |= _routed(make, t, 4, 2) | {"activation": Activation()}
+        rule = Tolerance(512, 4, eight_bit=2)
+        yield Case(f"{label}, {t} rows", args, tolerance=rule, rows=("x", "weights", "experts"))

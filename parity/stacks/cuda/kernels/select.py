@@ -19,7 +19,8 @@ _BLOCK = 1024
 def _scores(
     q, weights, k_pages, out, starts, positions, pages, first_row, num_sequences, pages_stride, page_size,
     num_heads, dim, q_s, q_t, w_s, k_page, k_entry, out_stride, every, within, num_blocks, within_stride, block,
-    WITHIN: tl.constexpr, PRECISION: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
+    WITHIN: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     row = first_row + tl.program_id(0).to(tl.int64)
     count = (tl.load(positions + row) + 1) // every

@@ -1,0 +1,107 @@
+"""Released checkpoints at full size: their published tensors fill the model that their config describes, one by one.
+
+Each file of `released/` holds a checkpoint's config, the `parameters` that its publisher states, how many numbers are stored
+`in_files` (scales and draft layers too; null where that is not published), and the names, dtypes and shapes of the tensors,
+written as patterns: `{0-47}` counts, `{gate,up}` chooses. Nothing is allocated: before loading, a model
+has no tensors.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from parity.core.errors import WeightError
+from parity.hub import TensorInfo, account
+from parity.hub.folding import fold
+from parity.hub.safetensors import DTYPES, Entry
+from parity.hub.weights import to_model
+from parity.models import registry
+from parity.stacks.reference import OPS
+
+FOLDER = Path(__file__).parent / "released"
+UNITS = {"B": 10**9, "T": 10**12}
+
+
+def expanded(pattern: str) -> Iterator[str]:
+    """Every name that a pattern means."""
+    pieces: list[list[str]] = []
+    for text, choice in re.findall(r"([^{}]*)(?:\{([^{}]*)\})?", pattern):
+        pieces.append([text])
+        if choice:
+            first, dash, last = choice.partition("-")
+            pieces.append([str(n) for n in range(int(first), int(last) + 1)] if dash else choice.split(","))
+    return map("".join, itertools.product(*pieces))
+
+
+class Index:
+    """What is known of a checkpoint from its files' headers."""
+
+    def __init__(self, name: str) -> None:
+        values = json.loads((FOLDER / f"{name}.json").read_text())
+        self.path = Path(name)
+        self.config: dict[str, Any] = values["config"]
+        self.parameters: str | None = values["parameters"]
+        self.in_files: int | None = values["in_files"]
+        entries = {
+            tensor: Entry(DTYPES[dtype], tuple(shape), 0, 0)
+            for pattern, (dtype, *shape) in values["tensors"].items()
+            for tensor in expanded(pattern)
+        }
+        self.stored = sum(math.prod(entry.shape) for entry in entries.values())
+        folded = fold(entries, self.config)
+        self.tensors = {key: TensorInfo(key, one.shape, one.format or "", 0, self.path) for key, one in folded.items()}
+
+    def fitted(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, ...]]]:
+        """(the model's tensors and their shapes, what is left out by the reason)."""
+        model, architecture = registry.build(self.config, OPS, torch.bfloat16)
+        assert not list(model.parameters())
+        rules = registry.rules(model, architecture)
+        slots = model.all_slots({to_model(name, rules): info.shape for name, info in self.tensors.items()})
+        plan = account({name: slot.shape for name, slot in slots.items()}, self, rules)  # type: ignore[arg-type]
+        return {name: slot.shape for name, slot in slots.items()}, dict(plan.ignored)
+
+
+def stated(text: str, count: int) -> str:
+    """A count with the digits that `text` has."""
+    digits = len(text[:-1].partition(".")[2])
+    return f"{count / UNITS[text[-1]]:.{digits}f}{text[-1]}"
+
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_published_tensor_has_its_place_and_every_place_its_tensor(name: str) -> None:
+    index = Index(name)
+    shapes, ignored = index.fitted()
+    parameters = sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith("e_score_correction_bias"))
+    assert index.parameters or index.in_files
+    assert index.parameters is None or stated(index.parameters, parameters) == index.parameters
+    assert index.in_files in (None, index.stored)
+    draft = index.config.get("num_nextn_predict_layers", 0) or any(key.startswith("mtp.") for key in index.tensors)
+    assert any("draft" in why for why in ignored) == bool(draft)
+    assert len(shapes) + sum(map(len, ignored.values())) == len(index.tensors)
+
+
+def test_counts_that_are_published_to_the_last_digits() -> None:
+    shapes, _ = Index("moonlight-16b-a3b").fitted()
+    parameters = sum(math.prod(shape) for key, shape in shapes.items() if "embed_tokens" not in key and "lm_head" not in key)
+    assert stated("15.29B", parameters) == "15.29B"
+
+
+def test_a_tensor_less_and_a_tensor_more_are_named() -> None:
+    index = Index("qwen3-0.6b")
+    index.tensors["model.layers.28.self_attn.q_proj.weight"] = index.tensors.pop("model.layers.27.self_attn.q_proj.weight")
+    with pytest.raises(
+        WeightError, match=r"layers\.28\.self_attn\.q_proj\.weight is in the checkpoint(.|\n)*layers\.27\.\S* is missing"
+    ):
+        index.fitted()
