@@ -233,7 +233,7 @@ class Bench:
             num_slots=row.batch,
             num_snapshots=0,
             dtype=self.dtype,
-            device=self.device,
+            device=self.stack.device,
         )
         starts = torch.arange(row.batch + 1, dtype=torch.int32) * count
         positions = torch.arange(row.context - count, row.context, dtype=torch.int32).repeat(row.batch)

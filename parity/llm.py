@@ -407,11 +407,7 @@ class LLM:
 
 
 def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:
-    """A model's tokenizer alone.
-
-    Raises:
-        ParityError: the model cannot be found or read.
-    """
+    """A model's tokenizer alone."""
     from .hub import open_checkpoint, pull
 
     return load_tokenizer(open_checkpoint(pull(str(model))).text_source)

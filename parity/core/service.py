@@ -24,6 +24,7 @@ class ModelInfo:
         eos_token_ids: the tokens that end an answer.
         sampling_defaults: from the model's generation_config, by `SamplingParams` field.
         embeds: whether the model is made for embeddings.
+        packed: whether the stack computes on packed weights as they are, with activations rounded as its kernels do.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelInfo:
     eos_token_ids: frozenset[int] = frozenset()
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     embeds: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,8 @@ class Identity:
         kind: a stack in the process, or an endpoint.
         model: the model's name.
         architecture: its `model_type`.
-        stack, dtype: where and in what precision it computed.
+        stack, dtype: where and in what precision it computed: a dtype's name, or `packed` where packed weights are multiplied
+            as they are, with activations rounded.
         weights: the content root: tensors by name, leaf = hash of name, dtype, shape and bytes; their Merkle root.
         tensors: the leaves by tensor name, which lets a difference be named.
         config, tokenizer, template: hashes of the three files' contents.

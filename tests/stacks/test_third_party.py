@@ -15,6 +15,7 @@ import torch
 
 from parity.core.errors import ModelNotFound, Unsupported
 from parity.stacks import registry
+from parity.stacks.base import Device
 from parity.stacks.check import check
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "third_party_stack"
@@ -74,6 +75,17 @@ def test_it_passes_the_suite() -> None:
     report = check(stack, ops=own, dtypes=[torch.bfloat16])
     assert report.ok, report.failures
     assert [row.origin for row in report.rows] == ["halfstack.kernels", "halfstack.kernels"]
+
+
+@pytest.mark.usefixtures("on_path")
+def test_its_device_has_all_that_the_engine_asks_of_one() -> None:
+    device = registry.open_stack("halfstack")[0].device
+    wanted = {name for name in vars(Device) if not name.startswith("_")}
+    assert wanted <= set(dir(device)), wanted - set(dir(device))
+    graph, result = device.capture(lambda: torch.ones(2))
+    assert graph is None
+    assert result.tolist() == [1, 1]
+    assert device.zeros((2, 3), torch.bfloat16).shape == (2, 3)
 
 
 @pytest.mark.usefixtures("on_path")

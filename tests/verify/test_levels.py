@@ -97,6 +97,13 @@ def test_other_precision_is_within_precision(tmp_path: Path) -> None:
     assert result.verdict.exit_code == 0
 
 
+def test_packed_weights_are_judged_at_level_4(tmp_path: Path) -> None:
+    a, b = pack(tmp_path / "a.pack", records()), pack(tmp_path / "b.pack", records(0.02), "packed")
+    result = outcome(tmp_path, a, b)
+    assert "packed" in found(result)["float32_kl"].text
+    assert result.verdict.word == "WITHIN PRECISION"
+
+
 def test_the_same_noise_in_float32_is_a_difference(tmp_path: Path) -> None:
     a, b = pack(tmp_path / "a.pack", records()), pack(tmp_path / "b.pack", records(0.02))
     result = outcome(tmp_path, a, b, keep_going=False)

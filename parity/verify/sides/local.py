@@ -66,7 +66,7 @@ class LocalSide:
             FilePath(self._model).name,
             info.architecture,
             info.stack,
-            info.dtype,
+            "packed" if info.packed else info.dtype,
             root,
             leaves,
             config_hash(checkpoint.config),

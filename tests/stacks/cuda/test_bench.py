@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
-from parity.stacks.host import HostDevice
 from parity.stacks.registry import open_stack
 
 BENCH = Path(__file__).parents[3] / "bench"
@@ -80,11 +80,7 @@ def test_what_a_step_reads_is_counted_from_the_shape(bench: ModuleType) -> None:
 
 
 def test_packed_rows_read_less(bench: ModuleType) -> None:
-    from dataclasses import replace
-
-    stack = replace(
-        open_stack("cpu:reference")[0], device=HostDevice(), formats=frozenset({"int4_group"}), dtypes=(torch.bfloat16,)
-    )
+    stack = replace(open_stack("cpu:reference")[0], formats=frozenset({"int4_group"}), dtypes=(torch.bfloat16,))
     small = bench.Bench(stack, small=True)
     _, plain, _ = small.build("Qwen3-8B", None)
     _, packed, _ = small.build("Qwen3-8B", "int4_group")

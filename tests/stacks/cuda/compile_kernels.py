@@ -1,0 +1,201 @@
+"""Compiles kernels at shapes of released models for a GPU that need not be here, and checks the memory they share.
+
+python compile_kernels.py cuda|hip all|norm,rotary,...
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from parity.core.batch import Batch
+from parity.core.weights import Packed
+from parity.stacks.check.case import Make
+from parity.stacks.cuda.kernels import (
+    attend,
+    conv,
+    delta,
+    experts,
+    latent,
+    linear,
+    norm,
+    pointwise,
+    rotary,
+    route,
+    sample,
+    select,
+)
+from parity.stacks.ops import Activation, Routing
+
+TARGETS = {"cuda": (GPUTarget("cuda", 90, 32), 227 << 10), "hip": (GPUTarget("hip", "gfx942", 64), 64 << 10)}
+HALF, FULL = torch.bfloat16, torch.float32
+FORMATS = ("fp8_block", "mxfp4", "int4_group", "int8_group")
+
+
+class Driver:
+    """Says that a GPU of the target is here."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def install(target: GPUTarget, shared: int) -> None:
+    """Makes every launch a compilation, each printed once."""
+    driver.set_active(Driver(target))
+    compile_or_launch, seen = JITFunction.run, set()
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        kernel = compile_or_launch(self, *args, grid=grid, warmup=True, **options)
+        if kernel.hash not in seen:
+            seen.add(kernel.hash)
+            print(self.fn.__name__, kernel.metadata.shared, flush=True)
+            assert kernel.metadata.shared <= shared, f"{self.fn.__name__} shares {kernel.metadata.shared} bytes of {shared}"
+        return kernel
+
+    JITFunction.run = run
+
+
+def x(*shape: int, dtype: torch.dtype = HALF) -> torch.Tensor:
+    return torch.zeros(*shape, dtype=dtype)
+
+
+def packed(name: str, *shape: int) -> Packed:
+    """A weight whose numbers do not matter."""
+    *lead, rows, columns = shape
+    by_group = x(*lead, rows, columns // 32)
+    arrays, meta = {
+        "fp8_block": (
+            {"data": x(*shape, dtype=torch.float8_e4m3fn), "scale": x(*lead, -(-rows // 128), -(-columns // 128), dtype=FULL)},
+            {"block_rows": 128, "block_columns": 128},
+        ),
+        "mxfp4": ({"data": x(*lead, rows, columns // 2).to(torch.uint8), "scale": by_group.to(torch.uint8)}, {}),
+        "int4_group": ({"data": x(*lead, rows, columns // 8).int(), "scale": by_group}, {"group_size": 32}),
+        "int8_group": ({"data": x(*shape).to(torch.int8), "scale": by_group}, {"group_size": 32}),
+    }[name]
+    return Packed(name, shape, arrays, meta)
+
+
+def products() -> None:
+    for rows in (1, 24, 100):
+        for name in FORMATS:
+            linear.linear(x(rows, 2048), packed(name, 1024, 2048), x(1024))
+    for dtype in (HALF, FULL):
+        linear.linear_fixed(x(3, 2048, dtype=dtype), x(1024, 2048, dtype=dtype))
+    linear.head_linear_fixed(x(3, 4, 128), x(4, 512, 128))
+
+
+def grouped() -> None:
+    for rows in (2, 200):
+        chosen = torch.zeros(rows, 8, dtype=torch.int32)
+        experts.experts(x(rows, 1024), x(16, 512, 1024), x(16, 1024, 256), x(rows, 8, dtype=FULL), chosen, Activation())
+        for name in FORMATS:
+            up, down = packed(name, 16, 512, 1024), packed(name, 16, 1024, 256)
+            experts.experts(x(rows, 1024), up, down, x(rows, 8, dtype=FULL), chosen, Activation())
+
+
+def norms() -> None:
+    heads, weight = x(7, 3, 128), x(128, dtype=FULL)
+    norm.rms_norm(heads, weight, 1e-6)
+    norm.add_rms_norm(x(5, 4096), x(5, 4096), x(4096, dtype=FULL), 1e-6)
+    norm.gated_rms_norm(heads, heads, weight, 1e-6, "silu")
+    norm.layer_norm(heads, weight, weight, 1e-6)
+
+
+def elements() -> None:
+    for activation in (Activation(), Activation(limit=7.0), Activation("situ", beta=4.0, linear=25.0)):
+        pointwise.gated_activation(x(7, 3, 128), activation)
+    pointwise.sigmoid_gate(x(7, 3, 128), x(7, 3, 128))
+    pointwise.delta_gates(x(5, 4), x(5, 4), x(4, dtype=FULL), x(4, dtype=FULL))
+
+
+def routers() -> None:
+    route.route(x(3, 128), Routing(8))
+    grouped = Routing(8, "sigmoid", scale=2.5, num_groups=8, top_groups=4)
+    route.route(x(3, 256, dtype=FULL), grouped, x(256, dtype=FULL))
+    route.route(x(3, 384, dtype=FULL), Routing(8, "sqrtsoftplus"), x(384, dtype=FULL))
+
+
+def rotations(batch: Batch) -> None:
+    rows = batch.num_tokens
+    q, k, v = x(rows, 48, 128).split([32, 8, 8], 1)
+    pages, angles = x(60, 64, 8, 128), x(rows, 2, 64, dtype=FULL)
+    rotary.rope_write(q, k, v, angles, pages, pages, batch)
+    rotary.write(pages, k, batch)
+    rotary.rope(q, angles, interleaved=True)
+
+
+def attention(batch: Batch) -> None:
+    for dtype in (HALF, FULL):
+        q, pages = x(batch.num_tokens, 32, 128, dtype=dtype), x(60, 64, 8, 128, dtype=dtype)
+        attend.attend(q, pages, pages, batch, 0.1)
+        attend.attend(q, pages, pages, batch, 0.1, window=128, sinks=x(32, dtype=FULL))
+    attend.attend(x(batch.num_tokens, 16, 256), x(60, 64, 2, 256), x(60, 64, 2, 256), batch, 0.1)
+
+
+def latents(batch: Batch) -> None:
+    rows = batch.num_tokens
+    for dtype in (HALF, FULL):
+        q = (x(rows, 16, 512, dtype=dtype), x(rows, 16, 64, dtype=dtype))
+        args = (*q, x(60, 64, 512, dtype=dtype), x(60, 64, 64, dtype=dtype), batch, 0.1)
+        latent.attend_latent(*args)
+        latent.attend_latent(*args, selected=torch.zeros(rows, 2048, dtype=torch.int32))
+
+
+def deltas(batch: Batch) -> None:
+    rows = batch.num_tokens
+    for shape in ((rows, 32), (rows, 32, 128)):
+        for dtype in (HALF, FULL):
+            q, v = x(rows, 16, 128, dtype=dtype), x(rows, 32, 128, dtype=dtype)
+            state = x(9, 32, 128, 128, dtype=FULL)
+            delta.gated_delta(q, q, v, x(*shape, dtype=FULL), x(rows, 32, dtype=FULL), state, batch, 0.1)
+
+
+WITHOUT_BATCH = {
+    "norm": norms,
+    "pointwise": elements,
+    "route": routers,
+    "linear": products,
+    "experts": grouped,
+    "sample": lambda: sample.sample(x(4, 151936, dtype=FULL), *[x(4, dtype=t) for t in (FULL, torch.int32, FULL, FULL, FULL)]),
+}
+WITH_BATCH = {
+    "rotary": rotations,
+    "attend": attention,
+    "latent": latents,
+    "delta": deltas,
+    "conv": lambda batch: conv.causal_conv(x(batch.num_tokens, 8192), x(8192, 4, dtype=FULL), x(9, 8192, 3), batch),
+    "select": lambda batch: select.select(
+        x(batch.num_tokens, 64, 128), x(batch.num_tokens, 64, dtype=FULL), x(60, 64, 128), batch, 2048
+    ),
+}
+
+
+def main(target: str, chosen: str) -> None:
+    install(*TARGETS[target])
+    names = [*WITHOUT_BATCH, *WITH_BATCH] if chosen == "all" else chosen.split(",")
+    make = Make(HALF)
+    batches = [make.batch(chunks, 64) for chunks in (((5, 1), (70, 1), (900, 1)), ((0, 40), (5, 1)))]
+    for name in names:
+        if name in WITHOUT_BATCH:
+            WITHOUT_BATCH[name]()
+        else:
+            for batch in batches:
+                WITH_BATCH[name](batch)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
