@@ -87,11 +87,12 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     """
     rules = load_rules(settings.gates) if settings.gates else load_rules()
     settings.out.mkdir(parents=True, exist_ok=True)
+    specs, paths = (a, b), (settings.out / "a.pack", settings.out / "b.pack")
+    captured = [not is_pack(spec) for spec in specs]
+    if any(captured[1 - i] and Path(specs[i]).resolve() == paths[1 - i].resolve() for i in (0, 1)):
+        raise UsageError(f"the other side's pack would overwrite {a if is_pack(a) else b}: choose another --out")
     suite, plan = _agree(a, b, settings, rules)
     clock = _Clock()
-    specs, paths = (a, b), (settings.out / "a.pack", settings.out / "b.pack")
-    if any(is_pack(specs[i]) and Path(specs[i]).resolve() == paths[1 - i].resolve() for i in (0, 1)):
-        raise UsageError(f"the other side's pack would overwrite {a if is_pack(a) else b}: choose another --out")
     # An endpoint may show no token ids: the other side goes first and lends it its own.
     order = (1, 0) if _is_url(a) and not _is_url(b) else (0, 1)
     packs: dict[int, Pack] = {}

@@ -115,7 +115,7 @@ def test_what_cannot_be_done_says_so(tmp_path: Path) -> None:
         main(["capture", str(tmp_path / "a.pack"), "-o", str(tmp_path / "b.pack")])
     pack(tmp_path / "b.pack", records())
     with pytest.raises(UsageError, match="overwrite"):
-        main(["verify", str(tmp_path / "b.pack"), str(tmp_path / "a.pack"), "--out", str(tmp_path)])
+        main(["verify", str(tmp_path / "b.pack"), "cpu", "--out", str(tmp_path)])
     with pytest.raises(UsageError, match="suite"):
         main(["verify", str(tmp_path / "a.pack"), "cpu", "--out", str(tmp_path)])
 
