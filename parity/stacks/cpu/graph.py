@@ -20,8 +20,15 @@ from .native import native
 log = logging.getLogger("parity")
 
 _aten = torch.ops.aten
+
+
 class _Watch(TorchDispatchMode):
     """Gives out the memory of a recorded step, and notes the first operator that computes."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Nothing here is compiled, and guarding against it would import the compiler: a second, at the second token.
+        return False
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
