@@ -17,6 +17,9 @@ def open_stack() -> Stack:
         return Stack("cpu", HostDevice(), reference.OPS, reference.OPS, dtypes=(torch.float32,), notes=notes)
     from . import table, weights
     from .device import NativeDevice
+    from .graph import TORCH_THREADS
+
+    TORCH_THREADS.restore()
 
     return Stack(
         name="cpu",

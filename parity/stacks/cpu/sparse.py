@@ -15,9 +15,7 @@ from .native import native
 from .weights import native_format, stacked
 
 
-def experts(
-    x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: Tensor, activation: Activation
-) -> Tensor:
+def experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: Tensor, activation: Activation) -> Tensor:
     numbers = activation_numbers(activation)
     right = experts.dtype == torch.int32 and weights.dtype == torch.float32 and weights.is_contiguous()
     if not (right and numbers and usable(x) and stacked(gate_up) and stacked(down)):
@@ -86,9 +84,7 @@ def gated_delta(
     return out
 
 
-def sample(
-    logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor
-) -> Tensor:
+def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
     floats = (temperature, top_p, min_p, uniform)
     if not (usable(logits) and all(one.dtype == torch.float32 and one.is_contiguous() for one in floats)):
         told("sample", logits, *floats)

@@ -30,6 +30,4 @@ OPS = replace(
     sample=sparse.sample,
 )
 
-NOTES = {
-    name: "no native kernel yet" for name in OPS.names() if getattr(OPS, name) is getattr(reference.OPS, name)
-}
+NOTES = {name: "no native kernel yet" for name in OPS.names() if getattr(OPS, name) is getattr(reference.OPS, name)}
