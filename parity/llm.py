@@ -364,7 +364,7 @@ class LLM:
 
     def _run(
         self, jobs: Sequence[tuple[tuple[int, ...], int]], params: SamplingParams, want: Want = "tokens", cache: bool = True
-    ) -> Iterator[tuple[int, _Progress]]:
+    ) -> Generator[tuple[int, _Progress], None, None]:
         """(job, its progress) after each output, until all have ended; leaving early ends the rest."""
         outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         started_s = time.monotonic()
@@ -432,7 +432,7 @@ class _RawEvents:
 class _Stream(Iterator[Event]):
     """The events of one request as its outputs come; `close` ends it."""
 
-    def __init__(self, items: Iterator[tuple[int, _Progress]], push: Callable[[Output], Iterable[Event]]) -> None:
+    def __init__(self, items: Generator[tuple[int, _Progress], None, None], push: Callable[[Output], Iterable[Event]]) -> None:
         self._items = items
         self._events = self._produce(push)
         self.stop: str | None = None
@@ -457,7 +457,7 @@ class _Stream(Iterator[Event]):
                         return
                     yield event
         finally:
-            self._items.close()  # type: ignore[attr-defined]  # it is a generator
+            self._items.close()
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
