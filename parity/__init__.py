@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .answers import Answer
     from .core.chat import Message, Tool, ToolCall
     from .core.errors import ParityError
     from .core.request import Output, Request, SamplingParams
-    from .llm import LLM, Answer
+    from .llm import LLM
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,7 @@ __all__ = [
 
 _HOMES = {
     "LLM": "llm",
-    "Answer": "llm",
+    "Answer": "answers",
     "Message": "core.chat",
     "Tool": "core.chat",
     "ToolCall": "core.chat",

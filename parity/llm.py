@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import queue
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from .answers import Answer, AnswerStream, Progress, RawEvents, raise_errors
 from .core.batch import Probe
-from .core.chat import Event, Finished, Message, ReasoningDelta, TextDelta, Tool, ToolCall, ToolCallEnd, ToolCallStart
-from .core.errors import EngineError, RequestError
-from .core.request import Finish, Output, Request, SamplingParams, TokenLogprobs, Usage, Want
+from .core.chat import Event, Message, ReasoningDelta, TextDelta, Tool, ToolCall, ToolCallEnd, ToolCallStart
+from .core.errors import RequestError
+from .core.request import Output, Request, SamplingParams, TokenLogprobs, Want
 from .core.service import ModelInfo, Stats
 from .text.chat import Chat
 from .text.stream import TextStream
@@ -31,90 +31,6 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 
 Prompt = str | Sequence[int]
 Messages = str | Sequence[Message]
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds on the monotonic clock: from submission to the first token, and to the end."""
-
-    first_token_s: float = 0.0
-    total_s: float = 0.0
-
-    def tokens_per_second(self, num_tokens: int) -> float:
-        """The rate of decoding: tokens after the first over the time after the first."""
-        elapsed = self.total_s - self.first_token_s
-        return (num_tokens - 1) / elapsed if num_tokens > 1 and elapsed > 0 else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One finished sample.
-
-    Args:
-        text: what was generated, without a stop string; for a chat, the content without reasoning and tool calls.
-        tokens: the generated token ids, an end token included.
-        finish: why it ended.
-        prompt_tokens: the prompt's token ids.
-        usage: token counts.
-        timings: seconds.
-        logprobs: one entry for each token, if asked for.
-        prompt_logprobs: one entry for each prompt token but the first, if asked for.
-        reasoning: a chat model's thinking.
-        tool_calls: the calls it made.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    finish: Finish
-    prompt_tokens: tuple[int, ...]
-    usage: Usage
-    timings: Timings
-    logprobs: tuple[TokenLogprobs, ...] = ()
-    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    reasoning: str = ""
-    tool_calls: tuple[ToolCall, ...] = ()
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What has come of one request so far."""
-
-    prompt: tuple[int, ...]
-    started_s: float
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    prompt_logprobs: tuple[TokenLogprobs, ...] | None = None
-    arrays: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    first_s: float | None = None
-    output: Output | None = None
-
-    def take(self, output: Output) -> None:
-        if output.tokens and self.first_s is None:
-            self.first_s = time.monotonic()
-        self.tokens.extend(output.tokens)
-        self.logprobs.extend(output.logprobs)
-        if output.prompt_logprobs is not None:
-            self.prompt_logprobs = output.prompt_logprobs
-        if output.array is not None:
-            self.arrays.append(output.array)
-        self.output = output
-
-    def answer(self, text: str, stop: str | None, **more: Any) -> Answer:
-        assert self.output is not None
-        now = time.monotonic()
-        finish = Finish("stop", stop=stop) if stop is not None else self.output.finish
-        assert finish is not None
-        return Answer(
-            text=text,
-            tokens=tuple(self.tokens),
-            finish=finish,
-            prompt_tokens=self.prompt,
-            usage=self.output.usage,
-            timings=Timings((self.first_s or now) - self.started_s, now - self.started_s),
-            logprobs=tuple(self.logprobs),
-            prompt_logprobs=self.prompt_logprobs,
-            **more,
-        )
 
 
 class LLM:
@@ -240,7 +156,7 @@ class LLM:
             if stop is not None or progress.output.finish is not None:
                 texts[index].append(streams[index].flush() if stop is None else "")
                 answer = answers[index] = progress.answer("".join(texts[index]), stop)
-                _raise_errors(answer)
+                raise_errors(answer)
                 if on_answer is not None:
                     on_answer(index, answer)
         return [answer for answer in answers if answer is not None]
@@ -280,7 +196,7 @@ class LLM:
                 case ToolCallEnd(index=index, arguments=arguments):
                     calls.append(ToolCall(starts[index].id, starts[index].name, arguments))
         answer = stream.progress.answer("".join(parts), stream.stop, reasoning="".join(reasoning), tool_calls=tuple(calls))
-        _raise_errors(answer)
+        raise_errors(answer)
         return answer
 
     def stream(
@@ -301,7 +217,7 @@ class LLM:
         if raw:
             params = _single(params or self.params())
             items = self._run([(self.encode(prompt), 0)], params)  # type: ignore[arg-type]
-            return _Stream(items, _RawEvents(self.tokenizer, params.stop).push)
+            return AnswerStream(items, RawEvents(self.tokenizer, params.stop).push)
         return self._chat_stream(prompt, params, tools, template)  # type: ignore[arg-type]
 
     # Numbers
@@ -314,7 +230,7 @@ class LLM:
         """
         params = SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=top)
         ((_, progress),) = [item for item in self._run([(self.encode(tokens), 0)], params) if item[1].output.finish]  # type: ignore[union-attr]
-        _raise_errors(progress.answer("", None))
+        raise_errors(progress.answer("", None))
         return progress.prompt_logprobs or ()
 
     def logits(
@@ -343,7 +259,7 @@ class LLM:
                         num_rows += len(part)
         finally:
             self._engine.runner.probe = self._engine.scheduler.chunk_tokens = None
-        _raise_errors(progress.answer("", None))
+        raise_errors(progress.answer("", None))
         return rows[:num_rows]
 
     def content(self) -> tuple[str, dict[str, str]]:
@@ -357,19 +273,19 @@ class LLM:
         """The last hidden state of a prompt: float32 [hidden]."""
         params = SamplingParams(temperature=0.0, max_tokens=0)
         progress = list(self._run([(self.encode(tokens), 0)], params, want="embedding"))[-1][1]
-        _raise_errors(progress.answer("", None))
+        raise_errors(progress.answer("", None))
         return progress.arrays[-1]
 
     # Inside
 
     def _run(
         self, jobs: Sequence[tuple[tuple[int, ...], int]], params: SamplingParams, want: Want = "tokens", cache: bool = True
-    ) -> Generator[tuple[int, _Progress], None, None]:
+    ) -> Generator[tuple[int, Progress], None, None]:
         """(job, its progress) after each output, until all have ended; leaving early ends the rest."""
         outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         started_s = time.monotonic()
         index_of: dict[str, int] = {}
-        progress = [_Progress(prompt, started_s) for prompt, _ in jobs]
+        progress = [Progress(prompt, started_s) for prompt, _ in jobs]
         try:
             for index, (prompt, sample) in enumerate(jobs):
                 request = Request(
@@ -398,12 +314,12 @@ class LLM:
 
     def _chat_stream(
         self, messages: Messages, params: SamplingParams | None, tools: Sequence[Tool] | None, template: dict[str, Any]
-    ) -> _Stream:
+    ) -> AnswerStream:
         turns = [Message("user", messages)] if isinstance(messages, str) else list(messages)
         params = _single(params or self.params())
         prompt = self.chat_format.prompt(turns, tools or (), **template)
         answer = self.chat_format.answer(prompt, tools or (), stop=params.stop)
-        return _Stream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
+        return AnswerStream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
 
 
 def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:
@@ -411,53 +327,6 @@ def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:
     from .hub import open_checkpoint, pull
 
     return load_tokenizer(open_checkpoint(pull(str(model))).text_source)
-
-
-class _RawEvents:
-    """The events of a continued prompt: plain text, cut at stop strings."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...]) -> None:
-        self._text = TextStream(tokenizer, stop)
-
-    def push(self, output: Output) -> list[Event]:
-        text, finish = self._text.push(output.tokens), output.finish
-        if self._text.stopped is not None:
-            finish = Finish("stop", stop=self._text.stopped)
-        elif finish is not None:
-            text += self._text.flush()
-        events: list[Event] = [TextDelta(text, output.tokens, output.logprobs)] if text or output.tokens else []
-        return [*events, Finished(finish, output.usage)] if finish is not None else events
-
-
-class _Stream(Iterator[Event]):
-    """The events of one request as its outputs come; `close` ends it."""
-
-    def __init__(self, items: Generator[tuple[int, _Progress], None, None], push: Callable[[Output], Iterable[Event]]) -> None:
-        self._items = items
-        self._events = self._produce(push)
-        self.stop: str | None = None
-        self.progress: _Progress
-
-    def __next__(self) -> Event:
-        return next(self._events)
-
-    def close(self) -> None:
-        """Ends the request if it still runs."""
-        self._events.close()
-
-    def _produce(self, push: Callable[[Output], Iterable[Event]]) -> Generator[Event, None, None]:
-        try:
-            for _, progress in self._items:
-                self.progress = progress
-                assert progress.output is not None
-                for event in push(progress.output):
-                    if isinstance(event, Finished):
-                        self.stop = event.finish.stop if isinstance(event.finish.stop, str) else None
-                        yield event
-                        return
-                    yield event
-        finally:
-            self._items.close()
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
@@ -472,8 +341,3 @@ def _single(params: SamplingParams) -> SamplingParams:
     if params.n != 1:
         raise RequestError(f"n must be 1 for a chat or a stream, not {params.n}", field="n")
     return params
-
-
-def _raise_errors(answer: Answer) -> None:
-    if answer.finish.reason == "error":
-        raise EngineError(answer.finish.message or "the engine failed")

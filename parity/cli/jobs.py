@@ -23,7 +23,8 @@ from .records import record
 from .terminal import progress_bar, say
 
 if TYPE_CHECKING:
-    from ..llm import LLM, Answer
+    from ..answers import Answer
+    from ..llm import LLM
 
 _KINDS = ("prompt", "tokens", "messages")
 _SAMPLING = {field.name for field in fields(SamplingParams)} - {"n"}

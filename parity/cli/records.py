@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..answers import Answer
     from ..core.request import TokenLogprobs
-    from ..llm import Answer
 
 
 def record(answer: Answer) -> dict[str, Any]:

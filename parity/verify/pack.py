@@ -1,11 +1,11 @@
 """A golden pack: everything captured of one side, in one file, read strictly and a prompt at a time.
 
-    pack.json                    format of the contents, identity, plan, what was not reached and why, prompts in order
-    prompts/00000.json           what of a record is text
-    prompts/00000.safetensors    what of it is numbers
-    exact.json                   SHA-256 of each exact probe's result
-    layers.json, .safetensors    the inside of the model on one prompt
-    isolated.json                each site's error when fed another pack's inner values
+pack.json                    format of the contents, identity, plan, what was not reached and why, prompts in order
+prompts/00000.json           what of a record is text
+prompts/00000.safetensors    what of it is numbers
+exact.json                   SHA-256 of each exact probe's result
+layers.json, .safetensors    the inside of the model on one prompt
+isolated.json                each site's error when fed another pack's inner values
 """
 
 from __future__ import annotations
@@ -103,9 +103,7 @@ class PackWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if kind is None:
-            summary = Summary(
-                CONTENT_FORMAT, self._made_by, self._identity, self._plan, tuple(self._prompts), self.unreached
-            )
+            summary = Summary(CONTENT_FORMAT, self._made_by, self._identity, self._plan, tuple(self._prompts), self.unreached)
             self._writer.add_json("pack.json", msgspec.to_builtins(summary))
         self._writer.__exit__(kind, error, trace)
 

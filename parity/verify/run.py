@@ -200,9 +200,7 @@ def _first_levels_fail(
         path.unlink(missing_ok=True)
 
 
-def _oracle(
-    packs: Mapping[int, Pack], suite: Suite | None, plan: Plan, settings: Settings, progress: Progress
-) -> Pack | None:
+def _oracle(packs: Mapping[int, Pack], suite: Suite | None, plan: Plan, settings: Settings, progress: Progress) -> Pack | None:
     """The third side of the triangle."""
     dtypes = {packs[place].identity.dtype for place in (0, 1)}
     spec = settings.oracle

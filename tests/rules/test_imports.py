@@ -29,10 +29,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "parity.verify.local": ANYTHING,
     "parity.verify.sides.local": ANYTHING,
     "parity.bench": ANYTHING,
-    "parity.llm": (*CORE, "parity.text", "parity.engine", "parity.hub"),
+    "parity.answers": (*CORE, "parity.text"),
+    "parity.llm": (*CORE, "parity.answers", "parity.text", "parity.engine", "parity.hub"),
     "parity.cli": ANYTHING,
     "parity.__main__": ("parity.cli",),
-    "parity": (*CORE, "parity.llm"),
+    "parity": (*CORE, "parity.answers", "parity.llm"),
 }
 WITHOUT_TORCH = (
     "parity.engine.scheduler",

@@ -14,9 +14,8 @@ import parity
 
 from .tree import FILES, ROOT, inside, module_of, syntax
 
-# Lines of a file that is one idea are rarely more; those that are stand here.
+# Lines of a file that is one idea are rarely more.
 MOST_LINES = 400
-LONGER = {"parity.llm": 480, "parity.stacks.reference": 640}
 # Files in which naming a device is the point: the order of preference, and a flag's help.
 DEVICE_NAMES = re.compile(r"^(cuda|npu|ascend|hccl|nccl|mps)$|torch\.cuda|torch_npu|torch\.npu")
 NAMES_DEVICES = {"parity.stacks.registry"}
@@ -25,7 +24,7 @@ VAGUE = re.compile(r"(^|_)(utils?|helpers?|managers?|misc)(_|$)", re.IGNORECASE)
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_a_file_is_one_idea(file: Path) -> None:
-    assert len(file.read_text("utf-8").splitlines()) <= LONGER.get(module_of(file), MOST_LINES)
+    assert len(file.read_text("utf-8").splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)

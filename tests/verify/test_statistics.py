@@ -115,9 +115,7 @@ def test_margins_and_deltas() -> None:
     np.testing.assert_allclose(margins(a, np.array([5, 1])), [math.log(2), 0], atol=1e-12)
     np.testing.assert_allclose(margins(a, np.array([9, 2])), [math.log(2), math.log(1.25)], atol=1e-12)
     b = Top(np.array([[5, 9], [2, 1]]), np.log([[0.6, 0.3], [0.5, 0.4]]), np.log([0.1, 0.1]))
-    np.testing.assert_allclose(
-        sorted(head_deltas(a, b)), sorted([math.log(2), math.log(1.25), math.log(1.25)]), atol=1e-12
-    )
+    np.testing.assert_allclose(sorted(head_deltas(a, b)), sorted([math.log(2), math.log(1.25), math.log(1.25)]), atol=1e-12)
 
 
 def test_signs_are_pinned_and_fair() -> None:

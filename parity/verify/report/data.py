@@ -78,9 +78,9 @@ def _outcome(level: int, outcome: Outcome, found: Sequence[Finding]) -> str:
 
 def _finding(finding: Finding) -> dict[str, Any]:
     plain = msgspec.to_builtins(finding)
-    return {
-        key: _number(value) if isinstance(value, float) else value for key, value in plain.items() if key != "p_values"
-    } | {"p_values": {key: _number(value) for key, value in finding.p_values.items()}}
+    return {key: _number(value) if isinstance(value, float) else value for key, value in plain.items() if key != "p_values"} | {
+        "p_values": {key: _number(value) for key, value in finding.p_values.items()}
+    }
 
 
 def _number(value: float | None) -> float | None:

@@ -49,9 +49,7 @@ def over_positions(rows: Sequence[dict[str, Any]]) -> str:
     step = _INNER_WIDTH / max(1, len(rows) - 1)
     parts = _log_axis(low, high)
     for key, css in points:
-        coordinates = [
-            (_LEFT + index * step, _log_y(max(row[key], _SMALLEST), low, high)) for index, row in enumerate(rows)
-        ]
+        coordinates = [(_LEFT + index * step, _log_y(max(row[key], _SMALLEST), low, high)) for index, row in enumerate(rows)]
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in coordinates)
         parts.append(f'<polyline class="line {css}" points="{line}"/>')
         for (x, y), row in zip(coordinates, rows, strict=True):
@@ -76,9 +74,7 @@ def over_layers(sites: Sequence[dict[str, Any]], band: float) -> str:
         top = _log_y(value, low, high)
         css = "bad" if site["error"] is None or site["error"] > band else "s0"
         title = f"layer {site['layer']}, {site['site']}: {value:.3g}"
-        parts.append(
-            _bar(_LEFT + index * step, top, max(step * 0.9, 0.6), max(_TOP + _INNER_HEIGHT - top, 1), css, title)
-        )
+        parts.append(_bar(_LEFT + index * step, top, max(step * 0.9, 0.6), max(_TOP + _INNER_HEIGHT - top, 1), css, title))
     y = _log_y(band, low, high)
     parts.append(_line(_LEFT, y, _WIDTH - _RIGHT, y, "limit", f"band {band:g}"))
     last = None
