@@ -82,14 +82,17 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Ch
     return make_engine(model, checkpoint, stack, dtype, name, config), checkpoint
 
 
-def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Decoder:
+def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """The model with its weights on the stack; nothing big is allocated before every tensor is accounted for.
+
+    Args:
+        draft: its draft layers, too (`Decoder.mtp`); else they are listed as not loaded.
 
     Raises:
         Unsupported, ConfigError: the architecture or a setting of it is not computed.
         WeightError: a tensor is missing, left over, or of another shape.
     """
-    model, architecture = registry.build(checkpoint.config, stack.ops, dtype)
+    model, architecture = registry.build(checkpoint.config, stack.ops, dtype, draft=draft)
     rules = registry.rules(model, architecture)
     slots = model.all_slots({to_model(name, rules): info.shape for name, info in checkpoint.tensors.items()})
     plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)

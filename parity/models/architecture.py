@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
-
     from ..core.weights import Rule
-    from ..stacks.ops import Ops
-    from .config import Fields
     from .decoder import Decoder
 
 
@@ -22,6 +18,7 @@ class Architecture:
     Args:
         model_types: the config's `model_type`s that mean it.
         build: (config fields, kernel table, compute dtype) -> the model without weights; takes every field it uses.
+        drafts: whether `build` takes `draft=True`, for the model with its draft layers.
         rules: from checkpoint names to module names.
         checkpoints: released models, for the table of `parity models --architectures`.
         formats: in which its tests load it, beside float32; other formats are read the same way but untested on it.
@@ -30,7 +27,8 @@ class Architecture:
     """
 
     model_types: tuple[str, ...]
-    build: Callable[[Fields, Ops, torch.dtype], Decoder]
+    build: Callable[..., Decoder]
+    drafts: bool = False
     rules: tuple[Rule, ...] = ()
     checkpoints: str = ""
     formats: str = ""

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..core.errors import ConfigError
-from ..core.weights import Ignore, Rename, Rule
+from ..core.errors import ConfigError, Unsupported
+from ..core.weights import Rename, Rule
 from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields, divides
 from .decoder import Block, Body, Decoder, Part
+from .draft import Added, DraftLayer, shared, skipped
 from .layers.experts import Experts, HashRouter, Router, SparseMLP
 from .layers.hyper import HyperHead, HyperSite, HyperWeights, copies
 from .layers.linear import Embedding, Linear
@@ -37,11 +38,13 @@ DRAFT_KEYS = (
 
 # The vendor's names, which transformers keeps when it saves, to those of transformers' modules.
 VENDOR_NAMES: tuple[Rule, ...] = (
-    Ignore(r"(model\.)?mtp\.", "draft layers for speculative decoding"),
+    shared(r"(model\.)?mtp\.\d+\.(emb|head)\."),
+    skipped(r"(model\.)?mtp\."),
+    Rename(r"^model\.mtp\.", "mtp."),
     Rename(r"^(layers\.|norm\.|embed\.|hc_head_)", r"model.\1"),
     Rename(r"^model\.embed\.", "model.embed_tokens."),
     Rename(r"^head\.", "lm_head."),
-    Rename(r"^model\.hc_head_(fn|base|scale)$", r"model.hc_head.hc_\1"),
+    Rename(r"^(model|mtp\.\d+)\.hc_head_(fn|base|scale)$", r"\1.hc_head.hc_\2"),
     Rename(r"\.hc_(attn|ffn)_(fn|base|scale)$", r".\1_hc.\2"),
     Rename(r"\.attn_norm\.", ".input_layernorm."),
     Rename(r"\.ffn_norm\.", ".post_attention_layernorm."),
@@ -62,6 +65,20 @@ VENDOR_NAMES: tuple[Rule, ...] = (
     Rename(r"\.(experts\.\d+|shared_experts)\.w2\.", r".\1.down_proj."),
     Rename(r"\.(experts\.\d+|shared_experts)\.w3\.", r".\1.up_proj."),
 )
+
+
+def read_drafts(fields: Fields, draft: bool) -> int:
+    """How many draft layers are built: none, unless they are asked for.
+
+    Raises:
+        Unsupported: they are asked for, and are DSpark's.
+    """
+    block = bool(fields.list("dspark_target_layer_ids", []))
+    fields.skip(*DRAFT_KEYS)
+    count = int(fields.int("num_nextn_predict_layers", 0))
+    if draft and block:
+        raise Unsupported("DSpark's draft layers, which guess a block at once, are not computed; load the model without them")
+    return count if draft else 0
 
 
 @dataclass(frozen=True)
@@ -184,10 +201,12 @@ def compressed_decoder(
     *,
     lagged: bool,
     before: Mapping[int, tuple[Site, str, Part]] | None = None,
+    drafts: Sequence[tuple[nn.Module, nn.Module]] = (),
 ) -> Decoder:
     """A decoder of attentions and MLPs joined by hyper-connections.
 
     Args:
+        layers, drafts: (attention, MLP) of each layer, and of each draft layer.
         lagged: the sites read one site late, and there is no collapse with weights of its own.
         before: by layer, a part that comes before its attention: (site, name, part).
     """
@@ -199,12 +218,11 @@ def compressed_decoder(
     def norm() -> RMSNorm:
         return RMSNorm(ops, sizes.hidden, sizes.eps)
 
-    blocks = []
-    for layer, (attention, mlp) in enumerate(layers):
+    def block(attention: nn.Module, mlp: nn.Module, first: tuple[Site, str, Part] | None = None) -> Block:
         parts: list[tuple[Site, Part]] = []
         modules: dict[str, nn.Module] = {}
-        if before and layer in before:
-            site, name, part = before[layer]
+        if first:
+            site, name, part = first
             parts.append((site, part))
             assert isinstance(part, nn.Module)
             modules[name] = part
@@ -214,9 +232,17 @@ def compressed_decoder(
         ):
             modules |= {name: module, hyper_name: weights(), norm_name: norm()}
             parts.append((HyperSite(modules[hyper_name], modules[norm_name], lagged=lagged), module))  # type: ignore[arg-type]
-        blocks.append(Block(parts, modules))
+        return Block(parts, modules)
+
+    def draft(attention: nn.Module, mlp: nn.Module) -> DraftLayer:
+        inner, last, head = block(attention, mlp), norm(), weights(head=True)
+        modules = {**dict(inner.named_children()), "norm": last, "hc_head": head}
+        join = Added(ops, sizes.hidden, streams.count, sizes.eps)
+        return DraftLayer(join, inner.parts, modules, HyperHead(ops, last, head))
+
+    blocks = [block(*layer, (before or {}).get(index)) for index, layer in enumerate(layers)]
     last, head = norm(), None if lagged else weights(head=True)
-    return Decoder(
+    model = Decoder(
         ops,
         Body(Embedding(ops, sizes.vocab, sizes.hidden, dtype), blocks, {"norm": last} | ({"hc_head": head} if head else {})),
         None if sizes.tied else Linear(ops, sizes.hidden, sizes.vocab, split="column"),
@@ -226,3 +252,5 @@ def compressed_decoder(
         max_position=sizes.max_position,
         start=copies(streams.count, first=lagged),
     )
+    model.mtp.extend(draft(*layer) for layer in drafts)
+    return model

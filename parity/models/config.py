@@ -168,6 +168,10 @@ VISION_KEYS = (
     "vision_end_token_id",
     "audio_token_id",
     "media_placeholder_token_id",
+    "language_model_only",
+    "use_unified_vision_chunk",
+    "video_placeholder",
+    "ignore_index",
 )
 
 

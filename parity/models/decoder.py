@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.state import LayerState, State, StateSpec
-from ..core.weights import Ignore
+from ..core.weights import Rule
 from ..stacks.ops import Ops
 from .layers.linear import Embedding, Linear, TiedHead
 from .layers.ngram import HostTable
@@ -100,10 +100,12 @@ class Decoder(nn.Module):
         self.model = body
         self.lm_head = lm_head if lm_head is not None else TiedHead(ops, body.embed_tokens)
         self.vocab_size, self.max_position = vocab_size, max_position
-        self.ignored: tuple[Ignore, ...] = ()
-        """Checkpoint tensors that this config says are not part of the model."""
+        self.rules: tuple[Rule, ...] = ()
+        """Rules of names that follow from the config, beside the architecture's."""
         self.readers: tuple[Callable[[Path], None], ...] = ()
         """Called at load with the checkpoint's folder, for what the model needs of it beside config and tensors."""
+        self.mtp = nn.ModuleList()
+        """Draft layers (`models/draft.py`), where they are asked for."""
         self._ropes = dict(ropes)
         for name, rope in self._ropes.items():
             self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)
@@ -120,8 +122,8 @@ class Decoder(nn.Module):
 
     @property
     def state(self) -> list[tuple[StateSpec, ...]]:
-        """What each layer keeps."""
-        return [block.state for block in self.model.layers]  # type: ignore[misc]
+        """What each layer keeps: the model's own, then draft layers."""
+        return [block.state for block in (*self.model.layers, *self.mtp)]
 
     def all_slots(self, shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})) -> dict[str, Slot]:
         """Every tensor that loading must bring, by checkpoint name; `shapes` is what the checkpoint has."""
@@ -129,13 +131,31 @@ class Decoder(nn.Module):
 
     def hidden(self, batch: Batch, state: State) -> Tensor:
         """The normed hidden state of every row: [T, hidden]."""
-        step = Step(batch, {name: self._angles(name, batch.positions) for name in self._ropes})
+        return self.states(batch, state)[0]
+
+    def states(self, batch: Batch, state: State) -> tuple[Tensor, Tensor]:
+        """(the normed hidden state of every row [T, hidden], what draft layers read of it)."""
+        step = self._step(batch)
         stream = self.start(self.model.embed_tokens(batch.tokens))
         for index, block in enumerate(self.model.layers):
             stream = block(stream, step, state[index])
             if batch.probe is not None:
                 stream = _probed(batch, index, stream)
-        return self.last.enter(stream, step)[0]
+        return _ends(self.last, stream, step)
+
+    def draft(self, index: int, batch: Batch, state: State, before: Tensor) -> tuple[Tensor, Tensor]:
+        """As `states`, from draft layer `index`: the head's logits of it are of the token after the next.
+
+        Args:
+            batch: as the model's step, but its tokens are those that follow each row's.
+            before: what `states`, or the draft layer before, left to read.
+        """
+        layer, step = self.mtp[index], self._step(batch)
+        stream = layer.join(self.model.embed_tokens(batch.tokens), before)  # type: ignore[operator]
+        return _ends(layer.last, layer(stream, step, state[len(self.model.layers) + index]), step)  # type: ignore[arg-type]
+
+    def _step(self, batch: Batch) -> Step:
+        return Step(batch, {name: self._angles(name, batch.positions) for name in self._ropes})
 
     def head(self, hidden: Tensor) -> Tensor:
         """The logits of normed hidden states [rows, hidden]: float32 [rows, vocabulary]."""
@@ -150,6 +170,12 @@ class Decoder(nn.Module):
         rope = self._ropes[name]
         moved = positions + rope.shift if rope.shift else positions
         return self.ops.rope_angles(moved, getattr(self, f"inv_freq_{name}"), rope.scale)
+
+
+def _ends(last: Site, stream: Stream, step: Step) -> tuple[Tensor, Tensor]:
+    """(the normed hidden state, what a draft layer reads: the streams where there are several, else the same)."""
+    normed, stream = last.enter(stream, step)
+    return normed, stream.value if isinstance(stream, Streams) else normed
 
 
 def _probed(batch: Batch, layer: int, stream: Any) -> Any:

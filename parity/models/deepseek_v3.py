@@ -11,16 +11,16 @@ from .decoder import Decoder
 from .latent import latent_decoder
 
 
-def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V3 model."""
-    return latent_decoder(fields, ops, dtype)
+    return latent_decoder(fields, ops, dtype, draft=draft)
 
 
 ARCHITECTURE = Architecture(
     model_types=("deepseek_v3", "kimi_k2"),
     build=build,
+    drafts=True,
     checkpoints="DeepSeek-V3, R1, V3.1, Kimi-K2, K2-Thinking, Moonlight-16B-A3B",
     formats="FP8, int4 groups, MXFP4, GGUF",
     reference="transformers 5.23",
-    missing="multi-token prediction",
 )

@@ -14,7 +14,7 @@ from .layers.sparse import Indexer
 from .standard import Sizes
 
 
-def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V3.2 model."""
     fields.expect("layer_types", ["indexed_attention"] * fields.size("num_hidden_layers"))
     fields.expect("mlp_bias", False)
@@ -24,13 +24,14 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     def indexer(sizes: Sizes) -> nn.Module:
         return Indexer(ops, hidden_size=sizes.hidden, q_rank=q_rank, num_heads=num_heads, dim=dim, top_k=top_k)
 
-    return latent_decoder(fields, ops, dtype, indexer=indexer)
+    return latent_decoder(fields, ops, dtype, indexer=indexer, draft=draft)
 
 
 ARCHITECTURE = Architecture(
     model_types=("deepseek_v32",),
     build=build,
+    drafts=True,
     checkpoints="DeepSeek-V3.2-Exp, V3.2, V3.2-Speciale",
     reference="transformers 5.23",
-    missing="multi-token prediction; the vendor's rounding of index keys to FP8",
+    missing="the vendor's rounding of index keys to FP8",
 )

@@ -10,12 +10,12 @@ from ..core.errors import ConfigError
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .compressed import (
-    DRAFT_KEYS,
     VENDOR_NAMES,
     attention_settings,
     compressed_decoder,
     compressed_experts,
     index_settings,
+    read_drafts,
     read_ropes,
     read_streams,
 )
@@ -29,10 +29,10 @@ SLIDING, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "he
 RATIOS = {0: SLIDING, 4: SPARSE, 128: HEAVY}
 
 
-def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V4 model."""
     sizes = read_sizes(fields)
-    fields.skip(*DRAFT_KEYS)
+    drafts = read_drafts(fields, draft)
     kinds, rates = _kinds(fields, sizes), _rates(fields)
     attention = attention_settings(fields, sizes)
     index = index_settings(fields, sizes, attention, heads=64)
@@ -40,7 +40,8 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     hashed = _hashed(fields, sizes)
     layers = [(_attention(ops, kind, rates, attention, index), experts(hashed[layer])) for layer, kind in enumerate(kinds)]
     ropes = read_ropes(fields, sizes, attention["rope_dim"], sorted(set(rates.values())))
-    return compressed_decoder(ops, dtype, sizes, read_streams(fields), ropes, layers, lagged=False)
+    ahead = [(_attention(ops, SLIDING, rates, attention, index), experts(False)) for _ in range(drafts)]
+    return compressed_decoder(ops, dtype, sizes, read_streams(fields), ropes, layers, lagged=False, drafts=ahead)
 
 
 def _attention(ops: Ops, kind: str, rates: dict[str, int], attention: dict[str, Any], index: dict[str, Any]) -> SharedAttention:
@@ -100,8 +101,9 @@ def _hashed(fields: Fields, sizes: Sizes) -> list[bool]:
 ARCHITECTURE = Architecture(
     model_types=("deepseek_v4",),
     build=build,
+    drafts=True,
     rules=VENDOR_NAMES,
     checkpoints="DeepSeek-V4-Flash, V4-Pro and their Base, 0731 and 0813 releases",
     reference="transformers 5.23",
-    missing="images, draft layers (multi-token prediction, DSpark); the vendor's rounding of keys to FP8 and FP4",
+    missing="images, DSpark's draft layers; the vendor's rounding of keys to FP8 and FP4",
 )

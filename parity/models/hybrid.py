@@ -7,9 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..core.weights import Rename, Rule
 from ..stacks.ops import Ops, Routing
 from .config import Fields, layer_types
 from .decoder import Decoder
+from .draft import skipped
 from .layers.attention import Attention
 from .layers.delta import GatedDeltaNet
 from .layers.experts import Experts, Router, SparseMLP
@@ -39,6 +41,7 @@ def hybrid_mixers(
         indexer: makes what chooses the tokens that an attention sees.
         activation: of the gated delta layers' output gate.
     """
+    fields.expect("mamba_ssm_dtype", "float32")  # as the state is kept
     every = fields.size("full_attention_interval", 4)
     default = [KINDS[(layer + 1) % every == 0] for layer in range(sizes.num_layers)]
     kinds = layer_types(fields, sizes.num_layers, KINDS + aliases, default)
@@ -57,7 +60,7 @@ def hybrid_mixers(
     }
 
     def mixer(layer: int) -> tuple[str, nn.Module]:
-        if kinds[layer] == "linear_attention":
+        if layer < sizes.num_layers and kinds[layer] == "linear_attention":  # draft layers have the other
             return "linear_attn", GatedDeltaNet(
                 ops, hidden_size=sizes.hidden, eps=sizes.eps, packed=packed, activation=activation, **delta
             )
@@ -91,12 +94,16 @@ def shared_expert_mlp(fields: Fields, ops: Ops, sizes: Sizes, routing: Routing) 
     )
 
 
-def hybrid_decoder(fields: Fields, ops: Ops, dtype: torch.dtype, *, packed: bool, moe: bool) -> Decoder:
+def hybrid_decoder(fields: Fields, ops: Ops, dtype: torch.dtype, *, packed: bool, moe: bool, draft: bool = False) -> Decoder:
     """A whole hybrid model."""
     sizes = read_sizes(fields)
+    fields.expect("output_gate_type", "silu", "swish")
+    drafts = read_drafts(fields, draft)
     mixer, ropes = hybrid_mixers(fields, ops, sizes, packed=packed)
     if not moe:
-        return assemble(ops, dtype, sizes, ropes, mixer, dense_mlp(fields, ops, sizes), zero_centred=True)
+        fields.expect("mlp_only_layers", [])
+        mlp = dense_mlp(fields, ops, sizes)
+        return assemble(ops, dtype, sizes, ropes, mixer, mlp, zero_centred=True, drafts=drafts)
     fields.skip("intermediate_size")
     fields.expect("decoder_sparse_step", 1)
     fields.expect("mlp_only_layers", [])
@@ -110,4 +117,25 @@ def hybrid_decoder(fields: Fields, ops: Ops, dtype: torch.dtype, *, packed: bool
         mixer,
         lambda layer: shared_expert_mlp(fields, ops, sizes, routing),
         zero_centred=True,
+        drafts=drafts,
     )
+
+
+def read_drafts(fields: Fields, draft: bool) -> int:
+    """How many draft layers are built: one, if they are asked for; every checkpoint that has any has one."""
+    if not draft:
+        fields.skip("mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+        return 0
+    fields.expect("mtp_use_dedicated_embeddings", False)
+    return int(fields.expect("mtp_num_hidden_layers", 0, 1, default=1))
+
+
+DRAFT_NAMES: tuple[Rule, ...] = (
+    skipped(r"mtp\."),
+    Rename(r"^mtp\.layers\.(\d+)\.", r"mtp.\1."),
+    Rename(r"^mtp\.fc\.", "mtp.0.eh_proj."),
+    Rename(r"^mtp\.pre_fc_norm_embedding\.", "mtp.0.enorm."),
+    Rename(r"^mtp\.pre_fc_norm_hidden\.", "mtp.0.hnorm."),
+    Rename(r"^mtp\.norm\.", "mtp.0.norm."),
+)
+"""The draft layer's tensors, what stands before and after its block among them."""

@@ -12,16 +12,17 @@ from .decoder import Decoder
 from .latent import latent_decoder
 
 
-def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """The text part of a Kimi multimodal model."""
     text = text_fields(fields)
     text.expect("model_type", "kimi_k2", "deepseek_v3")
-    return latent_decoder(text, ops, dtype)
+    return latent_decoder(text, ops, dtype, draft=draft)
 
 
 ARCHITECTURE = Architecture(
     model_types=("kimi_k25", "kimi_vl"),
     build=build,
+    drafts=True,
     rules=(
         Ignore(r"(model\.)?(vision_tower|mm_projector|multi_modal_projector)\.", "vision is not supported: text only"),
         Rename(r"^language_model\.model\.", "model."),

@@ -8,10 +8,11 @@ import torch
 from torch import nn
 
 from ..core.errors import ConfigError
-from ..core.weights import Ignore
+from ..core.weights import Rename, Rule
 from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields
 from .decoder import Decoder
+from .draft import shared, skipped
 from .layers.experts import Experts, LatentSpace, Router, SparseMLP
 from .layers.mla import LatentAttention
 from .layers.mlp import SILU, GatedMLP
@@ -87,7 +88,7 @@ def leading_dense(
     num_shared = fields.int(fields.either("n_shared_experts", "num_shared_experts"), 0)
 
     def mlp(layer: int) -> nn.Module:
-        if kinds[layer] == "dense":
+        if layer < sizes.num_layers and kinds[layer] == "dense":  # draft layers always have experts
             return GatedMLP(ops, sizes.hidden, intermediate, activation)
         shared = ("shared_experts", GatedMLP(ops, sizes.hidden, moe_size * num_shared, activation)) if num_shared else None
         return SparseMLP(
@@ -118,20 +119,29 @@ def sigmoid_routing(fields: Fields, *, groups: int = 8, top_groups: int = 4, sca
 
 
 def latent_decoder(
-    fields: Fields, ops: Ops, dtype: torch.dtype, *, indexer: Callable[[Sizes], nn.Module] | None = None
+    fields: Fields,
+    ops: Ops,
+    dtype: torch.dtype,
+    *,
+    indexer: Callable[[Sizes], nn.Module] | None = None,
+    draft: bool = False,
 ) -> Decoder:
     """A whole model of the V3 kind; `indexer` makes what chooses the entries of one layer."""
     sizes = read_sizes(fields)
     make = None if indexer is None else lambda: indexer(sizes)
     mixer, ropes = latent_attention(fields, ops, sizes, indexer=make)
     mlp = leading_dense(fields, ops, sizes, sigmoid_routing(fields), bias="e_score_correction_bias")
-    model = assemble(ops, dtype, sizes, ropes, mixer, mlp)
-    model.ignored = draft_layers(fields, sizes)
+    drafts = fields.int("num_nextn_predict_layers", 0) or fields.int("num_mtp_layers", 0)
+    model = assemble(ops, dtype, sizes, ropes, mixer, mlp, drafts=drafts if draft else 0)
+    model.rules = draft_rules(sizes, drafts)
     return model
 
 
-def draft_layers(fields: Fields, sizes: Sizes) -> tuple[Ignore, ...]:
+def draft_rules(sizes: Sizes, count: int) -> tuple[Rule, ...]:
     """Draft layers stand after the model's own in its checkpoint."""
-    count = fields.int("num_nextn_predict_layers", 0) or fields.int("num_mtp_layers", 0)
-    names = "|".join(str(sizes.num_layers + n) for n in range(count))
-    return (Ignore(rf"model\.layers\.({names})\.", "draft layers for speculative decoding"),) if count else ()
+    rules: list[Rule] = []
+    for index in range(count):
+        place = rf"model\.layers\.{sizes.num_layers + index}\."
+        rules += [shared(rf"{place}(embed_tokens|shared_head\.head)\."), skipped(place)]
+        rules += [Rename(f"^{place}", f"mtp.{index}."), Rename(rf"^mtp\.{index}\.shared_head\.norm\.", f"mtp.{index}.norm.")]
+    return tuple(rules)

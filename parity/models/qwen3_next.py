@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from ..core.weights import Ignore
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .hybrid import hybrid_decoder
+from .hybrid import DRAFT_NAMES, hybrid_decoder
 
 
-def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A Qwen3-Next model."""
-    return hybrid_decoder(fields, ops, dtype, packed=True, moe=True)
+    return hybrid_decoder(fields, ops, dtype, packed=True, moe=True, draft=draft)
 
 
 ARCHITECTURE = Architecture(
     model_types=("qwen3_next",),
     build=build,
-    rules=(Ignore(r"mtp\.", "draft layers for speculative decoding"),),
+    drafts=True,
+    rules=DRAFT_NAMES,
     checkpoints="Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
     reference="transformers 5.23",
-    missing="multi-token prediction",
 )

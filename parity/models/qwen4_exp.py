@@ -14,7 +14,8 @@ from ..stacks.ops import Ops, Routing
 from .architecture import Architecture
 from .config import Fields, divides, text_fields
 from .decoder import Block, Body, Decoder, Part
-from .hybrid import hybrid_mixers, shared_expert_mlp
+from .draft import Added, DraftLayer
+from .hybrid import DRAFT_NAMES, hybrid_mixers, read_drafts, shared_expert_mlp
 from .layers.gated_streams import GatedSite, GatedStreams
 from .layers.hyper import StreamsSite, copies
 from .layers.linear import Embedding, Linear
@@ -25,12 +26,12 @@ from .layers.sparse import GroupIndexer
 from .standard import Sizes, read_sizes
 
 
-def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A Qwen4-exp model."""
     fields = text_fields(fields)
     sizes = read_sizes(fields)
-    fields.skip("number_of_conv_states", "intermediate_size", "mamba_ssm_dtype")
-    fields.skip("mtp", "mtp_num_hidden_layers", "mtp_use_dedicated_embeddings")
+    fields.skip("number_of_conv_states", "intermediate_size", "mtp")
+    drafts = read_drafts(fields, draft)
     fields.expect("norm_topk_prob", True)
     every, indexer = _indexer(fields, ops, sizes)
     activation = fields.expect("output_gate_type", "silu", "sigmoid", default="silu")
@@ -60,9 +61,15 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
             parts.insert(0, (StreamsSite(ops), memories[layer]))
         return Block(parts, modules)
 
+    def draft_layer(layer: int) -> DraftLayer:
+        inner, last = block(layer), streams(writes=False)
+        join = Added(ops, sizes.hidden, count, sizes.eps, zero_centred=True, together=True)
+        modules = {**dict(inner.named_children()), "hyper_connection_mixer": last}
+        return DraftLayer(join, inner.parts, modules, GatedSite(last))
+
     last = streams(writes=False)
     embedding = Embedding(ops, sizes.vocab, sizes.hidden, dtype)
-    return Decoder(
+    model = Decoder(
         ops,
         Body(embedding, [block(layer) for layer in range(sizes.num_layers)], {"hyper_connection_mixer": last}),
         None if sizes.tied else Linear(ops, sizes.hidden, sizes.vocab, split="column"),
@@ -72,6 +79,8 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
         max_position=sizes.max_position,
         start=copies(count),
     )
+    model.mtp.extend(draft_layer(sizes.num_layers + index) for index in range(drafts))
+    return model
 
 
 def _indexer(fields: Fields, ops: Ops, sizes: Sizes) -> tuple[int, Callable[[], GroupIndexer]]:
@@ -125,12 +134,17 @@ def _memories(fields: Fields, ops: Ops, sizes: Sizes, dtype: torch.dtype, count:
 ARCHITECTURE = Architecture(
     model_types=("qwen4_exp", "qwen4_exp_text"),
     build=build,
+    drafts=True,
     rules=(
         Ignore(r"model\.visual\.", "vision is not supported: text only"),
-        Ignore(r"mtp\.", "draft layers for speculative decoding"),
         Rename(r"^model\.language_model\.", "model."),
+        Ignore(r"mtp\.hyper_connection_mixer\.block_inject_weight\.", "nothing is written after the draft layer"),
+        *DRAFT_NAMES,
+        Rename(r"^mtp\.hyper_connection_mixer\.", "mtp.0.hyper_connection_mixer."),
+        Rename(r"^mtp\.fc_embedding\.", "mtp.0.e_proj."),
+        Rename(r"^mtp\.fc_hidden\.", "mtp.0.h_proj."),
     ),
     checkpoints="Qwen3.8-Flash-Next",
     reference="transformers 5.23",
-    missing="images, multi-token prediction",
+    missing="images",
 )

@@ -11,6 +11,7 @@ import torch
 from ..core.errors import Unsupported
 from ..core.weights import Ignore, Rule
 from ..stacks.ops import Ops
+from . import draft as drafts
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
@@ -62,17 +63,21 @@ def architectures() -> Iterator[Architecture]:
         yield import_module(f".{module}", __package__).ARCHITECTURE
 
 
-def build(config: Mapping[str, Any], ops: Ops, dtype: torch.dtype) -> tuple[Decoder, Architecture]:
-    """The model of a config, without weights.
+def build(config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> tuple[Decoder, Architecture]:
+    """The model of a config, without weights; with its draft layers if `draft`.
 
     Raises:
-        Unsupported: the architecture is not ours.
+        Unsupported: the architecture is not ours, or has no draft layers that are computed.
         ConfigError: the config has a key or value that is not computed.
     """
     fields = Fields(config)
     architecture = find(fields.model_type)
-    model = architecture.build(fields, ops, dtype)
+    if draft and not architecture.drafts:
+        raise Unsupported(f"{fields.model_type!r} has no draft layers that Parity computes; load it without them")
+    model = architecture.build(fields, ops, dtype, draft=True) if draft else architecture.build(fields, ops, dtype)
     fields.finish()
+    if draft and not len(model.mtp):
+        raise Unsupported(f"the config of this {fields.model_type!r} names no draft layers; load it without them")
     return model, architecture
 
 
@@ -83,4 +88,5 @@ FREQUENCIES = Ignore(r".*\.rotary_emb\.inv_freq$", "rotation frequencies follow 
 
 def rules(model: Decoder, architecture: Architecture) -> tuple[Rule, ...]:
     """From checkpoint names to the model's, and what of a checkpoint is left out."""
-    return (*architecture.rules, *model.ignored, FREQUENCIES, *((TIED,) if model.tied else ()))
+    rules = (*architecture.rules, *model.rules, FREQUENCIES, *((TIED,) if model.tied else ()))
+    return tuple(rule for rule in rules if not (len(model.mtp) and isinstance(rule, Ignore) and rule.why == drafts.WHY))

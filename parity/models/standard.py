@@ -10,7 +10,8 @@ from torch import nn
 
 from ..stacks.ops import Ops
 from .config import Fields, divides
-from .decoder import Body, Decoder, plain_block
+from .decoder import Block, Body, Decoder, plain_block
+from .draft import Concatenated, DraftLayer
 from .layers.attention import Attention
 from .layers.linear import Embedding, Linear
 from .layers.mlp import GatedMLP
@@ -74,18 +75,28 @@ def assemble(
     mlp: Callable[[int], nn.Module],
     *,
     zero_centred: bool = False,
+    drafts: int = 0,
 ) -> Decoder:
-    """A decoder of pre-norm blocks, with the mixer and the MLP of each layer."""
+    """A decoder of pre-norm blocks, with the mixer and the MLP of each layer.
+
+    Args:
+        drafts: draft layers of the same shape; `mixer` and `mlp` give theirs as those of further layers.
+    """
 
     def norm() -> RMSNorm:
         return RMSNorm(ops, sizes.hidden, sizes.eps, zero_centred=zero_centred)
 
-    blocks = []
-    for layer in range(sizes.num_layers):
+    def block(layer: int) -> Block:
         name, module = mixer(layer)
-        blocks.append(plain_block(module, mlp(layer), norm(), norm(), mixer_name=name))
-    last = norm()
-    return Decoder(
+        return plain_block(module, mlp(layer), norm(), norm(), mixer_name=name)
+
+    def draft(layer: int) -> DraftLayer:
+        inner, last = block(layer), norm()
+        join = Concatenated(ops, sizes.hidden, sizes.eps, zero_centred=zero_centred)
+        return DraftLayer(join, inner.parts, {**dict(inner.named_children()), "norm": last}, PlainSite(last))
+
+    blocks, last = [block(layer) for layer in range(sizes.num_layers)], norm()
+    model = Decoder(
         ops,
         Body(Embedding(ops, sizes.vocab, sizes.hidden, dtype), blocks, {"norm": last}),
         None if sizes.tied else Linear(ops, sizes.hidden, sizes.vocab, split="column"),
@@ -94,6 +105,8 @@ def assemble(
         vocab_size=sizes.vocab,
         max_position=sizes.max_position,
     )
+    model.mtp.extend(draft(sizes.num_layers + index) for index in range(drafts))
+    return model
 
 
 def standard_attention(

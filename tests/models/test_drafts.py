@@ -1,0 +1,175 @@
+"""Draft layers, loaded when they are asked for, compute the reference's hidden states and logits, from pages of their own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor
+from transformers.modeling_layers import MtpModel
+
+from parity.core.batch import Batch
+from parity.core.errors import Unsupported, WeightError
+from parity.engine.load import load_model
+from parity.engine.memory import StateMemory
+from parity.hub import open_checkpoint, write_safetensors
+from parity.models.decoder import Decoder
+from parity.stacks.registry import open_stack
+
+from . import tiny
+from .test_experts import CASES
+
+PAGE_SIZE = 8
+V3 = {"enorm": "enorm", "hnorm": "hnorm", "eh_proj": "eh_proj", "post_norm": "shared_head.norm"}
+QWEN = {"enorm": "pre_fc_norm_embedding", "hnorm": "pre_fc_norm_hidden", "eh_proj": "fc", "post_norm": "norm"}
+REFERENCES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+    "deepseek_v3": ("model.layers.{}.", V3, {"num_nextn_predict_layers": 1}),
+    "deepseek_v32": ("model.layers.{}.", V3, {"num_nextn_predict_layers": 1}),
+    "qwen3_next": ("mtp.", QWEN, {}),
+    "qwen3_5_text": ("mtp.", QWEN, {"mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False}),
+    "qwen3_5_moe_text": ("mtp.", QWEN, {"mtp_num_hidden_layers": 1, "mtp_use_dedicated_embeddings": False}),
+}
+
+
+class Runs:
+    """A model with its draft layers and the state of one sequence."""
+
+    def __init__(self, folder: Path, num_pages: int = 16) -> None:
+        stack, _ = open_stack(tiny.REFERENCE)
+        self.model: Decoder = load_model(open_checkpoint(folder), stack, torch.float32, draft=True)
+        self.memory = StateMemory(
+            self.model.state,
+            num_pages=num_pages,
+            page_size=PAGE_SIZE,
+            num_slots=1,
+            num_snapshots=0,
+            dtype=torch.float32,
+            device=stack.device,
+        )
+        self.num_pages = num_pages
+
+    def batch(self, tokens: list[int], start: int = 0) -> Batch:
+        count, end = len(tokens), start + len(tokens)
+
+        def int32(*values: int) -> Tensor:
+            return torch.tensor(values, dtype=torch.int32)
+
+        pages = int32(*range(self.num_pages)).unsqueeze(0)
+        positions = torch.arange(start, end, dtype=torch.int32)
+        starts, lengths = int32(0, count), int32(end)
+        return Batch(int32(*tokens), positions, starts, lengths, pages, int32(0), PAGE_SIZE, (0, count), (end,))
+
+    @torch.inference_mode()
+    def guesses(self, tokens: list[int], following: list[int], sizes: list[int]) -> tuple[Tensor, Tensor]:
+        """(what the first draft layer leaves to read, its logits) of every row, computed in steps of these sizes."""
+        left, logits, start = [], [], 0
+        self.memory.clear(0)
+        for size in sizes:
+            batch = self.batch(tokens[start : start + size], start)
+            _, before = self.model.states(batch, self.memory.state)
+            ahead = dataclasses.replace(batch, tokens=torch.tensor(following[start : start + size], dtype=torch.int32))
+            hidden, after = self.model.draft(0, ahead, self.memory.state, before)
+            left.append(after)
+            logits.append(self.model.head(hidden))
+            start += size
+        return torch.cat(left), torch.cat(logits)
+
+
+def saved(name: str, folder: Path) -> tuple[torch.nn.Module, MtpModel]:
+    """The tiny model of transformers with a random draft layer, saved under the names of released checkpoints."""
+    family, options = CASES[name]
+    prefix, names, keys = REFERENCES[name]
+    config_class = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
+    config = config_class(**deepcopy(options))
+    prefix = prefix.format(config.num_hidden_layers)
+    model = tiny.save(getattr(transformers, f"{family}ForCausalLM"), config, folder)
+    with_drafts = deepcopy(config)
+    with_drafts.num_mtp_layers = 1
+    if getattr(config, "layer_types", None):
+        attention = "indexed_attention" if "indexed_attention" in config.layer_types else "full_attention"
+        with_drafts.mtp_layer_types = [attention]
+    if getattr(config, "mlp_layer_types", None):
+        with_drafts.mtp_mlp_layer_types = ["sparse"]
+    model.config = with_drafts
+    torch.manual_seed(7)
+    mtp = MtpModel(model, 1).eval().float()
+    with torch.no_grad():
+        for layer in mtp.layers:
+            for parameter in layer.parameters():
+                spread = 0.2 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+                parameter.copy_(torch.randn_like(parameter) * spread + (parameter if parameter.ndim == 1 else 0))
+            for key, buffer in layer.named_buffers():
+                if "bias" in key:
+                    buffer.copy_(torch.randn_like(buffer) * 0.2)
+    checkpoint = open_checkpoint(folder)
+    tensors = {key: checkpoint.read(key) for key in checkpoint.tensors}
+    block = prefix + ("layers.0." if prefix == "mtp." else "")
+    for key, value in mtp.layers[0].state_dict().items():
+        first = key.partition(".")[0]
+        place = block + key.removeprefix("mtp_block.") if first == "mtp_block" else key.replace(first, prefix + names[first], 1)
+        tensors[place] = value.clone()
+    if prefix.startswith("model"):  # as released: copies of what is shared
+        tensors[f"{prefix}embed_tokens.weight"] = tensors[f"{prefix}shared_head.head.weight"] = torch.zeros(3, 5)
+    write_safetensors(folder, {**checkpoint.config, **keys}, tensors)
+    return model, mtp
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_a_draft_layer_computes_what_transformers_computes(name: str, tmp_path: Path) -> None:
+    model, mtp = saved(name, tmp_path)
+    runs = Runs(tmp_path)
+    tokens = tiny.prompt(30, runs.model.vocab_size)
+    following = [*tokens[1:], 5]
+    with torch.no_grad():
+        outputs = model(torch.tensor([tokens]), output_hidden_states=True)
+        positions, embedded = torch.arange(30).unsqueeze(0), mtp.embed_tokens(torch.tensor([following]))
+        hidden = mtp.layers[0](
+            embedded,
+            outputs.hidden_states[-1],
+            position_embeddings=mtp.rotary_emb(embedded, position_ids=positions),
+            attention_mask=torch.full((1, 1, 30, 30), -torch.inf).triu(1),
+            position_ids=positions,
+            past_key_values=None,
+        )
+        expected = model.lm_head(hidden)[0]
+    for sizes in ([30], [7, 16, 1, 1, 5]):
+        left, logits = runs.guesses(tokens, following, sizes)
+        assert tiny.relative_error(left.numpy(), hidden[0].numpy()) < 1e-5
+        assert tiny.relative_error(logits.numpy(), expected.numpy()) < 1e-5
+
+
+def test_draft_layers_are_listed_as_skipped_unless_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = saved("qwen3_5_text", tmp_path)
+    with caplog.at_level("INFO", logger="parity"):
+        engine = tiny.open_engine(tmp_path)
+    assert any("not loaded: 15 tensor(s) such as mtp." in line and "draft layers" in line for line in caplog.messages)
+    tokens = tiny.prompt(20, 160)
+    assert tiny.relative_error(tiny.logits(engine, tokens), tiny.reference_logits(model, tokens)) < 1e-5
+
+
+def test_a_draft_tensor_that_lacks_or_is_unknown_is_named(tmp_path: Path) -> None:
+    saved("deepseek_v3", tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    tensors: Any = {key: checkpoint.read(key) for key in checkpoint.tensors}
+    name = next(key for key in tensors if key.endswith("eh_proj.weight"))
+    tensors[name.replace("eh_proj", "surplus")] = tensors.pop(name)
+    write_safetensors(tmp_path, checkpoint.config, tensors)
+    with pytest.raises(WeightError, match=r"surplus(.|\n)*mtp\.0\.eh_proj\.weight is missing"):
+        Runs(tmp_path)
+
+
+def test_draft_layers_that_are_not_there_or_not_computed_are_refused(tmp_path: Path) -> None:
+    family, options = CASES["deepseek_v3"]
+    tiny.save(transformers.DeepseekV3ForCausalLM, transformers.DeepseekV3Config(**options, num_mtp_layers=0), tmp_path)
+    with pytest.raises(Unsupported, match="names no draft layers"):
+        Runs(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "deepseek_v2"}))
+    with pytest.raises(Unsupported, match="'deepseek_v2' has no draft layers"):
+        Runs(tmp_path)
