@@ -165,7 +165,7 @@ def test_a_draft_tensor_that_lacks_or_is_unknown_is_named(tmp_path: Path) -> Non
 
 
 def test_draft_layers_that_are_not_there_or_not_computed_are_refused(tmp_path: Path) -> None:
-    family, options = CASES["deepseek_v3"]
+    options = CASES["deepseek_v3"][1]
     tiny.save(transformers.DeepseekV3ForCausalLM, transformers.DeepseekV3Config(**options, num_mtp_layers=0), tmp_path)
     with pytest.raises(Unsupported, match="names no draft layers"):
         Runs(tmp_path)
