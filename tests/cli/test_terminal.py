@@ -19,7 +19,7 @@ PROMPT = ">>> "
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    clean = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES")}
     return {**clean, "TERM": "xterm-256color", "XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
 
 
@@ -32,7 +32,7 @@ def start(environment: dict[str, str], *words: str, columns: int = 100) -> pexpe
 
 @pytest.fixture
 def chat(environment: dict[str, str]) -> Iterator[pexpect.spawn[str]]:
-    child = start(environment)
+    child = start(environment, columns=200)  # wide enough for a line with a path in it
     child.expect_exact(PROMPT)
     yield child
     child.close(force=True)
