@@ -21,6 +21,7 @@ VERBS = {
     "verify": "compare two stacks, endpoints or packs: is it the same model?",
     "capture": "record what a stack or an endpoint computes, for a comparison elsewhere",
     "pack": "show what was captured",
+    "bench": "measure speed here: latency, throughput, how near the limit, and beside llama.cpp",
     "pull": "download a model and check its hash",
     "models": "the models that are here, and those that can be pulled",
     "stacks": "where models can run, and whose kernels each stack uses",

@@ -67,11 +67,16 @@ def model_of(arguments: argparse.Namespace) -> str:
     return word or flag or default_model()
 
 
+def add_place(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Where the model is loaded, and in what form."""
+    parser.add_argument("--stack", metavar="SPEC", help="where to run, such as cpu, cuda or cpu:reference:float32")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="compute dtype (default: auto)")
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """How the model is run."""
     group = parser.add_argument_group("engine")
-    group.add_argument("--stack", metavar="SPEC", help="where to run, such as cpu, cuda or cpu:reference:float32")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="compute dtype (default: auto)")
+    add_place(group)
     group.add_argument("--max-model-len", type=positive, metavar="N", help="most tokens of prompt and answer together")
     group.add_argument("--max-num-seqs", type=positive, metavar="N", help="most requests running at once")
     group.add_argument("--max-num-batched-tokens", type=positive, metavar="N", help="most tokens computed in one step")

@@ -18,9 +18,10 @@ from ..core.weights import Packed, Rows, Weight
 from ..formats import expand
 from ..hub import account, open_checkpoint
 from ..hub.checkpoint import Checkpoint
-from ..hub.weights import to_model
+from ..hub.weights import Plan, to_model
 from ..models import registry
 from ..models.decoder import Decoder
+from ..models.layers.weight import Slot
 from ..stacks.base import Stack
 from ..stacks.registry import dtype_of, open_stack
 from .engine import Engine
@@ -76,7 +77,7 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Ch
     started = time.monotonic()
     stack, stack_dtype = open_stack(config.stack)
     checkpoint = open_checkpoint(path)
-    dtype = _compute_dtype(stack, stack_dtype, config.dtype, checkpoint.config)
+    dtype = compute_dtype(stack, stack_dtype, config.dtype, checkpoint.config)
     model = load_model(checkpoint, stack, dtype)
     log.info("loaded %s on %s in %.1f s", name, stack.name, time.monotonic() - started)
     return make_engine(model, checkpoint, stack, dtype, name, config), checkpoint
@@ -92,10 +93,7 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draf
         Unsupported, ConfigError: the architecture or a setting of it is not computed.
         WeightError: a tensor is missing, left over, or of another shape.
     """
-    model, architecture = registry.build(checkpoint.config, stack.ops, dtype, draft=draft)
-    rules = registry.rules(model, architecture)
-    slots = model.all_slots({to_model(name, rules): info.shape for name, info in checkpoint.tensors.items()})
-    plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
+    model, slots, plan = accounted(checkpoint, stack, dtype, draft=draft)
     for read in model.readers:
         read(checkpoint.path)
     placer = Placer(stack, dtype)
@@ -109,6 +107,20 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draf
     placer.report()
     model.to(stack.device.torch_device)
     return model.eval()
+
+
+def accounted(
+    checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draft: bool = False
+) -> tuple[Decoder, Mapping[str, Slot], Plan]:
+    """The model without its weights, the places for them by name, and which tensor goes to which.
+
+    Raises:
+        Unsupported, ConfigError, WeightError: as `load_model`.
+    """
+    model, architecture = registry.build(checkpoint.config, stack.ops, dtype, draft=draft)
+    rules = registry.rules(model, architecture)
+    slots = model.all_slots({to_model(name, rules): info.shape for name, info in checkpoint.tensors.items()})
+    return model, slots, account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
 
 
 class Placer:
@@ -167,7 +179,7 @@ def _to(weight: Weight, device: torch.device) -> Weight:
     return Rows(tuple(_to(part, device) for part in weight.parts))  # type: ignore[misc]  # parts are never rows
 
 
-def _compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None, config: Mapping[str, Any]) -> torch.dtype:
+def compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None, config: Mapping[str, Any]) -> torch.dtype:
     """What was asked for, else the model's own dtype where the stack is good at it, else the stack's first."""
     if asked not in (None, "auto"):
         dtype = dtype_of(str(asked))

@@ -51,6 +51,9 @@ class Device(Protocol):
         The graph is None where this device, or the table that `run` computes with, cannot be recorded.
         """
 
+    def read(self, data: Tensor) -> None:
+        """Reads contiguous float32 numbers once, as fast as the device can: the speed that memory-bound work is held to."""
+
     def describe(self) -> Mapping[str, str]:
         """Names and versions that change numbers or speed: device, driver, runtime, threads, instruction set."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from ..base import Graph
@@ -17,6 +18,10 @@ class NativeDevice(HostDevice):
 
     def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         return capture(run)
+
+    def read(self, data: Tensor) -> None:
+        out = torch.empty(native().threads())
+        native().read(data.data_ptr(), data.numel(), out.data_ptr())
 
     def describe(self) -> Mapping[str, str]:
         return {**super().describe(), "threads": str(native().threads()), "isa": native().isa()}

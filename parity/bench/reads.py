@@ -1,0 +1,42 @@
+"""How many bytes of weights a decode step reads: what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..engine.load import accounted
+from ..hub.checkpoint import Checkpoint, TensorInfo
+from ..stacks.base import Stack
+
+_NUM_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
+
+
+def step_bytes(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, streams: int = 1) -> float:
+    """Bytes of weights read in a step of so many streams, in the form that they have on the stack.
+
+    Of an embedding that is not the head too only a few rows are read: it does not count. Of the routed experts those
+    count that the streams choose, if they choose at random.
+    """
+    model, _, plan = accounted(checkpoint, stack, dtype)
+    share = _share_of_experts(checkpoint.config, streams)
+    total = 0.0
+    for name, source in plan.sources.items():
+        if ".embed_tokens." in f".{name}" and not model.tied:
+            continue
+        size = _held_bytes(checkpoint.tensors[source], stack, dtype)
+        total += size * share if ".experts." in name else size
+    return total
+
+
+def _held_bytes(tensor: TensorInfo, stack: Stack, dtype: torch.dtype) -> int:
+    return tensor.nbytes if tensor.format in stack.formats else torch.Size(tensor.shape).numel() * dtype.itemsize
+
+
+def _share_of_experts(config: Mapping[str, Any], streams: int) -> float:
+    text = config.get("text_config", config)
+    number = next((text[key] for key in _NUM_EXPERTS if text.get(key)), None)
+    chosen = text.get("num_experts_per_tok")
+    return 1.0 if number is None or chosen is None else 1 - (1 - chosen / number) ** streams
