@@ -63,6 +63,7 @@ class Peer:
             self._process.wait()
             self._words.seek(0)
             last = self._words.read().strip().rpartition("\n")[2]
+            self.close()
             more = f"; {_INSTALL}" if "No module named 'llama_cpp'" in last else ""
             raise UsageError(f"llama.cpp ended without a result: {last or 'no reason given'}{more}")
         answer: dict[str, float] = json.loads(line)
@@ -72,6 +73,10 @@ class Peer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
         self._process.terminate()
         self._process.communicate()
         self._words.close()

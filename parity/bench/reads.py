@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,22 +21,28 @@ def step_bytes(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, streams
     Of an embedding that is not the head too only a few rows are read: it does not count. Of the routed experts those
     count that the streams choose, if they choose at random.
     """
-    model, _, plan = accounted(checkpoint, stack, dtype)
-    share = _share_of_experts(checkpoint.config, streams)
+    model, slots, plan = accounted(checkpoint, stack, dtype)
+    share = share_of_experts(checkpoint.config, streams)
     total = 0.0
     for name, source in plan.sources.items():
         if ".embed_tokens." in f".{name}" and not model.tied:
             continue
-        size = _held_bytes(checkpoint.tensors[source], stack, dtype)
+        tensor = checkpoint.tensors[source]
+        size = 4 * _count(tensor) if slots[name].exact else _held_bytes(tensor, stack, dtype)
         total += size * share if ".experts." in name else size
     return total
 
 
 def _held_bytes(tensor: TensorInfo, stack: Stack, dtype: torch.dtype) -> int:
-    return tensor.nbytes if tensor.format in stack.formats else torch.Size(tensor.shape).numel() * dtype.itemsize
+    return tensor.nbytes if tensor.format in stack.formats else _count(tensor) * dtype.itemsize
 
 
-def _share_of_experts(config: Mapping[str, Any], streams: int) -> float:
+def _count(tensor: TensorInfo) -> int:
+    return math.prod(tensor.shape)
+
+
+def share_of_experts(config: Mapping[str, Any], streams: int) -> float:
+    """Of the routed experts that a step reads; 1 where there are none."""
     text = config.get("text_config", config)
     number = next((text[key] for key in _NUM_EXPERTS if text.get(key)), None)
     chosen = text.get("num_experts_per_tok")
