@@ -91,8 +91,17 @@ void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Addre
     drop_mapped(at<const void>(rows), static_cast<size_t>(num_rows * info.bytes) * blocks);
 }
 
-void norm(Address x, int64_t x_stride, Address residual, Address weight, Address bias, Address gate, Address sum, Address out, int64_t rows, int64_t columns, float eps, float shift, int64_t activation) {
-    const NormArgs args{at<const float>(x), x_stride, at<const float>(residual), at<const float>(weight), at<const float>(bias), at<const float>(gate), at<float>(sum), at<float>(out), rows, columns, eps, shift, activation};
+using SpacedTuple = std::tuple<Address, int64_t, int64_t, int64_t>;  // data, stride, inner, inner stride
+
+Spaced spaced(const SpacedTuple& rows) {
+    const auto& [data, stride, inner, inner_stride] = rows;
+    need(inner > 0, "rows stand at least one beside each other");
+    return {at<const float>(data), stride, inner, inner_stride};
+}
+
+void norm(const SpacedTuple& x, Address residual, Address weight, Address bias, const SpacedTuple& gate, Address sum, Address out, int64_t rows, int64_t columns, int64_t weights, float eps, float shift, int64_t activation) {
+    need(weights > 0, "a norm's weights are at least one row");
+    const NormArgs args{spaced(x), at<const float>(residual), at<const float>(weight), at<const float>(bias), spaced(gate), at<float>(sum), at<float>(out), rows, columns, weights, eps, shift, activation};
     state().submit("norm", state().kernels->norm, args, rows * columns * 4);
 }
 
@@ -101,13 +110,28 @@ void gated(Address gate_up, Address out, int64_t rows, int64_t columns, int64_t 
     state().submit("gated_activation", state().kernels->gated, args, rows * columns * 4);
 }
 
-void sigmoid_gate(Address x, int64_t x_stride, Address gate, int64_t gate_stride, Address out, int64_t rows, int64_t columns) {
-    const SigmoidGateArgs args{at<const float>(x), at<const float>(gate), x_stride, gate_stride, at<float>(out), rows, columns};
+void sigmoid_gate(const SpacedTuple& x, const SpacedTuple& gate, bool one, Address out, int64_t rows, int64_t columns) {
+    const SigmoidGateArgs args{spaced(x), spaced(gate), at<float>(out), rows, columns, one};
     state().submit("sigmoid_gate", state().kernels->sigmoid_gate, args, rows * columns * 4);
 }
 
-void angles(Address positions, Address inv_freq, Address out, int64_t tokens, int64_t half, float scale) {
-    const AnglesArgs args{at<const int32_t>(positions), at<const float>(inv_freq), at<float>(out), tokens, half, scale};
+void add(const SpacedTuple& a, const SpacedTuple& b, Address out, int64_t rows, int64_t columns) {
+    const AddArgs args{spaced(a), spaced(b), at<float>(out), rows, columns};
+    state().submit("add", state().kernels->add, args, rows * columns);
+}
+
+void copy(const SpacedTuple& x, Address out, int64_t rows, int64_t columns) {
+    const CopyArgs args{spaced(x), at<float>(out), rows, columns};
+    state().submit("copy", state().kernels->copy, args, rows * columns);
+}
+
+void activate(const SpacedTuple& x, Address out, int64_t rows, int64_t columns, int64_t kind, float scale, float factor) {
+    const ActivateArgs args{spaced(x), at<float>(out), rows, columns, kind, scale, factor};
+    state().submit("activate", state().kernels->activate, args, rows * columns * 4);
+}
+
+void angles(Address positions, Address inv_freq, Address out, int64_t tokens, int64_t half, int64_t shift, float scale) {
+    const AnglesArgs args{at<const int32_t>(positions), at<const float>(inv_freq), at<float>(out), tokens, half, shift, scale};
     state().submit("rope_angles", state().kernels->angles, args, tokens * half * 64);
 }
 
@@ -116,8 +140,9 @@ void rope(Address x, int64_t x_stride, int64_t x_head_stride, Address angles, Ad
     state().submit("rope", state().kernels->rope, args, tokens * heads * dim * 4);
 }
 
-void write_rows(Address values, Address pages, int64_t value_stride_bytes, int64_t row_bytes, const Places& where) {
-    const WriteArgs args{at<const void>(values), at<void>(pages), value_stride_bytes, row_bytes, where};
+void write_rows(Address values, Address pages, int64_t value_stride_bytes, int64_t row_bytes, int64_t every, const Places& where) {
+    need(every > 0, "an entry is of at least one token");
+    const WriteArgs args{at<const void>(values), at<void>(pages), value_stride_bytes, row_bytes, every, where};
     state().submit("write", state().kernels->write, args, where.num_tokens * row_bytes);
 }
 
@@ -126,10 +151,73 @@ void rope_write(Address q, int64_t q_stride, Address k, int64_t k_stride, Addres
     state().submit("rope_write", state().kernels->rope_write, args, where.num_tokens * (heads + 2 * kv_heads) * k_dim * 4);
 }
 
-void attend(Address q, int64_t q_stride, Address q2, int64_t q2_stride, Address k_pages, Address k2_pages, Address v_pages, Address sinks, Address selected, Address out, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t k2_dim, int32_t v_dim, int32_t num_selected, int32_t window, float scale, const Places& where) {
+void attend(Address q, int64_t q_stride, int64_t q_head_stride, Address q2, int64_t q2_stride, int64_t q2_head_stride, Address k_pages, Address k2_pages, Address v_pages, Address pooled, Address sinks, Address selected, Address out, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t k2_dim, int32_t v_dim, int32_t num_selected, int32_t window, int32_t seen, int32_t every, float scale, const Places& where) {
     need(kv_heads > 0 && heads % kv_heads == 0, "query heads are a multiple of key heads");
-    const AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q2_stride, at<const float>(k_pages), at<const float>(k2_pages), at<const float>(v_pages), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, scale, where};
+    need(seen == kAll || seen == kPooled || selected, "what a row attends to is chosen");
+    need(every > 0, "an entry is of at least one token");
+    const AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q_head_stride, q2_stride, q2_head_stride, at<const float>(k_pages), at<const float>(k2_pages), at<const float>(v_pages), at<const float>(pooled), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, seen, every, scale, where};
     state().submit("attend", state().kernels->attend, args, kSoloWork);  // lengths are known only when it runs
+}
+
+void select_entries(Address q, int64_t q_stride, int64_t q_head_stride, Address weights, int64_t weight_stride, Address k_pages, Address within, Address out, int32_t heads, int32_t dim, int32_t top_k, int32_t every, int32_t num_within, int32_t length, bool blocks, const Places& where) {
+    need(every > 0 && length > 0, "an entry is of at least one token, and a block of one entry");
+    const SelectArgs args{at<const float>(q), at<const float>(weights), at<const float>(k_pages), at<const int32_t>(within), at<int32_t>(out), q_stride, q_head_stride, weight_stride, heads, dim, top_k, every, num_within, length, blocks, where};
+    state().submit("select", state().kernels->select, args, kSoloWork, state().kernels->select_scratch(args));
+}
+
+void pool(Address values, int64_t value_stride, Address gates, int64_t gate_stride, Address bias, Address tail, Address out, Address starts, Address lengths, Address slots, int64_t sequences, int64_t channels, int64_t every, bool overlap, int64_t tokens) {
+    need(every > 0, "an entry is of at least one token");
+    const PoolArgs args{at<const float>(values), at<const float>(gates), at<const float>(bias), at<float>(tail), at<float>(out), at<const int32_t>(starts), at<const int32_t>(lengths), at<const int32_t>(slots), value_stride, gate_stride, sequences, channels, every, overlap};
+    state().submit("pool", state().kernels->pool, args, tokens * channels * 16);
+}
+
+void route(Address logits, int64_t stride, Address bias, Address tokens, Address table, Address weights, Address experts, int64_t rows, int64_t columns, int32_t top_k, int32_t score, int32_t groups, int32_t top_groups, bool by_largest, bool renormalize, float scale) {
+    need(groups > 0 && groups <= 64 && top_groups <= groups && columns % groups == 0, "experts are in at most 64 groups of one size");
+    need(top_k <= columns / groups * top_groups, "no more experts are chosen than there are");
+    const RouteArgs args{at<const float>(logits), stride, at<const float>(bias), at<const int32_t>(tokens), at<const int32_t>(table), at<float>(weights), at<int32_t>(experts), rows, columns, top_k, score, groups, top_groups, by_largest, renormalize, scale};
+    state().submit("route", state().kernels->route, args, rows * columns * 8);
+}
+
+void delta_gates(Address a, int64_t a_stride, Address b, int64_t b_stride, Address a_log, Address dt_bias, Address decay, Address beta, int64_t rows, int64_t heads, int64_t dim, bool bounded, float lower_bound) {
+    const DeltaGatesArgs args{at<const float>(a), at<const float>(b), at<const float>(a_log), at<const float>(dt_bias), at<float>(decay), at<float>(beta), a_stride, b_stride, rows, heads, dim, bounded, lower_bound};
+    state().submit("delta_gates", state().kernels->delta_gates, args, rows * heads * dim * 8);
+}
+
+void hyper_weights(Address mixed, Address base, Address scale, Address pre, Address post, Address comb, int64_t tokens, int64_t count, int64_t iterations, float eps) {
+    const HyperWeightsArgs args{at<const float>(mixed), at<const float>(base), at<const float>(scale), at<float>(pre), at<float>(post), at<float>(comb), tokens, count, iterations, eps};
+    state().submit("hyper_weights", state().kernels->hyper_weights, args, tokens * count * count * iterations * 4);
+}
+
+void hyper_read(Address streams, Address weights, Address out, int64_t tokens, int64_t count, int64_t columns) {
+    const HyperArgs args{at<const float>(streams), nullptr, at<const float>(weights), nullptr, at<float>(out), tokens, count, columns};
+    state().submit("hyper_read", state().kernels->hyper_read, args, tokens * count * columns);
+}
+
+void hyper_write(Address streams, Address y, Address weights, Address comb, Address out, int64_t tokens, int64_t count, int64_t columns) {
+    const HyperArgs args{at<const float>(streams), at<const float>(y), at<const float>(weights), at<const float>(comb), at<float>(out), tokens, count, columns};
+    state().submit("hyper_write", state().kernels->hyper_write, args, tokens * count * columns * (comb ? count : 1));
+}
+
+void gated_mean(Address x, Address gates, Address out, int64_t tokens, int64_t count, int64_t columns) {
+    const StreamGateArgs args{at<const float>(x), at<const float>(gates), at<float>(out), tokens, count, columns};
+    state().submit("gated_mean", state().kernels->gated_mean, args, tokens * count * columns * 4);
+}
+
+void stream_gate(Address queries, Address keys, Address out, int64_t tokens, int64_t count, int64_t columns) {
+    const StreamGateArgs args{at<const float>(queries), at<const float>(keys), at<float>(out), tokens, count, columns};
+    state().submit("stream_gate", state().kernels->stream_gate, args, tokens * count * columns);
+}
+
+void mix(const std::vector<Address>& values, Address norm, Address proj, Address out, int64_t tokens, int64_t columns, float eps) {
+    need(!values.empty() && values.size() <= kMaxMixed, "at most twenty values are mixed");
+    MixArgs args{{}, at<const float>(norm), at<const float>(proj), at<float>(out), tokens, columns, static_cast<int32_t>(values.size()), eps};
+    for (size_t i = 0; i < values.size(); ++i) args.values[i] = at<const float>(values[i]);
+    state().submit("mix", state().kernels->mix, args, tokens * columns * args.count * 2);
+}
+
+void token_windows(Address tokens, Address history, Address starts, Address slots, int64_t sequences, int64_t width, Address out) {
+    const WindowsArgs args{at<const int32_t>(tokens), at<int32_t>(history), at<const int32_t>(starts), at<const int32_t>(slots), sequences, width, at<int64_t>(out)};
+    state().submit("token_windows", state().kernels->windows, args, 0);
 }
 
 void experts(Address x, Address gate_up, Address down, Address weights, Address chosen, Address out, int64_t tokens, int64_t columns, int64_t inner, int64_t experts, int64_t top_k, int32_t gate_up_format, int32_t down_format, int32_t kind, float limit, float beta, float linear) {
@@ -221,4 +309,19 @@ NB_MODULE(_native, m) {
     m.def("causal_conv", &causal_conv);
     m.def("gated_delta", &gated_delta);
     m.def("sample", &sample);
+    m.def("add", &add);
+    m.def("copy", &copy);
+    m.def("activate", &activate);
+    m.def("select", &select_entries);
+    m.def("pool", &pool);
+    m.def("route", &route);
+    m.def("delta_gates", &delta_gates);
+    m.def("hyper_weights", &hyper_weights);
+    m.def("hyper_read", &hyper_read);
+    m.def("hyper_write", &hyper_write);
+    m.def("gated_mean", &gated_mean);
+    m.def("stream_gate", &stream_gate);
+    m.def("mix", &mix);
+    m.def("token_windows", &token_windows);
+    m.attr("MAX_MIXED") = kMaxMixed;
 }

@@ -58,16 +58,23 @@ struct PackArgs {
     uint8_t* panels;
 };
 
+// Rows at two distances: row r stands at data + r / inner * stride + r % inner * inner_stride, so that heads cut out of a
+// wider product are read where they are.
+struct Spaced {
+    const float* data;
+    int64_t stride, inner, inner_stride;
+};
+
 struct NormArgs {
-    const float* x;
-    int64_t x_stride;
+    Spaced x;
     const float* residual;  // or null; added to x
     const float* weight;    // or null
     const float* bias;      // or null; then the mean is taken out too
-    const float* gate;      // or null
+    Spaced gate;            // or null data
     float* sum;             // x + residual, or null
     float* out;
     int64_t rows, columns;
+    int64_t weights;        // rows of the weight, taken in turn
     float eps, shift;       // the weight is shift + weight
     int64_t activation;     // of the gate: 0 silu, 1 sigmoid
 };
@@ -81,17 +88,38 @@ struct GatedArgs {
 };
 
 struct SigmoidGateArgs {
-    const float *x, *gate;
-    int64_t x_stride, gate_stride;
+    Spaced x, gate;
     float* out;
     int64_t rows, columns;
+    int64_t one;  // whether a row has one gate
+};
+
+struct AddArgs {
+    Spaced a, b;
+    float* out;
+    int64_t rows, columns;
+};
+
+struct CopyArgs {
+    Spaced x;
+    float* out;
+    int64_t rows, columns;
+};
+
+// factor * kind(scale * x)
+struct ActivateArgs {
+    Spaced x;
+    float* out;
+    int64_t rows, columns;
+    int64_t kind;  // 0 silu, 1 sigmoid
+    float scale, factor;
 };
 
 struct AnglesArgs {
     const int32_t* positions;
     const float* inv_freq;
     float* out;
-    int64_t tokens, half;
+    int64_t tokens, half, shift;
     float scale;
 };
 
@@ -114,6 +142,7 @@ struct WriteArgs {
     const void* values;
     void* pages;
     int64_t value_stride_bytes, row_bytes;
+    int64_t every;  // tokens of an entry, written by the last of them; the page size counts entries
     Places places;
 };
 
@@ -126,17 +155,47 @@ struct RopeWriteArgs {
     Places places;
 };
 
+// What a row attends to: all tokens up to its own (in a window), the entries chosen for it, the tokens of chosen groups and
+// of the open one, or the tokens of a window and entries pooled from older ones.
+enum Seen : int32_t { kAll, kChosen, kGroups, kPooled };
+
 struct AttendArgs {
     const float *q, *q2;  // q2 . k2 is added to the scores, with one k2 for all heads
-    int64_t q_stride, q2_stride;
+    int64_t q_stride, q_head_stride, q2_stride, q2_head_stride;
     const float *k_pages, *k2_pages, *v_pages;
+    const float* pooled;      // pages of pooled entries, or null
     const float* sinks;       // or null
-    const int32_t* selected;  // or null; [tokens, num_selected], the positions that a row attends to, -1 is none
+    const int32_t* selected;  // or null; [tokens, num_selected], -1 is none
     float* out;
     int32_t heads, kv_heads, k_dim, k2_dim, v_dim, num_selected;
     int32_t window;  // or 0
+    int32_t seen;    // of `Seen`
+    int32_t every;   // tokens of a chosen group, or of a pooled entry
     float scale;
     Places places;
+};
+
+// The best entries of each row by sum_h weight_h relu(q_h . k), or the best blocks of entries. The page size counts entries.
+struct SelectArgs {
+    const float* q;
+    const float* weights;   // [tokens, heads], or null: 1 each
+    const float* k_pages;
+    const int32_t* within;  // or null; [tokens, num_within], the blocks of `length` entries to choose from, -1 is none
+    int32_t* out;           // [tokens, top_k], ascending, -1 where there are fewer
+    int64_t q_stride, q_head_stride, weight_stride;
+    int32_t heads, dim, top_k, every, num_within, length;
+    int32_t blocks;  // whether blocks of `length` entries are chosen
+    Places places;
+};
+
+// Entries pooled from groups of tokens. The tail holds a sequence's latest inputs at their positions modulo its width.
+struct PoolArgs {
+    const float *values, *gates;  // gates or null
+    const float* bias;            // or null; [every, channels]
+    float *tail, *out;
+    const int32_t *starts, *lengths, *slots;
+    int64_t value_stride, gate_stride, sequences, channels, every;
+    int64_t overlap;  // whether the first half of the channels comes from the group before
 };
 
 // Experts in packed panels or plain numbers, one matrix after the other.
@@ -150,6 +209,21 @@ struct ExpertsArgs {
     int32_t gate_up_format, down_format;
     int32_t kind;  // of the activation, as in GatedArgs
     float limit, beta, linear;
+};
+
+// A router: experts chosen by their scores, or by a table of tokens.
+struct RouteArgs {
+    const float* logits;
+    int64_t stride;
+    const float* bias;      // or null
+    const int32_t* tokens;  // null where the scores choose
+    const int32_t* table;   // [vocabulary, top_k]
+    float* weights;         // [rows, top_k]
+    int32_t* experts;       // [rows, top_k]
+    int64_t rows, columns;
+    int32_t top_k, score;   // 0 softmax, 1 sigmoid, 2 sqrtsoftplus
+    int32_t groups, top_groups, by_largest, renormalize;
+    float scale;
 };
 
 struct ConvArgs {
@@ -167,6 +241,55 @@ struct DeltaArgs {
     int64_t q_stride, k_stride, v_stride, sequences;
     int32_t key_heads, value_heads, k_dim, v_dim, decay_width;  // 1, or k_dim where each dimension has its own
     float scale;
+};
+
+struct DeltaGatesArgs {
+    const float *a, *b, *a_log, *dt_bias;
+    float *decay, *beta;
+    int64_t a_stride, b_stride, rows, heads, dim;  // dim is 1 where a head has one decay
+    int64_t bounded;
+    float lower_bound;
+};
+
+// Several residual streams [tokens, count, columns].
+struct HyperWeightsArgs {
+    const float *mixed, *base, *scale;  // mixed [tokens, count], or [tokens, count (2 + count)]
+    float *pre, *post, *comb;           // post and comb or null
+    int64_t tokens, count, iterations;
+    float eps;
+};
+
+struct HyperArgs {
+    const float *streams, *y, *weights, *comb;  // read: weights alone; write: y, and comb or null
+    float* out;
+    int64_t tokens, count, columns;
+};
+
+// Two arrays [tokens, count, columns]: sigmoid gates and what they gate, or queries and keys.
+struct StreamGateArgs {
+    const float *x, *gates;
+    float* out;
+    int64_t tokens, count, columns;
+};
+
+constexpr int kMaxMixed = 20;
+
+// sum_i p_i values_i, p the softmax of proj . (values_i over its root mean square, times norm)
+struct MixArgs {
+    const float* values[kMaxMixed];
+    const float *norm, *proj;
+    float* out;
+    int64_t tokens, columns;
+    int32_t count;
+    float eps;
+};
+
+struct WindowsArgs {
+    const int32_t* tokens;
+    int32_t* history;
+    const int32_t *starts, *slots;
+    int64_t sequences, width;
+    int64_t* out;
 };
 
 struct SampleArgs {
@@ -188,8 +311,11 @@ using Kernel = void (*)(const void* args, Team& team);
 struct Kernels {
     const char* isa;
     Kernel linear, embed, pack, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample, read;
+    Kernel add, copy, activate, select, pool, route, delta_gates;
+    Kernel hyper_weights, hyper_read, hyper_write, gated_mean, stream_gate, mix, windows;
     size_t (*linear_scratch)(const LinearArgs& args);
     size_t (*experts_scratch)(const ExpertsArgs& args);
+    size_t (*select_scratch)(const SelectArgs& args);
 };
 
 const FormatInfo& format_info(int64_t format);

@@ -17,8 +17,12 @@
 #include "../ops/elementwise.h"
 #include "../ops/rope.h"
 #include "../ops/attend.h"
+#include "../ops/select.h"
+#include "../ops/pooled.h"
+#include "../ops/route.h"
 #include "../ops/experts.h"
 #include "../ops/recurrence.h"
+#include "../ops/streams.h"
 #include "../ops/sample.h"
 // clang-format on
 
@@ -43,8 +47,23 @@ const Kernels kernels = {
     .gated_delta = gated_delta,
     .sample = sample,
     .read = read,
+    .add = add,
+    .copy = copy,
+    .activate = activate,
+    .select = select,
+    .pool = pool,
+    .route = route,
+    .delta_gates = delta_gates,
+    .hyper_weights = hyper_weights,
+    .hyper_read = hyper_read,
+    .hyper_write = hyper_write,
+    .gated_mean = gated_mean,
+    .stream_gate = stream_gate,
+    .mix = mix,
+    .windows = windows,
     .linear_scratch = linear_scratch,
     .experts_scratch = experts_scratch,
+    .select_scratch = select_scratch,
 };
 
 }  // namespace parity::PARITY_ISA

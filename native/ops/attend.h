@@ -128,7 +128,7 @@ struct Cut {
         const int64_t group = args.heads / args.kv_heads;
         heads = group < kQueries ? group : kQueries;
         groups = (group + heads - 1) / heads;
-        rows = args.selected ? 1 : kQueries / heads;
+        rows = args.seen == kAll ? kQueries / heads : 1;
     }
 };
 
@@ -153,21 +153,58 @@ inline bool find_block(const AttendArgs& args, const Cut& cut, int64_t number, B
     return false;
 }
 
-// The places in the pages of up to 64 entries, of a row's selection or from position `start`; returns how many there are.
-inline int64_t find_entries(const AttendArgs& args, const Block& block, int64_t start, int64_t oldest, int64_t last, int64_t* entries) {
+constexpr int64_t kNone = INT64_MIN;
+
+// Where an entry stands in pages laid one after the other.
+inline int64_t place_in(const int32_t* pages, int64_t page_size, int64_t entry) {
+    return int64_t(pages[entry / page_size]) * page_size + entry % page_size;
+}
+
+// How many places the list has that a row at `position` attends to.
+inline int64_t list_size(const AttendArgs& args, int64_t position) {
+    if (args.seen == kChosen) return args.num_selected;
+    if (args.seen == kGroups) return int64_t(args.num_selected) * args.every + args.every - 1;
+    const int64_t complete = args.pooled ? (position + 1) / args.every : 0;
+    return args.window + (args.selected ? args.num_selected : complete);
+}
+
+// The i-th of them: its place in the pages, ~ its place among the pooled entries, or none.
+inline int64_t list_entry(const AttendArgs& args, const Block& block, int64_t position, int64_t i) {
+    const int64_t size = args.places.page_size;
+    const int32_t* pages = args.places.pages + block.sequence * args.places.max_pages;
+    const auto chosen = [&](int64_t at) { return int64_t(args.selected[block.row * args.num_selected + at]); };
+    int64_t token = 0;
+    if (args.seen == kChosen) {
+        token = chosen(i);
+    } else if (args.seen == kGroups) {
+        const int64_t whole = int64_t(args.num_selected) * args.every;
+        const int64_t group = i < whole ? chosen(i / args.every) : 0;
+        token = i >= whole ? (position + 1) / args.every * args.every + i - whole : group < 0 ? -1 : group * args.every + i % args.every;
+    } else if (i < args.window) {
+        token = position - args.window + 1 + i;
+    } else {
+        const int64_t entry = args.selected ? chosen(i - args.window) : i - args.window;
+        if (entry < 0 || (entry + 1) * args.every > position + 1) return kNone;
+        return ~place_in(pages, size / args.every, entry);
+    }
+    return token < 0 || token > position ? kNone : place_in(pages, size, token);
+}
+
+// The places of up to 64 entries, of a row's list or from position `start`; returns how many there are.
+inline int64_t find_entries(const AttendArgs& args, const Block& block, int64_t start, int64_t oldest, int64_t last, int64_t end, int64_t* entries) {
     const Places& places = args.places;
     const int32_t* pages = places.pages + block.sequence * places.max_pages;
-    const auto place = [&](int64_t position) { return int64_t(pages[position / places.page_size]) * places.page_size + position % places.page_size; };
     int64_t count = 0;
-    if (args.selected) {
-        const int32_t* chosen = args.selected + block.row * args.num_selected;
-        for (int64_t i = start; i < args.num_selected && i < start + kEntries; ++i)
-            if (chosen[i] >= 0 && chosen[i] <= last) entries[count++] = place(chosen[i]);
+    if (args.seen != kAll) {
+        for (int64_t i = start; i <= end && i < start + kEntries; ++i) {
+            entries[count] = list_entry(args, block, last, i);
+            count += entries[count] != kNone;
+        }
         return count;
     }
     for (; start + count <= last && count < kEntries; ++count) {
         const int64_t position = start + count;
-        entries[count] = place(position < oldest ? oldest : position);  // pages before the window may be gone
+        entries[count] = place_in(pages, places.page_size, position < oldest ? oldest : position);  // pages before the window may be gone
     }
     return count;
 }
@@ -181,21 +218,25 @@ inline void attend_block(const AttendArgs& args, const Block& block, float* memo
     const float** q2 = q + queries;
     for (int64_t m = 0; m < queries; ++m) {
         const int64_t row = block.row + m / block.heads, head = block.first + m % block.heads;
-        q[m] = args.q + row * args.q_stride + head * args.k_dim;
-        if (args.k2_dim) q2[m] = args.q2 + row * args.q2_stride + head * args.k2_dim;
+        q[m] = args.q + row * args.q_stride + head * args.q_head_stride;
+        if (args.k2_dim) q2[m] = args.q2 + row * args.q2_stride + head * args.q2_head_stride;
         softmax[m] = args.sinks ? Softmax{args.sinks[head], 1.0f} : Softmax{-__builtin_inff(), 0.0f};
         for (int64_t c = 0; c < width; ++c) sums[m * width + c] = 0;
     }
     const int64_t first = places.positions[block.row], last = places.positions[block.row + block.rows - 1];
-    const int64_t oldest = args.window && first - args.window + 1 > 0 ? first - args.window + 1 : 0;
-    const int64_t end = args.selected ? args.num_selected - 1 : last;
-    for (int64_t start = args.selected ? 0 : oldest / kEntries * kEntries; start <= end; start += kEntries) {
+    const bool all = args.seen == kAll;
+    const int64_t oldest = all && args.window && first - args.window + 1 > 0 ? first - args.window + 1 : 0;
+    const int64_t end = all ? last : list_size(args, last) - 1;
+    for (int64_t start = oldest / kEntries * kEntries; start <= end; start += kEntries) {
         int64_t entries[kEntries];
-        const int64_t count = find_entries(args, block, start, oldest, last, entries);
+        const int64_t count = find_entries(args, block, start, oldest, last, end, entries);
         if (count == 0) continue;
-        const auto key = [&](int64_t e) { return args.k_pages + (entries[e] * args.kv_heads + block.head) * args.k_dim; };
+        const auto row = [&](const float* pages, int64_t e, int64_t width) {
+            return entries[e] < 0 ? args.pooled + ~entries[e] * width : pages + (entries[e] * args.kv_heads + block.head) * width;
+        };
+        const auto key = [&](int64_t e) { return row(args.k_pages, e, args.k_dim); };
         const auto key2 = [&](int64_t e) { return args.k2_pages + entries[e] * args.k2_dim; };
-        const auto value = [&](int64_t e) { return args.v_pages + (entries[e] * args.kv_heads + block.head) * args.v_dim; };
+        const auto value = [&](int64_t e) { return row(args.v_pages, e, args.v_dim); };
         transpose_keys(key, count, args.k_dim, keys);
         if (args.k2_dim) transpose_keys(key2, count, args.k2_dim, keys + args.k_dim * kEntries);
         const auto score = [&]<int kRows>(int64_t m) {
@@ -207,7 +248,7 @@ inline void attend_block(const AttendArgs& args, const Block& block, float* memo
         for (; m < queries; ++m) score.template operator()<1>(m);
         for (m = 0; m < queries; ++m) {
             int64_t from = 0, to = count;
-            if (!args.selected) {
+            if (all) {
                 const int64_t position = places.positions[block.row + m / block.heads];
                 if (args.window && position - args.window + 1 > start) from = position - args.window + 1 - start;
                 if (position + 1 - start < to) to = position + 1 - start;

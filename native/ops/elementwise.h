@@ -14,7 +14,9 @@ inline void norm(const void* raw, Team& team) {
     const auto& args = *static_cast<const NormArgs*>(raw);
     share_rows(team, args.rows, args.columns, [&](int64_t row) {
         const int64_t n = args.columns;
-        const float* x = args.x + row * args.x_stride;
+        const float* x = row_of(args.x, row);
+        const float* weight = args.weight ? args.weight + row % args.weights * n : nullptr;
+        const float* gates = args.gate.data ? row_of(args.gate, row) : nullptr;
         float* out = args.out + row * n;
         if (args.residual) {
             float* total = args.sum + row * n;
@@ -39,10 +41,10 @@ inline void norm(const void* raw, Team& team) {
         const F inverse = set(1.0f / __builtin_sqrtf(total / float(n) + args.eps));
         over(n, [&](auto get, auto put) {
             F y = (get(x) - set(mean)) * inverse;
-            if (args.weight) y = y * (set(args.shift) + get(args.weight));
+            if (weight) y = y * (set(args.shift) + get(weight));
             if (args.bias) y = y + get(args.bias);
-            if (args.gate) {
-                const F gate = get(args.gate + row * n);
+            if (gates) {
+                const F gate = get(gates);
                 y = y * (args.activation ? sigmoid(gate) : gate * sigmoid(gate));
             }
             put(out, y);
@@ -74,8 +76,38 @@ inline void gated(const void* raw, Team& team) {
 inline void sigmoid_gate(const void* raw, Team& team) {
     const auto& args = *static_cast<const SigmoidGateArgs*>(raw);
     share_rows(team, args.rows, args.columns, [&](int64_t row) {
-        const float *x = args.x + row * args.x_stride, *gate = args.gate + row * args.gate_stride;
-        over(args.columns, [&](auto get, auto put) { put(args.out + row * args.columns, get(x) * sigmoid(get(gate))); });
+        const float *x = row_of(args.x, row), *gate = row_of(args.gate, row);
+        float* out = args.out + row * args.columns;
+        const F one = args.one ? sigmoid(set(gate[0])) : set(0);
+        over(args.columns, [&](auto get, auto put) { put(out, get(x) * (args.one ? one : sigmoid(get(gate)))); });
+    });
+}
+
+inline void add(const void* raw, Team& team) {
+    const auto& args = *static_cast<const AddArgs*>(raw);
+    share_rows(team, args.rows, args.columns, [&](int64_t row) {
+        const float *a = row_of(args.a, row), *b = row_of(args.b, row);
+        float* out = args.out + row * args.columns;
+        over(args.columns, [&](auto get, auto put) { put(out, get(a) + get(b)); });
+    });
+}
+
+inline void copy(const void* raw, Team& team) {
+    const auto& args = *static_cast<const CopyArgs*>(raw);
+    share_rows(team, args.rows, args.columns, [&](int64_t row) {
+        __builtin_memcpy(args.out + row * args.columns, row_of(args.x, row), size_t(4 * args.columns));
+    });
+}
+
+inline void activate(const void* raw, Team& team) {
+    const auto& args = *static_cast<const ActivateArgs*>(raw);
+    share_rows(team, args.rows, 4 * args.columns, [&](int64_t row) {
+        const float* x = row_of(args.x, row);
+        float* out = args.out + row * args.columns;
+        over(args.columns, [&](auto get, auto put) {
+            const F scaled = get(x) * set(args.scale), gate = sigmoid(scaled);
+            put(out, (args.kind ? gate : scaled * gate) * set(args.factor));
+        });
     });
 }
 

@@ -1,4 +1,4 @@
-// exp, sigmoid and tanh of sixteen numbers, to about 2 units in the last place.
+// exp, sigmoid, tanh and softplus of sixteen numbers, to about 2 units in the last place.
 #pragma once
 
 namespace parity::PARITY_ISA {
@@ -25,6 +25,18 @@ inline F sigmoid(F x) { return set(1.0f) / (set(1.0f) + exp(set(0.0f) - x)); }
 inline F tanh(F x) {
     // 1 - 2 / (e^2x + 1)
     return set(1.0f) - set(2.0f) / (exp(x + x) + set(1.0f));
+}
+
+// log(1 + e^x): what e^-|x| = t adds to max(x, 0) is 2 atanh(t / (2 + t)), whose series in z <= 1/9 is cut at 1e-9.
+inline F softplus(F x) {
+    const F t = exp(set(0.0f) - abs(x)), s = t / (set(2.0f) + t), z = s * s;
+    F p = set(1.0f / 15);
+    for (int odd = 13; odd > 0; odd -= 2) p = fma(p, z, set(1.0f / float(odd)));
+    return max(set(0.0f), x) + (s + s) * p;
+}
+
+inline const float* row_of(const Spaced& rows, int64_t r) {
+    return rows.data + r / rows.inner * rows.stride + r % rows.inner * rows.inner_stride;
 }
 
 // Calls fn(load, store) for each 16 of n numbers: the last ones are loaded and stored in part.

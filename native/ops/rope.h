@@ -8,7 +8,7 @@ inline void angles(const void* raw, Team& team) {
     share_rows(team, args.tokens, 16 * args.half, [&](int64_t t) {
         float* cosines = args.out + t * 2 * args.half;
         for (int64_t i = 0; i < args.half; ++i) {
-            const float angle = float(args.positions[t]) * args.inv_freq[i];
+            const float angle = float(args.positions[t] + args.shift) * args.inv_freq[i];
             cosines[i] = __builtin_cosf(angle) * args.scale;
             cosines[args.half + i] = __builtin_sinf(angle) * args.scale;
         }
@@ -64,9 +64,9 @@ inline int64_t sequence_of(const Places& places, int64_t row) {
     return low;
 }
 
-// The index of a row's entry in pages laid one after the other.
-inline int64_t entry_of(const Places& places, int64_t row) {
-    const int64_t position = places.positions[row];
+// The index of a row's entry in pages laid one after the other; entries may be of several tokens.
+inline int64_t entry_of(const Places& places, int64_t row, int64_t every = 1) {
+    const int64_t position = places.positions[row] / every;
     const int32_t* pages = places.pages + sequence_of(places, row) * places.max_pages;
     return int64_t(pages[position / places.page_size]) * places.page_size + position % places.page_size;
 }
@@ -74,7 +74,8 @@ inline int64_t entry_of(const Places& places, int64_t row) {
 inline void write(const void* raw, Team& team) {
     const auto& args = *static_cast<const WriteArgs*>(raw);
     share_rows(team, args.places.num_tokens, args.row_bytes / 4, [&](int64_t t) {
-        __builtin_memcpy(static_cast<char*>(args.pages) + entry_of(args.places, t) * args.row_bytes,
+        if ((args.places.positions[t] + 1) % args.every) return;
+        __builtin_memcpy(static_cast<char*>(args.pages) + entry_of(args.places, t, args.every) * args.row_bytes,
                          static_cast<const char*>(args.values) + t * args.value_stride_bytes, size_t(args.row_bytes));
     });
 }

@@ -115,7 +115,7 @@ void others(const Kernels& kernels, Pool& pool, Pool& one) {
     Pool* pools[2] = {&one, &pool};
     for (int i = 0; i < 2; ++i) {
         out[i].resize(q.size());
-        const AttendArgs args{q.data(), nullptr, heads * dim, 0, k.data(), nullptr, v.data(), nullptr, nullptr, out[i].data(), heads, kv, dim, 0, dim, 0, 9, 0.2f, pages.places};
+        const AttendArgs args{q.data(), nullptr, heads * dim, dim, 0, 0, k.data(), nullptr, v.data(), nullptr, nullptr, nullptr, out[i].data(), heads, kv, dim, 0, dim, 0, 9, kAll, 1, 0.2f, pages.places};
         run(*pools[i], kernels.attend, args);
     }
     check(out[0] == out[1], kernels.isa, "attend on several threads");
@@ -130,6 +130,13 @@ void others(const Kernels& kernels, Pool& pool, Pool& one) {
         }
         check(std::fabs(sum / total - out[0][static_cast<size_t>(t * heads * dim)]) < 1e-5, kernels.isa, "attend", t);
     }
+    std::vector<int32_t> best[2];
+    for (int i = 0; i < 2; ++i) {
+        best[i].resize(static_cast<size_t>(tokens * 5));
+        const SelectArgs args{q.data(), nullptr, k.data(), nullptr, best[i].data(), heads * dim, dim, 0, heads, dim, 5, 1, 0, 1, false, pages.places};
+        run(*pools[i], kernels.select, args, kernels.select_scratch(args));
+    }
+    check(best[0] == best[1], kernels.isa, "select on several threads");
     const auto logits = normal(3 * 5000);
     const float temperature[3] = {0, 1, 0.5f}, top_p[3] = {1, 0.8f, 0.3f}, min_p[3] = {0, 0, 0.1f}, uniform[3] = {0.3f, 0.99f, 0.5f};
     const int32_t top_k[3] = {0, 40, 0};
@@ -140,7 +147,7 @@ void others(const Kernels& kernels, Pool& pool, Pool& one) {
         const auto x = normal(static_cast<size_t>(7 * 2 * columns));
         std::vector<float> y(static_cast<size_t>(7 * columns)), z(static_cast<size_t>(7 * columns));
         run(pool, kernels.gated, GatedArgs{x.data(), y.data(), 7, columns, 0, 0, 0, 0});
-        run(pool, kernels.norm, NormArgs{x.data(), columns, x.data(), nullptr, nullptr, nullptr, z.data(), y.data(), 7, columns, 1e-6f, 0, 0});
+        run(pool, kernels.norm, NormArgs{{x.data(), columns, 1, 0}, x.data(), nullptr, nullptr, {nullptr, 0, 1, 0}, z.data(), y.data(), 7, columns, 1, 1e-6f, 0, 0});
     }
 }
 

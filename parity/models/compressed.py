@@ -250,7 +250,7 @@ def compressed_decoder(
         ropes,
         vocab_size=sizes.vocab,
         max_position=sizes.max_position,
-        start=copies(streams.count, first=lagged),
+        start=copies(ops, streams.count),
     )
     model.mtp.extend(draft(*layer) for layer in drafts)
     return model

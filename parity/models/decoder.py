@@ -168,8 +168,7 @@ class Decoder(nn.Module):
 
     def _angles(self, name: str, positions: Tensor) -> Tensor:
         rope = self._ropes[name]
-        moved = positions + rope.shift if rope.shift else positions
-        return self.ops.rope_angles(moved, getattr(self, f"inv_freq_{name}"), rope.scale)
+        return self.ops.rope_angles(positions, getattr(self, f"inv_freq_{name}"), rope.scale, rope.shift)
 
 
 def _ends(last: Site, stream: Stream, step: Step) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
         ropes,
         vocab_size=sizes.vocab,
         max_position=sizes.max_position,
-        start=copies(count),
+        start=copies(ops, count),
     )
     model.mtp.extend(draft_layer(sizes.num_layers + index) for index in range(drafts))
     return model

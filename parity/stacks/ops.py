@@ -83,7 +83,8 @@ class Ops:
     sigmoid_gate: Callable[..., Tensor]
 
     # --- rotation ------------------------------------------------------------------------------------------------------
-    # (positions int [T], inv_freq float32 [R / 2], scale=1.0) -> float32 [T, 2, R / 2]: scaled cosines and sines
+    # (positions int [T], inv_freq float32 [R / 2], scale=1.0, shift=0) -> float32 [T, 2, R / 2]: scaled cosines and sines of
+    # positions + shift
     rope_angles: Callable[..., Tensor]
     # (x [T, H, D], angles [T, 2, R / 2], interleaved=False, offset=0, inverse=False) -> [T, H, D]: dimensions
     # offset .. offset + R rotated, pairs (i, i + R / 2), or (2 i, 2 i + 1) if interleaved; the others copied
@@ -103,9 +104,9 @@ class Ops:
     # scores q . latent + q_rope . rope, values are the latents; `selected` int32 [T, M] restricts a row to those entries
     # (-1 is none) among the ones that it may see
     attend_latent: Callable[..., Tensor]
-    # (q [T, H, D], weights float32 [T, H], k_pages [N, P, D], batch, top_k, every=1, within=None, block=1) -> int32
+    # (q [T, H, D], weights float32 [T, H] | None, k_pages [N, P, D], batch, top_k, every=1, within=None, block=1) -> int32
     # [T, top_k]: the entries e <= position with the largest sum_h weights_h * relu(q_h . k_e), in ascending order of e, -1
-    # where there are fewer. With `every` above 1 the pages hold an entry for each group of `every` tokens, and those of the
+    # where there are fewer; without weights each is 1. With `every` above 1 the pages hold an entry for each group of `every` tokens, and those of the
     # groups that end at or before the position are chosen from; `within` int32 [T, B] (-1 is none) restricts the choice to
     # those blocks of `block` entries
     select: Callable[..., Tensor]
@@ -137,8 +138,9 @@ class Ops:
     # --- experts ---------------------------------------------------------------------------------------------------------
     # (logits [T, E], routing: Routing, bias float32 [E] | None = None) -> (weights float32 [T, k], experts int32 [T, k])
     route: Callable[..., tuple[Tensor, Tensor]]
-    # (logits [T, E], experts int [T, k], routing) -> float32 [T, k]: the weights that `route` would give chosen experts
-    route_to: Callable[..., Tensor]
+    # (logits [T, E], tokens int32 [T], table int32 [V, k], routing) -> as `route`: the experts that stand in the table for each
+    # token, in its order, with the weights that `route` would give them
+    route_to: Callable[..., tuple[Tensor, Tensor]]
     # (x [T, D], gate_up [E, 2 I, D], down [E, D, I], weights [T, k], experts [T, k], activation) -> [T, D]:
     # sum over a row's experts of weight * down_e(activation(gate_up_e x)), added in order of k
     experts: Callable[..., Tensor]
@@ -158,6 +160,8 @@ class Ops:
     gated_delta: Callable[..., Tensor]
 
     # --- several residual streams (streams [T, N, D]) -----------------------------------------------------------------------
+    # (x [T, D], count) -> [T, count, D]: each row so many times
+    spread: Callable[..., Tensor]
     # (streams, fn float32 [N (2 + N), N D] or [N, N D], base float32 [rows of fn], scale float32 [3] or [1], norm_eps, eps,
     #  iterations) -> float32 (pre [T, N], post [T, N], comb [T, N, N]), or (pre,): with m = fn (streams / rms over N D), in
     # three parts of N, N and N N: pre = sigmoid(m scale + base) + eps, post = 2 sigmoid(m scale + base), and comb =
@@ -171,12 +175,15 @@ class Ops:
     hyper_write: Callable[..., Tensor]
     # (streams, weight [N, D], eps, zero_centred=False) -> [T, N, D]: `rms_norm` of each stream with its own weight
     stream_norm: Callable[..., Tensor]
-    # (x [..., D], kind "silu" | "sigmoid", scale=1.0) -> kind(scale * x)
+    # (x [..., D], kind "silu" | "sigmoid", scale=1.0, factor=1.0) -> factor * kind(scale * x)
     activate: Callable[..., Tensor]
     # (streams, gates [T, N, D]) -> [T, D]: mean_i sigmoid(gate_i) stream_i
     gated_mean: Callable[..., Tensor]
     # (queries [T, N, D], keys [T, N, D]) -> float32 [T, N]: sigmoid(sign(s) sqrt(max(|s|, 1e-6))), s = q . k / sqrt(D)
     stream_gate: Callable[..., Tensor]
+    # (values: a tuple of [T, D], norm float32 [D], proj float32 [1, D], eps) -> [T, D]: sum_i p_i values_i, p the softmax over i
+    # of proj . rms_norm(values_i, norm, eps)
+    mix: Callable[..., Tensor]
     # (tokens int [T], history int32 [slots, W - 1], batch) -> int64 [T, W]: each row's token and the W - 1 before it, newest
     # first, -1 where the sequence begins; the history holds a sequence's latest tokens + 1, newest first
     token_windows: Callable[..., Tensor]

@@ -24,6 +24,8 @@ from .reference_streams import (
     hyper_read,
     hyper_weights,
     hyper_write,
+    mix,
+    spread,
     stream_gate,
     stream_norm,
     token_windows,
@@ -104,8 +106,8 @@ def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
 # --- rotation -------------------------------------------------------------------------------------------------------------
 
 
-def rope_angles(positions: Tensor, inv_freq: Tensor, scale: float = 1.0) -> Tensor:
-    angles = positions.float()[:, None] * inv_freq.float()
+def rope_angles(positions: Tensor, inv_freq: Tensor, scale: float = 1.0, shift: int = 0) -> Tensor:
+    angles = (positions + shift).float()[:, None] * inv_freq.float()
     return torch.stack([angles.cos(), angles.sin()], dim=1) * scale
 
 
@@ -223,8 +225,9 @@ def route(logits: Tensor, routing: Routing, bias: Tensor | None = None) -> tuple
     return _weights(scores.gather(-1, experts), routing), experts.int()
 
 
-def route_to(logits: Tensor, experts: Tensor, routing: Routing) -> Tensor:
-    return _weights(_SCORES[routing.score](logits.float()).gather(-1, experts.long()), routing)
+def route_to(logits: Tensor, tokens: Tensor, table: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    experts = table[tokens.long()]
+    return _weights(_SCORES[routing.score](logits.float()).gather(-1, experts.long()), routing), experts
 
 
 def _weights(chosen: Tensor, routing: Routing) -> Tensor:
@@ -361,6 +364,7 @@ OPS = Ops(
     causal_conv=causal_conv,
     delta_gates=delta_gates,
     gated_delta=gated_delta,
+    spread=spread,
     hyper_weights=hyper_weights,
     hyper_read=hyper_read,
     hyper_write=hyper_write,
@@ -368,6 +372,7 @@ OPS = Ops(
     activate=activate,
     gated_mean=gated_mean,
     stream_gate=stream_gate,
+    mix=mix,
     token_windows=token_windows,
     sample=sample,
 )

@@ -10,10 +10,10 @@ from ..core.batch import Batch
 from .paged import entries_at, entries_of, sequences, softmax
 
 
-def _index_scores(q: Tensor, weights: Tensor, keys: Tensor, positions: Tensor, every: int) -> Tensor:
+def _index_scores(q: Tensor, weights: Tensor | None, keys: Tensor, positions: Tensor, every: int) -> Tensor:
     """float32 [rows, entries]: the scores of entries that the rows may see, -inf for the others."""
     scores = torch.einsum("rhd,ed->rhe", q.float(), keys.float()).relu_()
-    scores = torch.einsum("rhe,rh->re", scores, weights.float())
+    scores = scores.sum(1) if weights is None else torch.einsum("rhe,rh->re", scores, weights.float())
     entries = torch.arange(len(keys), device=keys.device)
     return scores.masked_fill((entries + 1) * every > positions[:, None] + 1, -torch.inf)
 
@@ -31,7 +31,7 @@ def _best(scores: Tensor, top_k: int) -> Tensor:
 
 def select(
     q: Tensor,
-    weights: Tensor,
+    weights: Tensor | None,
     k_pages: Tensor,
     batch: Batch,
     top_k: int,
@@ -42,7 +42,7 @@ def select(
     out = torch.empty(q.shape[0], top_k, dtype=torch.int32, device=q.device)
     for s, span, length in sequences(batch):
         keys = entries_of(k_pages, batch, s, length // every)
-        scores = _index_scores(q[span], weights[span], keys, batch.positions[span], every)
+        scores = _index_scores(q[span], _rows(weights, span), keys, batch.positions[span], every)
         if within is not None:
             blocks = torch.arange(len(keys), device=q.device) // block
             scores = scores.masked_fill(~(within[span, :, None] == blocks).any(1), -torch.inf)
@@ -50,12 +50,18 @@ def select(
     return out
 
 
-def select_blocks(q: Tensor, weights: Tensor, k_pages: Tensor, batch: Batch, top_k: int, every: int, block: int) -> Tensor:
+def _rows(x: Tensor | None, span: slice) -> Tensor | None:
+    return None if x is None else x[span]
+
+
+def select_blocks(
+    q: Tensor, weights: Tensor | None, k_pages: Tensor, batch: Batch, top_k: int, every: int, block: int
+) -> Tensor:
     out = torch.empty(q.shape[0], top_k, dtype=torch.int32, device=q.device)
     for s, span, length in sequences(batch):
         keys = entries_of(k_pages, batch, s, length // every)
         positions = batch.positions[span]
-        scores = _index_scores(q[span], weights[span], keys, positions, every)
+        scores = _index_scores(q[span], _rows(weights, span), keys, positions, every)
         scores = F.pad(scores, (0, -len(keys) % block), value=-torch.inf).unflatten(-1, (-1, block)).amax(-1)
         newest = ((positions + 1) // every - 1).div(block, rounding_mode="floor")
         scores = scores.masked_fill(torch.arange(scores.shape[1], device=q.device) == newest[:, None], torch.inf)

@@ -19,6 +19,10 @@ def _normalized(x: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
+def spread(x: Tensor, count: int) -> Tensor:
+    return x[:, None].repeat(1, count, 1)
+
+
 def hyper_weights(
     streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, norm_eps: float, eps: float, iterations: int
 ) -> tuple[Tensor, ...]:
@@ -53,8 +57,8 @@ def stream_norm(streams: Tensor, weight: Tensor, eps: float, zero_centred: bool 
     return (_normalized(streams, eps) * scale).to(streams.dtype)
 
 
-def activate(x: Tensor, kind: str, scale: float = 1.0) -> Tensor:
-    return _GATES[kind](x.float() * scale).to(x.dtype)
+def activate(x: Tensor, kind: str, scale: float = 1.0, factor: float = 1.0) -> Tensor:
+    return (_GATES[kind](x.float() * scale) * factor).to(x.dtype)
 
 
 def gated_mean(streams: Tensor, gates: Tensor) -> Tensor:
@@ -64,6 +68,12 @@ def gated_mean(streams: Tensor, gates: Tensor) -> Tensor:
 def stream_gate(queries: Tensor, keys: Tensor) -> Tensor:
     score = (queries.float() * keys.float()).sum(-1) * queries.shape[-1] ** -0.5
     return torch.sigmoid(score.sign() * score.abs().clamp(min=1e-6).sqrt())
+
+
+def mix(values: tuple[Tensor, ...], norm: Tensor, proj: Tensor, eps: float) -> Tensor:
+    stacked = torch.stack(values, dim=1)
+    scores = (_normalized(stacked, eps) * norm.float() * proj.float()).sum(-1)
+    return hyper_read(stacked, scores.softmax(-1))
 
 
 def token_windows(tokens: Tensor, history: Tensor, batch: Batch) -> Tensor:

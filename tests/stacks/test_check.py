@@ -284,9 +284,10 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
     "add": [lambda a, b: a, lambda a, b: a.add_(b), lambda a, b: a + b.bfloat16().to(a.dtype)],
     "sigmoid_gate": [lambda x, gate: x * torch.sigmoid(gate.mean(-1, keepdim=True)), in_place, lambda x, gate: x * gate],
     "rope_angles": [
-        lambda positions, inv_freq, scale=1.0: REF.rope_angles(positions, inv_freq),
-        lambda positions, inv_freq, scale=1.0: REF.rope_angles(positions, inv_freq.half().float(), scale),
-        lambda positions, inv_freq, scale=1.0: REF.rope_angles(positions, inv_freq, scale).flip(1),
+        lambda positions, inv_freq, scale=1.0, shift=0: REF.rope_angles(positions, inv_freq, 1.0, shift),
+        lambda positions, inv_freq, scale=1.0, shift=0: REF.rope_angles(positions, inv_freq, scale),
+        lambda positions, inv_freq, scale=1.0, shift=0: REF.rope_angles(positions, inv_freq.half().float(), scale, shift),
+        lambda positions, inv_freq, scale=1.0, shift=0: REF.rope_angles(positions, inv_freq, scale, shift).flip(1),
     ],
     "rope": [
         lambda x, a, interleaved=False, offset=0, inverse=False: REF.rope(x, a, False, offset, inverse),
@@ -340,8 +341,8 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         lambda logits, routing, bias=None: REF.route(logits, replace(routing, scale=1.0), bias),
     ],
     "route_to": [
-        lambda logits, experts, routing: REF.route_to(logits, experts.flip(-1), routing),
-        lambda logits, experts, routing: REF.route_to(logits, experts, replace(routing, renormalize=True)),
+        lambda logits, tokens, table, routing: REF.route_to(logits, tokens, table.flip(-1), routing),
+        lambda logits, tokens, table, routing: REF.route_to(logits, tokens, table, replace(routing, renormalize=True)),
     ],
     "experts": [weight_dropped, lambda x, g, d, w, e, a: REF.experts(x, g, d, w, e.flip(-1), a)],
     "causal_conv": [wrong_slot, state_not_left, newest_first, lambda *a, **o: REF.causal_conv(*a)],
@@ -357,6 +358,7 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         without_norm,
         lambda q, k, v, d, b, s, batch, scale: REF.gated_delta(q, k, v, d, b, s.clone(), batch, scale),
     ],
+    "spread": [lambda x, count: x[:, None].repeat(1, count, 1) * torch.arange(count)[:, None]],
     "hyper_weights": [
         lambda x, fn, base, scale, norm, eps, n: REF.hyper_weights(x, fn, base, scale, norm, eps, n + 1),
         lambda x, fn, base, scale, norm, eps, n: REF.hyper_weights(x * 2, fn, base * 0, scale, norm, eps, n),
@@ -367,9 +369,17 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         lambda x, y, post, comb: REF.hyper_write(x, y, post * 0, comb),
     ],
     "stream_norm": [lambda x, weight, eps, zero_centred=False: REF.stream_norm(x, weight[0], eps, zero_centred)],
-    "activate": [lambda x, kind, scale=1.0: REF.activate(x, kind), lambda x, kind, scale=1.0: REF.activate(x, "silu", scale)],
+    "activate": [
+        lambda x, kind, scale=1.0, factor=1.0: REF.activate(x, kind, 1.0, factor),
+        lambda x, kind, scale=1.0, factor=1.0: REF.activate(x, kind, scale),
+        lambda x, kind, scale=1.0, factor=1.0: REF.activate(x, "silu", scale, factor),
+    ],
     "gated_mean": [lambda x, gates: REF.gated_mean(x, gates) * x.shape[1], lambda x, gates: x.mean(1)],
     "stream_gate": [lambda q, k: torch.sigmoid((q.float() * k.float()).sum(-1) * q.shape[-1] ** -0.5)],
+    "mix": [
+        lambda values, norm, proj, eps: REF.mix(values[::-1], norm, proj, eps) * 0.5 + values[0] * 0.5,
+        lambda values, norm, proj, eps: REF.mix(values, norm * 0 + 1, proj, eps),
+    ],
     "token_windows": [
         lambda tokens, history, b: REF.token_windows(tokens, history.clone(), b),
         lambda tokens, history, b: REF.token_windows(tokens, history, off_by_one_slot(b)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from ...stacks.ops import Ops
@@ -35,10 +34,7 @@ class BlockMix(nn.Module):
         """values [T, hidden] each -> [T, hidden]."""
         if len(values) == 1:
             return values[0]
-        stacked = torch.stack(values, dim=1)
-        normed = self.ops.rms_norm(stacked.flatten(0, 1).float(), self.norm.tensor, self.eps)
-        scores = self.ops.linear(normed, self.proj.tensor).view(-1, len(values))
-        return self.ops.hyper_read(stacked, scores.softmax(dim=-1))
+        return self.ops.mix(values, self.norm.tensor, self.proj.tensor, self.eps)
 
 
 class MixedSite:

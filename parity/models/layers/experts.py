@@ -69,9 +69,8 @@ class HashRouter(nn.Module):
 
     def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
         """x [T, hidden] -> (weights float32 [T, k], experts int32 [T, k])."""
-        chosen = self._table[step.batch.tokens.long()]
         logits = self.ops.linear(x.float(), self.weight.tensor)
-        return self.ops.route_to(logits, chosen, self.routing), chosen
+        return self.ops.route_to(logits, step.batch.tokens, self._table, self.routing)
 
 
 class Experts(nn.Module):

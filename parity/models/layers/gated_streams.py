@@ -53,7 +53,7 @@ class GatedStreams(nn.Module):
         x = self.ops.gated_mean(normed, mix.view_as(normed))
         if self.block_inject_weight is None:
             return x, None
-        return x, 2 * self.ops.activate(self.block_inject_weight(flat), "sigmoid", 1 / self.count)
+        return x, self.ops.activate(self.block_inject_weight(flat), "sigmoid", 1 / self.count, 2.0)
 
 
 class GatedSite:

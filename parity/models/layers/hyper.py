@@ -43,25 +43,17 @@ class HyperWeights(nn.Module):
         return self.ops.hyper_weights(streams, fn, base, scale, self.norm_eps, self.eps, self.iterations)
 
 
-def copies(count: int, *, first: bool = False) -> Callable[[Tensor], Stream]:
-    """Every stream begins as the embedding; with `first` the first reader takes stream 0 alone."""
-
-    def start(x: Tensor) -> Stream:
-        weights: tuple[Tensor, ...] = ()
-        if first:
-            one = x.new_zeros(len(x), count)
-            one[:, 0] = 1
-            weights = (one,)
-        return Streams(x.unsqueeze(1).repeat(1, count, 1), weights)
-
-    return start
+def copies(ops: Ops, count: int) -> Callable[[Tensor], Stream]:
+    """Every stream begins as the embedding."""
+    return lambda x: Streams(ops.spread(x, count))
 
 
 class HyperSite:
     """x = norm(sum pre_i stream_i); stream_k = post_k y + sum_j comb_jk stream_j.
 
     Args:
-        lagged: the site reads with the `pre` of the site before it and leaves its own for the next (DeepSeek-V4.1).
+        lagged: the site reads with the `pre` of the site before it and leaves its own for the next (DeepSeek-V4.1); the
+            first reads stream 0 alone.
     """
 
     def __init__(self, weights: HyperWeights, norm: RMSNorm, *, lagged: bool = False) -> None:
@@ -70,8 +62,10 @@ class HyperSite:
     def enter(self, stream: Stream, step: Step) -> tuple[Tensor, Stream]:
         assert isinstance(stream, Streams)
         pre, post, comb = self.weights(stream.value)
-        read, left = (stream.weights[0], (pre,)) if self.lagged else (pre, ())
-        return self.norm(self.ops.hyper_read(stream.value, read)), Streams(stream.value, (post, comb, *left))
+        left = (pre,) if self.lagged else ()
+        read = stream.weights if self.lagged else (pre,)
+        x = self.ops.hyper_read(stream.value, *read) if read else stream.value[:, 0]
+        return self.norm(x), Streams(stream.value, (post, comb, *left))
 
     def leave(self, stream: Stream, y: Tensor, step: Step) -> Stream:
         assert isinstance(stream, Streams)

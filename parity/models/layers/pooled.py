@@ -100,7 +100,6 @@ class EntryIndexer(nn.Module):
         self.offset = dim - rope_dim
         self.q_b_proj = Linear(ops, q_rank, num_heads * dim)
         self.weights_proj = Linear(ops, hidden_size, num_heads)
-        self.scale = (num_heads * dim) ** -0.5
         self.compressor = compressor
         self.state: tuple[StateSpec, ...] = () if compressor is None else compressor.state
 
@@ -109,7 +108,8 @@ class EntryIndexer(nn.Module):
         keys = self.keys(x, latent, step, state)
         q = self.q_b_proj(low).unflatten(-1, (self.num_heads, -1))
         q = self.ops.rope(q, step.angles["compress"], interleaved=True, offset=self.offset)
-        return self.choose(q, self.weights_proj(x).float() * self.scale, keys, step)
+        # The released scale of the weights, above 0 and the same for all entries, changes no choice.
+        return self.choose(q, self.weights_proj(x).float(), keys, step)
 
     def keys(self, x: Tensor, latent: Tensor | None, step: Step, state: LayerState) -> Tensor:
         """The pages of index keys, with this step's in them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from ...core.state import LayerState, PerRequest, PerToken, StateSpec
@@ -46,7 +45,6 @@ class Indexer(nn.Module):
         self.wk = Linear(ops, hidden_size, dim)
         self.k_norm = LayerNorm(ops, dim, 1e-6)
         self.weights_proj = Linear(ops, hidden_size, num_heads)
-        self.scale = (num_heads * dim) ** -0.5
         self.state: tuple[StateSpec, ...] = (PerToken("index", (dim,)),)
 
     def forward(self, x: Tensor, low: Tensor, step: Step, state: LayerState) -> Tensor:
@@ -55,14 +53,14 @@ class Indexer(nn.Module):
         key = self.ops.rope(self.k_norm(self.wk(x)).unsqueeze(1), angles).squeeze(1)
         self.ops.write(state["index"], key, step.batch)
         q = self.ops.rope(self.wq_b(low).unflatten(-1, (self.num_heads, -1)), angles)
-        weights = self.weights_proj(x).float() * self.scale
-        return self.ops.select(q, weights, state["index"], step.batch, self.top_k)
+        # The released scale of the weights, above 0 and the same for all entries, changes no choice.
+        return self.ops.select(q, self.weights_proj(x).float(), state["index"], step.batch, self.top_k)
 
 
 class GroupIndexer(nn.Module):
     """Qwen's sparse attention chooses groups of `every` tokens by the mean of their keys, and always sees the last, open one.
 
-    score(t, g) = sum_h relu(q_h(t) . k(g)), with k the normed mean, rotated by the group's first position.
+    score(t, g) = sum_h relu(q_h(t) . k(g)) (up to a scale, which changes no choice), with k the normed mean, rotated by the group's first position.
 
     Args:
         budget: tokens chosen.
@@ -97,5 +95,4 @@ class GroupIndexer(nn.Module):
         keys = self.ops.rope(self.k_layernorm(mean).unsqueeze(1), step.angles[self.group_rope]).squeeze(1)
         self.ops.write_pooled(state["groups"], keys, batch, self.every)
         q = self.ops.rope(self.q_layernorm(q), step.angles[self.rope])
-        weights = x.new_full((len(x), self.num_heads), self.dim**-0.5, dtype=torch.float32)
-        return self.ops.select(q, weights, state["groups"], batch, self.top_k, every=self.every)
+        return self.ops.select(q, None, state["groups"], batch, self.top_k, every=self.every)

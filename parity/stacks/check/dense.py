@@ -173,6 +173,7 @@ def rope_angles(make: Make) -> Iterator[Case]:
         args = {"positions": positions, "inv_freq": inv_freq}
         yield Case(f"{width} dims to {top}", args, tolerance=rule, rows=("positions",), result=_F32)
         yield Case(f"{width} dims to {top}, scaled", args, {"scale": 1.25}, rule, rows=("positions",), result=_F32)
+        yield Case(f"{width} dims to {top}, shifted", args, {"shift": -3}, rule, rows=("positions",), result=_F32)
 
 
 def angles(make: Make, positions: torch.Tensor, width: int) -> torch.Tensor:
@@ -230,12 +231,9 @@ def route(make: Make) -> Iterator[Case]:
 def route_to(make: Make) -> Iterator[Case]:
     for label, routing in ROUTINGS.items():
         for t, e in ((1, 16), (7, 64)):
-            chosen = torch.rand(t, e, generator=make.generator).argsort(-1)[:, : routing.top_k]
-            args = {"logits": make.normal(t, e, std=2.0), "experts": chosen.int(), "routing": routing}
-            yield Case(f"{label}, {t} x {e}", args, tolerance=Tolerance(e, 1), rows=("logits", "experts"), result=_F32)
-            if t > 1:
-                wide = args | {"experts": chosen}
-                yield Case(f"{label}, {t} x {e}, int64", wide, tolerance=Tolerance(e, 1), result=_F32)
+            table = torch.rand(11, e, generator=make.generator).argsort(-1)[:, : routing.top_k].int().contiguous()
+            args = {"logits": make.normal(t, e, std=2.0), "tokens": make.integers(0, 11, t), "table": table, "routing": routing}
+            yield Case(f"{label}, {t} x {e}", args, tolerance=Tolerance(e, 1), rows=("logits", "tokens"), result=_F32)
 
 
 def _routed(make: Make, t: int, e: int, k: int) -> Args:

@@ -41,6 +41,8 @@ def upcast(value: object) -> object:
         return Packed(value.format, value.shape, arrays, value.meta)
     if isinstance(value, Rows):
         return Rows(tuple(upcast(part) for part in value.parts))  # type: ignore[misc]  # parts are never rows
+    if isinstance(value, tuple):
+        return tuple(upcast(part) for part in value)
     if isinstance(value, Batch):
         return on_device(value, torch.device("cpu"))
     return torch.float64 if isinstance(value, torch.dtype) else value

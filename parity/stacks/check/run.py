@@ -48,6 +48,7 @@ CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "causal_conv": stateful.causal_conv,
     "delta_gates": dense.delta_gates,
     "gated_delta": stateful.gated_delta,
+    "spread": streams.spread,
     "hyper_weights": streams.hyper_weights,
     "hyper_read": streams.hyper_read,
     "hyper_write": streams.hyper_write,
@@ -55,6 +56,7 @@ CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "activate": streams.activate,
     "gated_mean": streams.gated_mean,
     "stream_gate": streams.stream_gate,
+    "mix": streams.mix,
     "token_windows": streams.token_windows,
     "sample": sampling.sample,
 }
@@ -170,6 +172,8 @@ def _place(value: object, stack: Stack) -> object:
         return Rows(parts)  # type: ignore[arg-type]  # what `prepare` gives for a part is a part
     if isinstance(value, Tensor):
         return _like(value, device)
+    if isinstance(value, tuple):
+        return tuple(_place(part, stack) for part in value)
     return on_device(value, device) if isinstance(value, Batch) else value
 
 
@@ -186,8 +190,8 @@ def _tensors(value: object) -> list[Tensor]:
         return [value]
     if isinstance(value, Packed):
         return list(value.arrays.values())
-    if isinstance(value, Rows):
-        return [array for part in value.parts for array in _tensors(part)]
+    if isinstance(value, Rows | tuple):
+        return [array for part in (value.parts if isinstance(value, Rows) else value) for array in _tensors(part)]
     if isinstance(value, Batch):
         return [value.tokens, value.positions, value.starts, value.lengths, value.pages, value.slots]
     return []
@@ -289,7 +293,7 @@ def _alone(
         cut = dict(args)
         for key, value in args.items():
             if key in case.rows:
-                cut[key] = value[rows]  # type: ignore[index]  # row arguments are tensors
+                cut[key] = tuple(part[rows] for part in value) if isinstance(value, tuple) else value[rows]  # type: ignore[index]  # tensors
             elif key in case.state:
                 cut[key] = before[key][0].clone()
         if isinstance(batch, Batch):

@@ -193,6 +193,7 @@ def select(make: Make) -> Iterator[Case]:
     args_ = {**args, "k_pages": make.pages(batch, keys), "batch": batch, "top_k": top_k}
     zeros = args_ | {"weights": torch.zeros_like(args["weights"])}
     yield Case("all equal", zeros, rows=("q", "weights"))
+    yield Case("no weights", args_ | {"weights": None}, rows=("q",))
     zeros["weights"] = -make.grid(batch.num_tokens, h, dtype=_F32).abs()
     yield Case("zeros of both signs", zeros, rows=("q", "weights"))
 

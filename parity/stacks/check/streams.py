@@ -13,6 +13,12 @@ _F32 = torch.float32
 _SHAPES = ((1, 4, 32), (7, 4, 65), (3, 2, 16))
 
 
+def spread(make: Make) -> Iterator[Case]:
+    for t, n, d in (*_SHAPES, (0, 2, 8)):
+        yield Case(f"{t} x {n} x {d}", {"x": make.normal(t, d), "count": n}, equal=True, rows=("x",))
+    yield Case("strided", {"x": make.strided(make.normal(3, 4, 16))[:, 1], "count": 2}, equal=True)
+
+
 def hyper_weights(make: Make) -> Iterator[Case]:
     for t, n, d in _SHAPES:
         streams = make.normal(t, n, d)
@@ -53,6 +59,7 @@ def activate(make: Make) -> Iterator[Case]:
             args = {"x": make.normal(*shape, std=4.0), "kind": kind}
             yield Case(f"{kind}, {shape}", args, tolerance=Tolerance(16, 1), rows=("x",))
             yield Case(f"{kind}, {shape}, scaled", args, {"scale": 0.25}, Tolerance(16, 1), rows=("x",))
+            yield Case(f"{kind}, {shape}, doubled", args, {"scale": 0.25, "factor": 2.0}, Tolerance(16, 1), rows=("x",))
         extreme = torch.tensor([[-300.0, -60.0, 0.0, 60.0, 300.0]]).to(make.dtype)
         yield Case(f"{kind}, extremes", {"x": extreme, "kind": kind}, tolerance=Tolerance(16, 1))
 
@@ -70,6 +77,14 @@ def stream_gate(make: Make) -> Iterator[Case]:
         yield Case(f"{t} x {n} x {d}", args, tolerance=Tolerance(d, 1), rows=("queries", "keys"), result=_F32)
     zeros = args | {"keys": torch.zeros_like(args["keys"])}
     yield Case("zeros", zeros, tolerance=Tolerance(16, 1), result=_F32)
+
+
+def mix(make: Make) -> Iterator[Case]:
+    for t, n, d in (*_SHAPES, (2, 1, 8), (5, 9, 64)):
+        args: Args = {"values": tuple(make.normal(t, d) for _ in range(n)), "norm": make.normal(d, dtype=_F32)}
+        args |= {"proj": make.normal(1, d, dtype=_F32, std=d**-0.5), "eps": 1e-6}
+        # A score's error moves all weights, and so the sum by as much.
+        yield Case(f"{n} of {t} x {d}", args, tolerance=Tolerance(64 * d, 2), rows=("values",))
 
 
 def token_windows(make: Make) -> Iterator[Case]:

@@ -8,12 +8,12 @@ from torch import Tensor
 from ...core.weights import Rows, Weight
 from .. import reference
 from ..ops import Activation
-from .fallback import rows_of, told, usable
+from .fallback import NO_ROWS, Spaced, num_rows, rows_of, spaced, told, usable
 from .native import native
 from .weights import matrices, parts, stacked
 
 _KINDS = {"silu": 0, "situ": 2}
-_GATES = {"silu": 0, "sigmoid": 1}
+GATES = {"silu": 0, "sigmoid": 1}
 
 
 def _address(tensor: Tensor | None) -> int:
@@ -60,31 +60,31 @@ def embed(tokens: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
 
 
 def _norm(
-    x: Tensor,
+    x: Spaced,
+    shape: torch.Size,
     weight: Tensor | None,
     eps: float,
     *,
     residual: Tensor | None = None,
     bias: Tensor | None = None,
-    gate: Tensor | None = None,
+    gate: Spaced = NO_ROWS,
     shift: float = 0.0,
     activation: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
-    """(the norm, the sum x + residual if there is one)."""
-    rows = rows_of(x)
-    out = torch.empty(x.shape)
-    total = None if residual is None else torch.empty(x.shape)
+    """(the norm, the sum x + residual if there is one); the rows of a weight [N, D] are taken in turn."""
+    out = torch.empty(shape)
+    total = None if residual is None else torch.empty(shape)
     native().norm(
-        rows.data_ptr(),
-        rows.stride(0),
+        x,
         _address(residual),
         _address(weight),
         _address(bias),
-        _address(gate),
+        gate,
         _address(total),
         out.data_ptr(),
-        rows.shape[0],
-        rows.shape[1],
+        num_rows(out),
+        shape[-1],
+        1 if weight is None else num_rows(weight),
         eps,
         shift,
         activation,
@@ -92,40 +92,53 @@ def _norm(
     return out, total
 
 
-def _plain(*tensors: Tensor | None) -> bool:
+def plain(*tensors: Tensor | None) -> bool:
+    """Whether all are float32 in one piece."""
     return all(tensor is None or (usable(tensor) and tensor.is_contiguous()) for tensor in tensors)
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, zero_centred: bool = False) -> Tensor:
-    if not (usable(x) and _plain(weight)):
+    rows = spaced(x)
+    if rows is None or not (usable(x) and plain(weight)):
         told("rms_norm", x, weight)
         return reference.rms_norm(x, weight, eps, zero_centred)
-    return _norm(x, weight, eps, shift=float(zero_centred))[0]
+    return _norm(rows, x.shape, weight, eps, shift=float(zero_centred))[0]
+
+
+def stream_norm(streams: Tensor, weight: Tensor, eps: float, zero_centred: bool = False) -> Tensor:
+    rows = spaced(streams)
+    if rows is None or not (usable(streams) and plain(weight)):
+        told("stream_norm", streams, weight)
+        return reference.stream_norm(streams, weight, eps, zero_centred)
+    return _norm(rows, streams.shape, weight, eps, shift=float(zero_centred))[0]
 
 
 def add_rms_norm(
     x: Tensor, residual: Tensor, weight: Tensor | None, eps: float, zero_centred: bool = False
 ) -> tuple[Tensor, Tensor]:
-    if not (usable(x) and _plain(residual, weight)):
+    rows = spaced(x)
+    if rows is None or not (usable(x) and plain(residual, weight)):
         told("add_rms_norm", x, weight)
         return reference.add_rms_norm(x, residual, weight, eps, zero_centred)
-    out, total = _norm(x, weight, eps, residual=residual, shift=float(zero_centred))
+    out, total = _norm(rows, x.shape, weight, eps, residual=residual, shift=float(zero_centred))
     assert total is not None
     return out, total
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    if not (usable(x) and _plain(weight, bias)):
+    rows = spaced(x)
+    if rows is None or not (usable(x) and plain(weight, bias)):
         told("layer_norm", x, weight)
         return reference.layer_norm(x, weight, bias, eps)
-    return _norm(x, weight, eps, bias=bias)[0]
+    return _norm(rows, x.shape, weight, eps, bias=bias)[0]
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, activation: str) -> Tensor:
-    if not (usable(x) and usable(gate) and _plain(weight) and activation in _GATES):
+    rows, gates = spaced(x), spaced(gate)
+    if rows is None or gates is None or not (usable(x) and usable(gate) and plain(weight) and activation in GATES):
         told("gated_rms_norm", x, weight)
         return reference.gated_rms_norm(x, gate, weight, eps, activation)
-    return _norm(x, weight, eps, gate=gate.contiguous(), activation=_GATES[activation])[0]
+    return _norm(rows, x.shape, weight, eps, gate=gates, activation=GATES[activation])[0]
 
 
 def activation_numbers(activation: Activation) -> tuple[int, float, float, float] | None:
@@ -138,7 +151,7 @@ def activation_numbers(activation: Activation) -> tuple[int, float, float, float
 
 def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
     numbers = activation_numbers(activation)
-    if numbers is None or not _plain(gate_up):
+    if numbers is None or not plain(gate_up):
         told("gated_activation", gate_up)
         return reference.gated_activation(gate_up, activation)
     columns = gate_up.shape[-1] // 2
@@ -148,10 +161,32 @@ def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
 
 
 def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
-    if not (usable(x) and usable(gate) and x.shape == gate.shape):
+    rows, gates = spaced(x), spaced(gate)
+    one = gate.shape[-1] == 1
+    fits = gate.shape[:-1] == x.shape[:-1] and (one or gate.shape == x.shape)
+    if rows is None or gates is None or not (fits and usable(x) and usable(gate)):
         told("sigmoid_gate", x, gate)
         return reference.sigmoid_gate(x, gate)
-    rows, gates = rows_of(x), rows_of(gate)
     out = torch.empty(x.shape)
-    native().sigmoid_gate(rows.data_ptr(), rows.stride(0), gates.data_ptr(), gates.stride(0), out.data_ptr(), *rows.shape)
+    native().sigmoid_gate(rows, gates, one, out.data_ptr(), num_rows(x), x.shape[-1])
+    return out
+
+
+def add(a: Tensor, b: Tensor) -> Tensor:
+    rows, others = spaced(a), spaced(b)
+    if rows is None or others is None or not (a.shape == b.shape and usable(a) and usable(b)):
+        told("add", a, b)
+        return reference.add(a, b)
+    out = torch.empty(a.shape)
+    native().add(rows, others, out.data_ptr(), num_rows(a), a.shape[-1])
+    return out
+
+
+def activate(x: Tensor, kind: str, scale: float = 1.0, factor: float = 1.0) -> Tensor:
+    rows = spaced(x)
+    if rows is None or not (usable(x) and kind in GATES):
+        told("activate", x)
+        return reference.activate(x, kind, scale, factor)
+    out = torch.empty(x.shape)
+    native().activate(rows, out.data_ptr(), num_rows(x), x.shape[-1], GATES[kind], scale, factor)
     return out

@@ -13,7 +13,12 @@ from .fallback import told, usable
 from .native import native
 
 
-def _places(batch: Batch, page_size: int) -> Any:
+SEEN = {"all": 0, "chosen": 1, "groups": 2, "pooled": 3}
+"""What a row attends to, as the kernel knows it."""
+
+
+def places(batch: Batch, page_size: int) -> Any:
+    """Where the rows of a batch stand in pages of so many entries."""
     return native().Places(
         batch.positions.data_ptr(),
         batch.starts.data_ptr(),
@@ -31,13 +36,13 @@ def _inner_contiguous(x: Tensor) -> bool:
     return x[0].is_contiguous() if x.shape[0] else True
 
 
-def rope_angles(positions: Tensor, inv_freq: Tensor, scale: float = 1.0) -> Tensor:
+def rope_angles(positions: Tensor, inv_freq: Tensor, scale: float = 1.0, shift: int = 0) -> Tensor:
     if positions.dtype != torch.int32 or not usable(inv_freq):
         told("rope_angles", positions, inv_freq)
-        return reference.rope_angles(positions, inv_freq, scale)
+        return reference.rope_angles(positions, inv_freq, scale, shift)
     half = inv_freq.shape[0]
     out = torch.empty(positions.shape[0], 2, half)
-    native().rope_angles(positions.data_ptr(), inv_freq.data_ptr(), out.data_ptr(), positions.shape[0], half, scale)
+    native().rope_angles(positions.data_ptr(), inv_freq.data_ptr(), out.data_ptr(), positions.shape[0], half, shift, scale)
     return out
 
 
@@ -54,14 +59,27 @@ def rope(x: Tensor, angles: Tensor, interleaved: bool = False, offset: int = 0, 
 
 
 def write(pages: Tensor, values: Tensor, batch: Batch) -> None:
-    if pages.dtype != values.dtype or not pages.is_contiguous() or not _inner_contiguous(values):
+    if not _write(pages, values, batch, 1):
         told("write", values, pages)
-        return reference.write(pages, values, batch)
+        reference.write(pages, values, batch)
+
+
+def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> None:
+    if not _write(pages, values, batch, every):
+        told("write_pooled", values, pages)
+        reference.write_pooled(pages, values, batch, every)
+
+
+def _write(pages: Tensor, values: Tensor, batch: Batch, every: int) -> bool:
+    """Copies rows to their entries of `every` tokens, if they are of the pages' dtype."""
+    if pages.dtype != values.dtype or not pages.is_contiguous() or not _inner_contiguous(values):
+        return False
     size = values.element_size()
     native().write(
-        values.data_ptr(), pages.data_ptr(), values.stride(0) * size, pages[0, 0].numel() * size, _places(batch, pages.shape[1])
-    )
-    return None
+        values.data_ptr(), pages.data_ptr(), values.stride(0) * size, pages[0, 0].numel() * size, every,
+        places(batch, pages.shape[1]),
+    )  # fmt: skip
+    return True
 
 
 def rope_write(
@@ -84,7 +102,7 @@ def rope_write(
     native().rope_write(
         q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0), angles.data_ptr(), out.data_ptr(),
         k_pages.data_ptr(), v_pages.data_ptr(), q.shape[1], k.shape[1], k.shape[2], v.shape[2], angles.shape[-1], offset,
-        interleaved, _places(batch, k_pages.shape[1]),
+        interleaved, places(batch, k_pages.shape[1]),
     )  # fmt: skip
     return out
 
@@ -98,11 +116,10 @@ def attend(
     window: int | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    tensors = (q, k_pages, v_pages)
-    if not all(usable(x) and _inner_contiguous(x) for x in tensors) or (sinks is not None and not usable(sinks)):
-        told("attend", *tensors)
+    if not (usable(q) and _readable(k_pages, v_pages) and (sinks is None or usable(sinks))):
+        told("attend", q, k_pages, v_pages)
         return reference.attend(q, k_pages, v_pages, batch, scale, window, sinks)
-    return _attend(q, k_pages, v_pages, batch, scale, window=window, sinks=sinks)
+    return _attend(q, k_pages, v_pages, batch, scale, window=window or 0, sinks=sinks)
 
 
 def attend_latent(
@@ -114,13 +131,52 @@ def attend_latent(
     scale: float,
     selected: Tensor | None = None,
 ) -> Tensor:
-    tensors = (q, q_rope, latent_pages, rope_pages)
-    chosen = selected is None or (selected.dtype == torch.int32 and selected.is_contiguous())
-    if not (chosen and all(usable(x) and _inner_contiguous(x) for x in tensors)):
-        told("attend_latent", *tensors)
+    if not (usable(q) and usable(q_rope) and _readable(latent_pages, rope_pages) and chosen(selected)):
+        told("attend_latent", q, q_rope, latent_pages, rope_pages)
         return reference.attend_latent(q, q_rope, latent_pages, rope_pages, batch, scale, selected)
     keys = latent_pages.unsqueeze(2)  # one head
-    return _attend(q, keys, keys, batch, scale, q_rope=q_rope, rope_pages=rope_pages, selected=selected)
+    seen = "all" if selected is None else "chosen"
+    return _attend(q, keys, keys, batch, scale, seen=seen, q_rope=q_rope, rope_pages=rope_pages, selected=selected)
+
+
+def attend_selected(
+    q: Tensor, k_pages: Tensor, v_pages: Tensor, batch: Batch, scale: float, selected: Tensor, every: int
+) -> Tensor:
+    if not (usable(q) and _readable(k_pages, v_pages) and chosen(selected)):
+        told("attend_selected", q, k_pages, v_pages)
+        return reference.attend_selected(q, k_pages, v_pages, batch, scale, selected, every)
+    return _attend(q, k_pages, v_pages, batch, scale, seen="groups", selected=selected, every=every)
+
+
+def attend_pooled(
+    q: Tensor,
+    pages: Tensor,
+    pooled: Tensor | None,
+    batch: Batch,
+    scale: float,
+    window: int,
+    every: int,
+    selected: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    entries = pages if pooled is None else pooled
+    if not (usable(q) and _readable(pages, entries) and (sinks is None or usable(sinks)) and chosen(selected)):
+        told("attend_pooled", q, pages, entries)
+        return reference.attend_pooled(q, pages, pooled, batch, scale, window, every, selected, sinks)
+    keys = pages.unsqueeze(2)  # one head
+    choice = None if pooled is None else selected
+    return _attend(
+        q, keys, keys, batch, scale, seen="pooled", window=window, pooled=pooled, selected=choice, every=every, sinks=sinks
+    )
+
+
+def _readable(*pages: Tensor) -> bool:
+    return all(usable(one) and one.is_contiguous() for one in pages)
+
+
+def chosen(selected: Tensor | None) -> bool:
+    """Whether the kernels can read a choice, if there is one."""
+    return selected is None or (selected.dtype == torch.int32 and selected.is_contiguous())
 
 
 def _attend(
@@ -130,21 +186,27 @@ def _attend(
     batch: Batch,
     scale: float,
     *,
-    window: int | None = None,
+    seen: str = "all",
+    window: int = 0,
+    every: int = 1,
     sinks: Tensor | None = None,
     q_rope: Tensor | None = None,
     rope_pages: Tensor | None = None,
+    pooled: Tensor | None = None,
     selected: Tensor | None = None,
 ) -> Tensor:
     out = torch.empty(q.shape[0], q.shape[1], v_pages.shape[-1])
     native().attend(
         q.data_ptr(),
         q.stride(0),
+        q.stride(1),
         0 if q_rope is None else q_rope.data_ptr(),
         0 if q_rope is None else q_rope.stride(0),
+        0 if q_rope is None else q_rope.stride(1),
         k_pages.data_ptr(),
         0 if rope_pages is None else rope_pages.data_ptr(),
         v_pages.data_ptr(),
+        0 if pooled is None else pooled.data_ptr(),
         0 if sinks is None else sinks.data_ptr(),
         0 if selected is None else selected.data_ptr(),
         out.data_ptr(),
@@ -154,8 +216,10 @@ def _attend(
         0 if rope_pages is None else rope_pages.shape[-1],
         v_pages.shape[-1],
         0 if selected is None else selected.shape[1],
-        window or 0,
+        window,
+        SEEN[seen],
+        max(every, 1),
         scale,
-        _places(batch, k_pages.shape[1]),
+        places(batch, k_pages.shape[1]),
     )
     return out

@@ -8,11 +8,68 @@ from torch import Tensor
 from ...core.batch import Batch
 from ...core.weights import Rows, Weight
 from .. import reference
-from ..ops import Activation
-from .dense import activation_numbers
+from ..ops import Activation, Routing
+from .dense import activation_numbers, plain
 from .fallback import told, usable
 from .native import native
 from .weights import native_format, stacked
+
+
+_SCORES = {"softmax": 0, "sigmoid": 1, "sqrtsoftplus": 2}
+_MAX_GROUPS = 64
+
+
+def route(logits: Tensor, routing: Routing, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    if not (usable(logits) and plain(bias) and _routable(routing, logits.shape[1])):
+        told("route", logits)
+        return reference.route(logits, routing, bias)
+    return _route(logits, routing, bias=bias)
+
+
+def route_to(logits: Tensor, tokens: Tensor, table: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    whole = all(x.dtype == torch.int32 and x.is_contiguous() for x in (tokens, table))
+    if not (whole and usable(logits) and _routable(routing, logits.shape[1])):
+        told("route_to", logits, tokens, table)
+        return reference.route_to(logits, tokens, table, routing)
+    return _route(logits, routing, tokens=tokens, table=table)
+
+
+def _routable(routing: Routing, num_experts: int) -> bool:
+    groups = routing.num_groups
+    fits = groups <= _MAX_GROUPS and num_experts % groups == 0
+    return fits and routing.score in _SCORES and routing.top_k <= num_experts // groups * routing.top_groups
+
+
+def _route(
+    logits: Tensor,
+    routing: Routing,
+    *,
+    bias: Tensor | None = None,
+    tokens: Tensor | None = None,
+    table: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    rows, columns = logits.shape
+    weights = torch.empty(rows, routing.top_k)
+    chosen = torch.empty(rows, routing.top_k, dtype=torch.int32)
+    native().route(
+        logits.data_ptr(),
+        logits.stride(0),
+        0 if bias is None else bias.data_ptr(),
+        0 if tokens is None else tokens.data_ptr(),
+        0 if table is None else table.data_ptr(),
+        weights.data_ptr(),
+        chosen.data_ptr(),
+        rows,
+        columns,
+        routing.top_k,
+        _SCORES[routing.score],
+        routing.num_groups,
+        routing.top_groups,
+        routing.group_score == "max",
+        routing.renormalize,
+        routing.scale,
+    )
+    return weights, chosen
 
 
 def experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: Tensor, activation: Activation) -> Tensor:
@@ -66,6 +123,21 @@ def causal_conv(
 
 def _rows_in_one_piece(x: Tensor) -> bool:
     return usable(x) and (x.shape[0] == 0 or x[0].is_contiguous())
+
+
+def delta_gates(
+    a: Tensor, b: Tensor, a_log: Tensor, dt_bias: Tensor, lower_bound: float | None = None
+) -> tuple[Tensor, Tensor]:
+    if not (_rows_in_one_piece(a) and usable(b) and plain(a_log, dt_bias)):
+        told("delta_gates", a, b)
+        return reference.delta_gates(a, b, a_log, dt_bias, lower_bound)
+    decay, beta = torch.empty(a.shape), torch.empty(b.shape)
+    rows, heads = b.shape
+    native().delta_gates(
+        a.data_ptr(), a.stride(0), b.data_ptr(), b.stride(0), a_log.data_ptr(), dt_bias.data_ptr(), decay.data_ptr(),
+        beta.data_ptr(), rows, heads, a.shape[2] if a.ndim == 3 else 1, lower_bound is not None, lower_bound or 0.0,
+    )  # fmt: skip
+    return decay, beta
 
 
 def gated_delta(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .. import reference
-from . import dense, paged, sparse
+from . import choice, dense, paged, sparse, streams
 
 OPS = replace(
     reference.OPS,
@@ -17,6 +17,7 @@ OPS = replace(
     layer_norm=dense.layer_norm,
     gated_rms_norm=dense.gated_rms_norm,
     gated_activation=dense.gated_activation,
+    add=dense.add,
     sigmoid_gate=dense.sigmoid_gate,
     rope_angles=paged.rope_angles,
     rope=paged.rope,
@@ -24,9 +25,28 @@ OPS = replace(
     rope_write=paged.rope_write,
     attend=paged.attend,
     attend_latent=paged.attend_latent,
+    select=choice.select,
+    select_blocks=choice.select_blocks,
+    attend_selected=paged.attend_selected,
+    pool=choice.pool,
+    write_pooled=paged.write_pooled,
+    attend_pooled=paged.attend_pooled,
+    route=sparse.route,
+    route_to=sparse.route_to,
     experts=sparse.experts,
     causal_conv=sparse.causal_conv,
+    delta_gates=sparse.delta_gates,
     gated_delta=sparse.gated_delta,
+    spread=streams.spread,
+    hyper_weights=streams.hyper_weights,
+    hyper_read=streams.hyper_read,
+    hyper_write=streams.hyper_write,
+    stream_norm=dense.stream_norm,
+    activate=dense.activate,
+    gated_mean=streams.gated_mean,
+    stream_gate=streams.stream_gate,
+    mix=streams.mix,
+    token_windows=choice.token_windows,
     sample=sparse.sample,
 )
 

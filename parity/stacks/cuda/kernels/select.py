@@ -92,7 +92,7 @@ def _best(scores, out, positions, first_row, scores_stride, top_k, every, BLOCK:
 
 def select(
     q: Tensor,
-    weights: Tensor,
+    weights: Tensor | None,
     k_pages: Tensor,
     batch: Batch,
     top_k: int,
@@ -104,7 +104,7 @@ def select(
     out = torch.full((num_rows, top_k), -1, dtype=torch.int32, device=q.device)
     if not num_rows:
         return out
-    q, weights = inner(q), inner(weights)
+    q, weights = inner(q), torch.ones(num_rows, num_heads, device=q.device) if weights is None else inner(weights)
     blocks = batch.pages if within is None else inner(within)
     longest = batch.pages.shape[1] * k_pages.shape[1]
     step = max(1, min(num_rows, _WORKSPACE // longest))
