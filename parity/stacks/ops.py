@@ -106,9 +106,9 @@ class Ops:
     attend_latent: Callable[..., Tensor]
     # (q [T, H, D], weights float32 [T, H] | None, k_pages [N, P, D], batch, top_k, every=1, within=None, block=1) -> int32
     # [T, top_k]: the entries e <= position with the largest sum_h weights_h * relu(q_h . k_e), in ascending order of e, -1
-    # where there are fewer; without weights each is 1. With `every` above 1 the pages hold an entry for each group of `every` tokens, and those of the
-    # groups that end at or before the position are chosen from; `within` int32 [T, B] (-1 is none) restricts the choice to
-    # those blocks of `block` entries
+    # where there are fewer; without weights each is 1. With `every` above 1 the pages hold an entry for each group of `every`
+    # tokens, and those of the groups that end at or before the position are chosen from; `within` int32 [T, B] (-1 is none)
+    # restricts the choice to those blocks of `block` entries
     select: Callable[..., Tensor]
     # (q, weights, k_pages, batch, top_k, every, block) -> int32 [T, top_k]: the blocks of `block` entries whose best entry
     # scores highest, as `select` scores them, and always the newest; ascending, -1 where there are fewer
@@ -181,8 +181,8 @@ class Ops:
     gated_mean: Callable[..., Tensor]
     # (queries [T, N, D], keys [T, N, D]) -> float32 [T, N]: sigmoid(sign(s) sqrt(max(|s|, 1e-6))), s = q . k / sqrt(D)
     stream_gate: Callable[..., Tensor]
-    # (values: a tuple of [T, D], norm float32 [D], proj float32 [1, D], eps) -> [T, D]: sum_i p_i values_i, p the softmax over i
-    # of proj . rms_norm(values_i, norm, eps)
+    # (values: a tuple of [T, D], norm float32 [D], proj float32 [1, D], eps) -> [T, D]: sum_i p_i values_i, p the softmax over
+    # i of proj . rms_norm(values_i, norm, eps)
     mix: Callable[..., Tensor]
     # (tokens int [T], history int32 [slots, W - 1], batch) -> int64 [T, W]: each row's token and the W - 1 before it, newest
     # first, -1 where the sequence begins; the history holds a sequence's latest tokens + 1, newest first

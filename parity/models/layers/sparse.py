@@ -60,7 +60,8 @@ class Indexer(nn.Module):
 class GroupIndexer(nn.Module):
     """Qwen's sparse attention chooses groups of `every` tokens by the mean of their keys, and always sees the last, open one.
 
-    score(t, g) = sum_h relu(q_h(t) . k(g)) (up to a scale, which changes no choice), with k the normed mean, rotated by the group's first position.
+    score(t, g) = sum_h relu(q_h(t) . k(g)), up to a scale that changes no choice, with k the normed mean, rotated by the
+    group's first position.
 
     Args:
         budget: tokens chosen.

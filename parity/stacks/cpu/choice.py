@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.batch import Batch
-from .. import reference
+from .. import reference_entries, reference_streams
 from .dense import plain
 from .fallback import told, usable
 from .native import native
@@ -25,7 +25,7 @@ def select(
 ) -> Tensor:
     if not _scorable(q, weights, k_pages, batch, top_k) or not chosen(within):
         told("select", q, k_pages)
-        return reference.select(q, weights, k_pages, batch, top_k, every, within, block)
+        return reference_entries.select(q, weights, k_pages, batch, top_k, every, within, block)
     return _select(q, weights, k_pages, batch, top_k, every, block, within=within)
 
 
@@ -34,7 +34,7 @@ def select_blocks(
 ) -> Tensor:
     if not _scorable(q, weights, k_pages, batch, top_k):
         told("select_blocks", q, k_pages)
-        return reference.select_blocks(q, weights, k_pages, batch, top_k, every, block)
+        return reference_entries.select_blocks(q, weights, k_pages, batch, top_k, every, block)
     return _select(q, weights, k_pages, batch, top_k, every, block, blocks=True)
 
 
@@ -88,7 +88,7 @@ def pool(
 ) -> Tensor:
     if not (usable(values) and (gates is None or usable(gates)) and plain(bias, tail)):
         told("pool", values, tail)
-        return reference.pool(values, gates, bias, tail, batch, every, overlap)
+        return reference_entries.pool(values, gates, bias, tail, batch, every, overlap)
     tokens, channels = values.shape
     out = torch.empty(tokens, channels // 2 if overlap else channels)
     native().pool(
@@ -114,7 +114,7 @@ def pool(
 def token_windows(tokens: Tensor, history: Tensor, batch: Batch) -> Tensor:
     if not all(x.dtype == torch.int32 and x.is_contiguous() for x in (tokens, history)):
         told("token_windows", tokens, history)
-        return reference.token_windows(tokens, history, batch)
+        return reference_streams.token_windows(tokens, history, batch)
     width = history.shape[1] + 1
     out = torch.empty(tokens.shape[0], width, dtype=torch.int64)
     native().token_windows(

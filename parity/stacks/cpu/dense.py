@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.weights import Rows, Weight
-from .. import reference
+from .. import reference, reference_streams
 from ..ops import Activation
 from .fallback import NO_ROWS, Spaced, num_rows, rows_of, spaced, told, usable
 from .native import native
@@ -109,7 +109,7 @@ def stream_norm(streams: Tensor, weight: Tensor, eps: float, zero_centred: bool 
     rows = spaced(streams)
     if rows is None or not (usable(streams) and plain(weight)):
         told("stream_norm", streams, weight)
-        return reference.stream_norm(streams, weight, eps, zero_centred)
+        return reference_streams.stream_norm(streams, weight, eps, zero_centred)
     return _norm(rows, streams.shape, weight, eps, shift=float(zero_centred))[0]
 
 
@@ -186,7 +186,7 @@ def activate(x: Tensor, kind: str, scale: float = 1.0, factor: float = 1.0) -> T
     rows = spaced(x)
     if rows is None or not (usable(x) and kind in GATES):
         told("activate", x)
-        return reference.activate(x, kind, scale, factor)
+        return reference_streams.activate(x, kind, scale, factor)
     out = torch.empty(x.shape)
     native().activate(rows, out.data_ptr(), num_rows(x), x.shape[-1], GATES[kind], scale, factor)
     return out

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ...core.batch import Batch
-from .. import reference
+from .. import reference, reference_entries
 from .fallback import told, usable
 from .native import native
-
 
 SEEN = {"all": 0, "chosen": 1, "groups": 2, "pooled": 3}
 """What a row attends to, as the kernel knows it."""
@@ -67,7 +66,7 @@ def write(pages: Tensor, values: Tensor, batch: Batch) -> None:
 def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> None:
     if not _write(pages, values, batch, every):
         told("write_pooled", values, pages)
-        reference.write_pooled(pages, values, batch, every)
+        reference_entries.write_pooled(pages, values, batch, every)
 
 
 def _write(pages: Tensor, values: Tensor, batch: Batch, every: int) -> bool:
@@ -144,7 +143,7 @@ def attend_selected(
 ) -> Tensor:
     if not (usable(q) and _readable(k_pages, v_pages) and chosen(selected)):
         told("attend_selected", q, k_pages, v_pages)
-        return reference.attend_selected(q, k_pages, v_pages, batch, scale, selected, every)
+        return reference_entries.attend_selected(q, k_pages, v_pages, batch, scale, selected, every)
     return _attend(q, k_pages, v_pages, batch, scale, seen="groups", selected=selected, every=every)
 
 
@@ -162,7 +161,7 @@ def attend_pooled(
     entries = pages if pooled is None else pooled
     if not (usable(q) and _readable(pages, entries) and (sinks is None or usable(sinks)) and chosen(selected)):
         told("attend_pooled", q, pages, entries)
-        return reference.attend_pooled(q, pages, pooled, batch, scale, window, every, selected, sinks)
+        return reference_entries.attend_pooled(q, pages, pooled, batch, scale, window, every, selected, sinks)
     keys = pages.unsqueeze(2)  # one head
     choice = None if pooled is None else selected
     return _attend(

@@ -14,7 +14,6 @@ from .fallback import told, usable
 from .native import native
 from .weights import native_format, stacked
 
-
 _SCORES = {"softmax": 0, "sigmoid": 1, "sqrtsoftplus": 2}
 _MAX_GROUPS = 64
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import reference
+from .. import reference_streams as reference
 from .dense import linear, plain, rms_norm
 from .fallback import told, usable
 from .native import native

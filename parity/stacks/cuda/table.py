@@ -46,7 +46,10 @@ NOTES: Mapping[str, str] = {
         "no kernel yet: the reference, which asks the host for lengths, so that its steps are not recorded",
     ),
     **dict.fromkeys(
-        ("route_to", "activate", "hyper_weights", "hyper_read", "hyper_write", "stream_norm", "gated_mean", "stream_gate", "spread", "mix"),
+        (
+            *("route_to", "activate", "spread", "hyper_weights", "hyper_read", "hyper_write"),
+            *("stream_norm", "gated_mean", "stream_gate", "mix"),
+        ),
         "no kernel yet: the reference runs on the device",
     ),
     "attend": "our own kernel: other libraries' have not been measured against it",
