@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -51,6 +52,11 @@ class Runner:
         self._graphs: dict[int, Recorded] | None = {} if graphs else None
         self.probe: Probe | None = None
         """Sees values inside the model, in steps computed without a graph."""
+
+    @property
+    def recorded(self) -> Mapping[int, Recorded]:
+        """The recorded decode steps by their numbers of sequences."""
+        return MappingProxyType(self._graphs or {})
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[Result]:

@@ -1,0 +1,91 @@
+"""Decode steps of every architecture on the cpu stack: computed by native kernels alone, recorded, and replayed to the bit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import transformers
+
+from parity.core.request import Output
+from parity.engine.engine import Engine
+from parity.models import registry
+from parity.stacks.cpu.native import missing
+
+from . import test_deepseek_v4, test_deepseek_v41, test_dense, test_experts, test_kimi_k3, test_qwen4_exp, tiny
+
+if missing() is not None:
+    pytest.skip(f"the cpu stack's kernels: {missing()}", allow_module_level=True)
+
+
+def plain(family: str, options: dict[str, object]) -> Callable[[Path], object]:
+    """Makes a checkpoint of a transformers family."""
+
+    def make(folder: Path) -> object:
+        config = getattr(transformers, f"{family}TextConfig", None) or getattr(transformers, f"{family}Config")
+        return tiny.save(getattr(transformers, f"{family}ForCausalLM"), config(**options), folder)
+
+    return make
+
+
+def with_memory(folder: Path) -> None:
+    """DeepSeek-V4.1 with n-gram memory."""
+    test_deepseek_v41.save_tokenizer(folder)
+    from parity.models.layers.engram import fold_tokens
+
+    count = max(fold_tokens(folder)) + 1
+    config = test_deepseek_v41.config_of(**test_deepseek_v41.ENGRAM | {"engram_compressed_vocab_size": count})
+    test_deepseek_v41.save(folder, config)
+
+
+MAKERS: dict[str, Callable[[Path], object]] = {
+    "llama": plain("Llama", test_dense.SIZES),
+    "qwen2": plain("Qwen2", test_dense.SIZES),
+    "qwen3": plain("Qwen3", test_dense.SIZES | {"head_dim": 32}),
+    **{
+        name: plain(*test_experts.CASES[name])
+        for name in (
+            *("qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+            *("deepseek_v2", "deepseek_v3", "deepseek_v32", "kimi_linear"),
+        )
+    },
+    "deepseek_v4": test_deepseek_v4.save,
+    "deepseek_v41": lambda folder: test_deepseek_v41.save(folder, test_deepseek_v41.config_of()),
+    "deepseek_v41-memory": with_memory,
+    "kimi_k3": lambda folder: test_kimi_k3.save(folder, test_kimi_k3.config_of()),
+    "qwen4_exp": lambda folder: test_qwen4_exp.save(folder, ple_layer_ids=[]),
+    "qwen4_exp-memory": test_qwen4_exp.save,
+}
+NOT_RECORDED = {"deepseek_v41-memory", "qwen4_exp-memory"}
+"""Their memories of n-grams are tables in the checkpoint's own file, which the host looks rows up in."""
+AS_OTHERS = {"kimi_k25": "deepseek_v3"}
+"""Architectures that are another's text part under other names."""
+
+
+def test_every_architecture_is_here() -> None:
+    for one in registry.architectures():
+        assert any(name in MAKERS or name in AS_OTHERS for name in one.model_types), one.model_types
+
+
+def decoded(engine: Engine) -> dict[str, list[Output]]:
+    """Prompts of several lengths, so that steps of one, two and three sequences are decoded."""
+    requests = [tiny.greedy(str(count), tiny.prompt(9 + 7 * count, 160, count), 5 + 6 * count) for count in range(3)]
+    return tiny.finish(engine, requests)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_replayed_steps_are_the_same_to_the_bit(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    MAKERS[name](tmp_path)
+    with caplog.at_level(logging.INFO, logger="parity"):
+        recording = tiny.open_engine(tmp_path, stack="cpu")
+        found = decoded(recording)
+    if name in NOT_RECORDED:
+        assert not recording.runner.recorded
+    else:
+        assert "the reference computes it" not in caplog.text
+        assert set(recording.runner.recorded) == {1, 2, 3}, caplog.text
+    expected = decoded(tiny.open_engine(tmp_path, stack="cpu", enforce_eager=True))
+    for request, outputs in expected.items():
+        assert [(one.tokens, one.logprobs) for one in found[request]] == [(one.tokens, one.logprobs) for one in outputs]
