@@ -74,6 +74,11 @@ void linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const 
     state().submit("linear", state().kernels->linear, args, bytes * tokens, state().kernels->linear_scratch(args));
 }
 
+void reorder(Address x, int64_t x_stride, int64_t rows, int64_t columns, Address order, Address out) {
+    const ReorderArgs args{at<const float>(x), x_stride, rows, columns, at<const int32_t>(order), at<float>(out)};
+    state().submit("reorder", state().kernels->reorder, args, rows * columns * 4);
+}
+
 void embed(Address tokens, int64_t num_tokens, int64_t columns, Address data, int64_t format, int64_t rows, Address out) {
     need(format >= 0 && format < kNumFormats, "no such weight format");
     const EmbedArgs args{at<const int32_t>(tokens), num_tokens, columns, at<const void>(data), format, rows, at<float>(out)};
@@ -89,6 +94,16 @@ void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Addre
     const PackArgs args{at<const uint8_t>(rows), format, num_rows, columns, at<uint8_t>(panels)};
     state().submit("pack", state().kernels->pack, args, num_rows * columns);
     drop_mapped(at<const void>(rows), static_cast<size_t>(num_rows * info.bytes) * blocks);
+}
+
+void pack_groups(Address data, Address scale, Address zeros, int64_t format, int64_t rows, int64_t columns, int64_t group_rows, int64_t group_columns, int64_t scale_format, Address panels) {
+    need(format >= 0 && format < kNumFormats && format_info(format).columns > 0, "not a packed format");
+    need(columns % format_info(format).columns == 0 && group_rows > 0 && group_columns > 0, "the columns of a packed weight are a whole number of blocks");
+    const FormatInfo& info = format_info(format);
+    want_large_pages(at<void>(panels), static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows * info.panel_bytes * (columns / info.columns)));
+    const PackGroupsArgs args{at<const uint8_t>(data), at<const void>(scale), at<const uint8_t>(zeros), format, rows, columns, group_rows, group_columns, scale_format, at<uint8_t>(panels)};
+    state().submit("pack", state().kernels->pack_groups, args, rows * columns);
+    drop_mapped(at<const void>(data), static_cast<size_t>(rows * info.bytes * (columns / info.columns)));
 }
 
 using SpacedTuple = std::tuple<Address, int64_t, int64_t, int64_t>;  // data, stride, inner, inner stride
@@ -294,8 +309,10 @@ NB_MODULE(_native, m) {
     });
     m.attr("PANEL_ROWS") = kPanelRows;
     m.def("pack", &pack);
+    m.def("pack_groups", &pack_groups);
     m.def("read", &read_all);
     m.def("linear", &linear);
+    m.def("reorder", &reorder);
     m.def("embed", &embed);
     m.def("norm", &norm);
     m.def("gated_activation", &gated);

@@ -15,14 +15,18 @@ enum Format : int32_t {
     kF32, kF16, kBf16,
     kQ4_0, kQ4_1, kQ5_0, kQ5_1, kQ8_0,
     kQ2_K, kQ3_K, kQ4_K, kQ5_K, kQ6_K,
+    kInt4_128, kInt4_32, kZero4_128, kZero4_32, kInt8_128, kInt8_32, kMxfp4,
+    kFp8_128, kFp8_32, kFp8_Power,
     kNumFormats,
+    kFirstGroups = kInt4_128,      // packed from arrays, not from a file's blocks
+    kFirstFloatPanels = kFp8_128,  // multiplied by activations as floats
 };
 
 // How a packed format is laid out, on disk and in panels.
 struct FormatInfo {
     const char* name;
     int64_t columns;      // of a block; 0 for a plain number format
-    int64_t bytes;        // of a block of one row on disk, or of one number
+    int64_t bytes;        // of a block of one row on disk (without what it shares with others), or of one number
     int64_t panel_bytes;  // of a block of a panel
 };
 
@@ -44,6 +48,14 @@ struct LinearArgs {
     Part parts[kMaxParts];
 };
 
+// out [rows, columns] = x [rows, order].
+struct ReorderArgs {
+    const float* x;
+    int64_t x_stride, rows, columns;
+    const int32_t* order;
+    float* out;
+};
+
 struct EmbedArgs {
     const int32_t* tokens;
     int64_t num_tokens, columns;
@@ -55,6 +67,17 @@ struct EmbedArgs {
 struct PackArgs {
     const uint8_t* rows;  // the file's blocks
     int64_t format, num_rows, columns;
+    uint8_t* panels;
+};
+
+// Codes of four bits (two in a byte, the low ones first) or eight, row after row, and the scales [rows / group_rows, columns /
+// group_columns, both rounded up] of their groups.
+struct PackGroupsArgs {
+    const uint8_t* data;
+    const void* scale;
+    const uint8_t* zeros;  // of the same shape, or null
+    int64_t format, rows, columns, group_rows, group_columns;
+    int64_t scale_format;  // kF32, kF16 or kBf16; ignored where scales are copied
     uint8_t* panels;
 };
 
@@ -310,7 +333,7 @@ using Kernel = void (*)(const void* args, Team& team);
 
 struct Kernels {
     const char* isa;
-    Kernel linear, embed, pack, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample, read;
+    Kernel linear, reorder, embed, pack, pack_groups, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample, read;
     Kernel add, copy, activate, select, pool, route, delta_gates;
     Kernel hyper_weights, hyper_read, hyper_write, gated_mean, stream_gate, mix, windows;
     size_t (*linear_scratch)(const LinearArgs& args);

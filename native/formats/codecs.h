@@ -184,8 +184,8 @@ struct Q2_K {
     }
 };
 
-// Calls fn with the codec of a packed format.
-template <class Fn> void with_codec(int64_t format, Fn fn) {
+// Calls fn with the codec of a format that files hold as blocks.
+template <class Fn> void with_block_codec(int64_t format, Fn fn) {
     switch (format) {
         case kQ4_0: return fn(Q4_0{});
         case kQ4_1: return fn(Q4_1{});

@@ -189,7 +189,7 @@ inline void pack(const void* raw, Team& team) {
     const FormatInfo& info = format_info(args.format);
     const int64_t row_bytes = args.columns / info.columns * info.bytes, panel_bytes = args.columns / info.columns * info.panel_bytes;
     const int64_t panels = (args.num_rows + kPanelRows - 1) / kPanelRows, chunk = 1 + (1 << 17) / panel_bytes;
-    with_codec(args.format, [&]<class C>(C) {
+    with_block_codec(args.format, [&]<class C>(C) {
         for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk)
             for (int64_t panel = start; panel < panels && panel < start + chunk; ++panel) {
                 const int64_t row = panel * kPanelRows, left = args.num_rows - row;

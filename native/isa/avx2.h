@@ -97,6 +97,15 @@ inline B operator&(B x, B y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si
 inline B operator|(B x, B y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 template <int n> B shift_right(B x) { return {_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)}; }
 template <int n> B shift_left(B x) { return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)}; }
+inline B lookup(const uint8_t* table, B x) {
+    const __m256i both = _mm256_broadcastsi128_si256(load128(table));
+    return {_mm256_shuffle_epi8(both, x.a), _mm256_shuffle_epi8(both, x.b)};
+}
+inline F load_e4m3(const uint8_t* p) {
+    const __m256i words = _mm256_slli_epi16(_mm256_cvtepi8_epi16(load128(p)), 7);
+    const __m256i all = _mm256_and_si256(words, _mm256_set1_epi16(static_cast<short>(0xbfff)));
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(all)), _mm256_cvtph_ps(_mm256_extracti128_si256(all, 1))};
+}
 
 inline __m256i four(const int8_t* a) {
     int32_t x;

@@ -60,6 +60,13 @@ inline B operator&(B a, B b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline B operator|(B a, B b) { return {_mm512_or_si512(a.v, b.v)}; }
 template <int n> B shift_right(B a) { return {_mm512_srli_epi16(a.v, n)}; }
 template <int n> B shift_left(B a) { return {_mm512_slli_epi16(a.v, n)}; }
+inline B lookup(const uint8_t* table, B a) {
+    return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), a.v)};
+}
+inline F load_e4m3(const uint8_t* p) {
+    const __m256i words = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 7);
+    return {_mm512_cvtph_ps(_mm256_and_si256(words, _mm256_set1_epi16(static_cast<short>(0xbfff))))};
+}
 
 inline __m512i four(const int8_t* a) {
     int32_t x;

@@ -87,6 +87,18 @@ inline B operator&(B a, B b) { return each<B>([&](int i) { return vandq_u8(a.v[i
 inline B operator|(B a, B b) { return each<B>([&](int i) { return vorrq_u8(a.v[i], b.v[i]); }); }
 template <int n> B shift_right(B a) { return each<B>([&](int i) { return vshrq_n_u8(a.v[i], n); }); }
 template <int n> B shift_left(B a) { return each<B>([&](int i) { return vshlq_n_u8(a.v[i], n); }); }
+inline B lookup(const uint8_t* table, B a) {
+    const uint8x16_t all = vld1q_u8(table);
+    return each<B>([&](int i) { return vqtbl1q_u8(all, a.v[i]); });
+}
+inline float32x4_t e4m3(int8x8_t both, bool second) {
+    const int16x8_t words = vandq_s16(vshlq_n_s16(vmovl_s8(both), 7), vdupq_n_s16(static_cast<int16_t>(0xbfff)));
+    return vcvt_f32_f16(vreinterpret_f16_s16(second ? vget_high_s16(words) : vget_low_s16(words)));
+}
+inline F load_e4m3(const uint8_t* p) {
+    const int8x16_t all = vreinterpretq_s8_u8(vld1q_u8(p));
+    return each<F>([&](int i) { return e4m3(i < 2 ? vget_low_s8(all) : vget_high_s8(all), i % 2 == 1); });
+}
 
 inline int8x16_t four(const int8_t* a) {
     int32_t x;

@@ -104,6 +104,11 @@ inline B operator|(B a, B b) { return each<B>([&](size_t i) { return uint8_t(a.v
 template <int n> B shift_right(B a) { return each<B>([&](size_t i) { return uint8_t(a.v[i] >> n); }); }
 template <int n> B shift_left(B a) { return each<B>([&](size_t i) { return uint8_t(a.v[i] << n); }); }
 
+// table[x] of each byte x, 0 .. 15.
+inline B lookup(const uint8_t* table, B a) { return each<B>([&](size_t i) { return table[a.v[i] & 15]; }); }
+// Sixteen FP8 (e4m3) numbers divided by 256: their bits, one place down, are those of halves. Their NaN is not one here.
+inline F load_e4m3(const uint8_t* p) { return each<F>([=](size_t i) { return half_to_float(uint16_t((int8_t(p[i]) * 128) & 0xbfff)); }); }
+
 // start + for each row: sum of `kSteps` times four columns of w, each at most kBound, times the activations a (-127 .. 127).
 template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     for (int s = 0; s < kSteps; ++s)

@@ -9,12 +9,16 @@
 // clang-format off
 #include "../ops/math.h"
 #include "../formats/codecs.h"
+#include "../formats/group_codecs.h"
 #include "../formats/pack.h"
+#include "../formats/group_pack.h"
 #include "../ops/activations.h"
 #include "../ops/packed_linear.h"
+#include "../ops/float_panels.h"
 #include "../ops/plain_linear.h"
 #include "../ops/linear.h"
 #include "../ops/elementwise.h"
+#include "../ops/reorder.h"
 #include "../ops/rope.h"
 #include "../ops/attend.h"
 #include "../ops/select.h"
@@ -32,8 +36,10 @@ extern const Kernels kernels;
 const Kernels kernels = {
     .isa = PARITY_TEXT(PARITY_ISA),
     .linear = linear,
+    .reorder = reorder,
     .embed = embed,
     .pack = pack,
+    .pack_groups = pack_groups,
     .norm = norm,
     .gated = gated,
     .sigmoid_gate = sigmoid_gate,

@@ -3,11 +3,18 @@
 
 namespace parity::PARITY_ISA {
 
-inline bool is_packed(int64_t format) { return format_info(format).columns > 0; }
+// Whether products are of integers, so that activations are rounded to bytes.
+inline bool takes_bytes(int64_t format) { return format_info(format).columns > 0 && !in_float_panels(format); }
 
-inline bool any_packed(const LinearArgs& args) {
+inline bool any_takes_bytes(const LinearArgs& args) {
     for (int64_t i = 0; i < args.num_parts; ++i)
-        if (is_packed(args.parts[i].format)) return true;
+        if (takes_bytes(args.parts[i].format)) return true;
+    return false;
+}
+
+inline bool any_in_float_panels(const LinearArgs& args) {
+    for (int64_t i = 0; i < args.num_parts; ++i)
+        if (in_float_panels(args.parts[i].format)) return true;
     return false;
 }
 
@@ -17,7 +24,7 @@ constexpr int64_t kOwnCopy = 2;
 inline int64_t tile_width(const LinearArgs& args) { return args.tokens > kDirectTokens ? kTileTokens : 1; }
 
 inline size_t linear_scratch(const LinearArgs& args) {
-    return any_packed(args) ? Activations::bytes(args.tokens, args.columns, tile_width(args)) : 0;
+    return any_takes_bytes(args) ? Activations::bytes(args.tokens, args.columns, tile_width(args)) : 0;
 }
 
 // The part that holds the panel, and the panel's place in it.
@@ -47,6 +54,10 @@ inline int64_t linear_panels(const LinearArgs& args, const Activations& a, int64
     const auto* data = static_cast<const uint8_t*>(part.data) + panel * (args.columns / info.columns * info.panel_bytes);
     const int64_t first = part.first + row;
     const Target to{args.out + first, args.bias ? args.bias + first : nullptr, args.out_stride, left};
+    if (in_float_panels(part.format)) {
+        float_panel(part.format, data, args, unpacked, to);
+        return 1;
+    }
     const bool several = kTilePanels > 1 && most >= kTilePanels && left > (kTilePanels - 1) * kPanelRows;
     with_codec(part.format, [&]<class C>(C) {
         if (several) panels_linear<C, kTilePanels>(data, a, args.tokens, unpacked, to);
@@ -64,9 +75,10 @@ inline void linear(const void* raw, Team& team) {
         panels += here;
         bytes += here * (info.columns ? args.columns / info.columns * info.panel_bytes : args.columns * info.bytes * kPanelRows);
     }
-    const bool packed = any_packed(args), own = args.tokens <= kOwnCopy;
+    const bool packed = any_takes_bytes(args), own = args.tokens <= kOwnCopy;
     const int64_t width = tile_width(args);
-    const size_t unpacked_bytes = packed && width > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
+    size_t unpacked_bytes = packed && width > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
+    if (any_in_float_panels(args) && unpacked_bytes < float_panels_scratch(args.tokens)) unpacked_bytes = float_panels_scratch(args.tokens);
     const size_t copy = packed && own ? Activations::bytes(args.tokens, args.columns, width) : 0;
     std::byte* local = team.local(unpacked_bytes + copy);
     const Activations a(own ? local + unpacked_bytes : team.shared(), args.tokens, args.columns, width);
@@ -128,7 +140,8 @@ inline void embed(const void* raw, Team& team) {
             if (args.format == kBf16) copy_numbers(reinterpret_cast<const Bfloat*>(data), args.columns, out);
             continue;
         }
-        with_codec(args.format, [&]<class C>(C) { embed_row<C>(data, args.columns, row, out); });
+        if (in_float_panels(args.format)) embed_float_row(args.format, data, args.columns, row, out);
+        else with_codec(args.format, [&]<class C>(C) { embed_row<C>(data, args.columns, row, out); });
     }
 }
 

@@ -13,7 +13,7 @@ from parity.core.weights import Packed, Rows, Weight
 from . import columns, float_blocks, gguf_blocks, gguf_super, int_groups
 from .base import Format
 
-__all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "stack"]
+__all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "stack", "unstack"]
 
 FORMATS: Mapping[str, Format] = {
     form.name: form for module in (gguf_blocks, gguf_super, float_blocks, int_groups, columns) for form in module.FORMATS
@@ -104,6 +104,14 @@ def stack(weights: Sequence[torch.Tensor | Packed]) -> torch.Tensor | Packed:
     packed = [weight for weight in weights if isinstance(weight, Packed)]
     arrays = {role: _stack([weight.arrays[role] for weight in packed]) for role in first.arrays}
     return Packed(first.format, (len(weights), *first.shape), arrays, first.meta)
+
+
+def unstack(weight: Packed) -> list[Packed]:
+    """The matrices of a stack [n, out, in], as views."""
+    return [
+        Packed(weight.format, weight.shape[1:], {role: array[index] for role, array in weight.arrays.items()}, weight.meta)
+        for index in range(weight.shape[0])
+    ]
 
 
 def nbytes(weight: Weight) -> int:

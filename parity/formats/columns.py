@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 import torch
 
+from parity.core.weights import Packed
+
 from .base import Format
 from .int_groups import unpack_words
 
@@ -40,6 +42,30 @@ def _expand_gptq(arrays: Mapping[str, torch.Tensor], shape: tuple[int, int], met
     scale = arrays["scale"].float().t()
     weights: torch.Tensor = (codes - zeros[:, groups]).float() * scale[:, groups]
     return weights
+
+
+def by_rows(weight: Packed) -> Packed | None:
+    """An `awq` or `gptq` matrix as `int4_zero`, the same numbers laid out by rows; None where groups differ in size."""
+    height, width = weight.shape
+    group_size, arrays = weight.meta["group_size"], weight.arrays
+    order: torch.Tensor | None = None
+    if weight.format == "awq":
+        codes, zeros = awq_codes(arrays["data"]).t(), awq_codes(arrays["zeros"])
+    else:
+        codes, zeros = unpack_words(arrays["data"].t().contiguous()), unpack_words(arrays["zeros"]) + weight.meta["zero_offset"]
+        order = arrays["groups"].long().argsort(stable=True)
+        if not torch.equal(arrays["groups"].long()[order], torch.arange(width, device=order.device) // group_size):
+            return None
+        if bool((order[1:] > order[:-1]).all()):
+            order = None
+        else:
+            codes = codes[:, order]
+    low, high = codes[:, 0::2], codes[:, 1::2]
+    found = {"data": (low | high << 4).contiguous().view(torch.int32)}
+    found |= {"zeros": zeros.t().contiguous(), "scale": arrays["scale"].t().contiguous()}
+    if order is not None:
+        found["order"] = order.int()
+    return Packed("int4_zero", (height, width), found, {"group_size": group_size})
 
 
 FORMATS = (

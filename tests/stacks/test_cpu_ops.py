@@ -22,9 +22,9 @@ if missing() is not None:
 
 from parity.stacks.cpu import open_stack
 from parity.stacks.cpu.native import native
-from parity.stacks.cpu.weights import LAYOUTS
+from parity.stacks.cpu.weights import BLOCKS, LAYOUTS
 
-PACKED = sorted(name for name, layout in LAYOUTS.items() if layout.columns)
+PACKED = sorted(BLOCKS)
 STACK = open_stack()
 OPS = STACK.ops
 

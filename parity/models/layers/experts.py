@@ -14,6 +14,7 @@ from ...core.errors import Unsupported
 from ...core.state import LayerState
 from ...core.weights import Packed, Weight
 from ...formats import expand, format_of
+from ...formats.columns import by_rows
 from ...stacks.ops import Activation, Ops, Routing
 from ..step import Step
 from .linear import Linear
@@ -135,8 +136,7 @@ class Stacked:
         def put(weight: Weight, place: Place) -> None:
             assert isinstance(weight, (Tensor, Packed))
             if isinstance(weight, Packed) and not format_of(weight.format).row_arrays:
-                _say_expanded(weight.format)
-                weight = expand(weight)
+                weight = _with_rows_apart(weight)
             if self._stack is None:
                 self._stack = self._empty_like(weight)
             self._copy(weight, expert, row)
@@ -175,10 +175,20 @@ class Stacked:
             _bytes(target).copy_(_bytes(array))
 
 
+def _with_rows_apart(weight: Packed) -> Tensor | Packed:
+    """The same numbers in a form whose rows can be stacked with others'."""
+    found = by_rows(weight)
+    if found is not None and "order" not in found.arrays:
+        return found
+    _say_expanded(weight.format)
+    return expand(weight)
+
+
 @cache
 def _say_expanded(format: str) -> None:
     log.warning(
-        "%s experts are expanded while loading: the format does not keep rows apart, so no stack can be made of it", format
+        "%s experts are expanded while loading: their inputs are in an order of their own, so no stack can be made of them",
+        format,
     )
 
 

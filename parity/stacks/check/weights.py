@@ -1,4 +1,4 @@
-"""Weights of every packed format: made from normal numbers where the format can be, else of valid random codes."""
+"""Weights of every packed format: made from normal numbers, and of valid random codes in GGUF's super-blocks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ...core.weights import Packed
 from ...formats import FORMATS, format_of, pack, stack
+from ...formats.columns import AWQ_ORDER
+from ...formats.int_groups import pack_words, unpack_words
 from .case import Make
 
 _DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -42,6 +44,9 @@ _META: Mapping[str, tuple[Mapping[str, int], ...]] = {
     "fp8_block": ({}, {"block_rows": 32, "block_columns": 32, "e8m0": 1}),
     "int4_group": ({"group_size": 32}, {"group_size": 128}),
     "int8_group": ({"group_size": 32}, {"group_size": 128}),
+    "int4_zero": ({"group_size": 32}, {"group_size": 128}),
+    "awq": ({"group_size": 32}, {"group_size": 128}),
+    "gptq": ({"group_size": 32}, {"group_size": 128, "in_order": 1}),
 }
 
 
@@ -50,12 +55,12 @@ def one(make: Make, name: str, height: int, width: int, meta: Mapping[str, int])
     if name in _DTYPES:
         return make.normal(height, width, dtype=_DTYPES[name], std=width**-0.5)
     form = FORMATS.get(name)
-    multiple = max(form.multiple if form else 1, meta.get("group_size", 1), 32 if name in _RAW else 1)
+    multiple = max(form.multiple if form else 1, meta.get("group_size", 1))
     width = -(-width // multiple) * multiple
     if name in _BLOCKS:
         return _blocks(make, name, height, width)
     if name in _RAW:
-        return _RAW[name](make, -(-height // 8) * 8, width)
+        return _RAW[name](make, -(-height // 8) * 8, width, meta)
     return pack(make.normal(height, width, dtype=torch.float32, std=width**-0.5), name, **meta)
 
 
@@ -67,7 +72,7 @@ def by_rows(name: str) -> bool:
 def _blocks(make: Make, name: str, height: int, width: int) -> Packed:
     size, at, minimum = _BLOCKS[name]
     data = make.integers(0, 256, height, width // 256, size, dtype=torch.uint8)
-    scale = make.uniform(height, width // 256, 1) * 1e-3 + 1e-4
+    scale = (make.uniform(height, width // 256, 1) + 1) * 5e-4
     data[..., at : at + 2] = scale.half().view(torch.uint8)
     if minimum is not None:
         at, factor = minimum
@@ -75,25 +80,35 @@ def _blocks(make: Make, name: str, height: int, width: int) -> Packed:
     return Packed(name, (height, width), {"data": data.flatten(1)})
 
 
-def _words(make: Make, *shape: int) -> Tensor:
-    return make.integers(-(2**31), 2**31, *shape)
+def _by_columns(make: Make, height: int, width: int, group: int) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """(codes [in, out], zero points and scales [groups, out]) of normal numbers."""
+    numbers = make.normal(height, width, dtype=torch.float32, std=width**-0.5)
+    arrays = pack(numbers, "int4_zero", group_size=group).arrays
+    return unpack_words(arrays["data"]).t(), {role: arrays[role].t().contiguous() for role in ("zeros", "scale")}
 
 
-def _awq(make: Make, height: int, width: int) -> Packed:
-    scale = make.uniform(width // 32, height).half() * 0.01 + 0.001
-    arrays = {"data": _words(make, width, height // 8), "zeros": _words(make, width // 32, height // 8), "scale": scale}
-    return Packed("awq", (height, width), arrays, {"group_size": 32})
+def _awq(make: Make, height: int, width: int, meta: Mapping[str, int]) -> Packed:
+    codes, shared = _by_columns(make, height, width, meta["group_size"])
+    nibbles = torch.tensor(AWQ_ORDER).argsort()
+
+    def words(x: Tensor) -> Tensor:
+        return pack_words(x.unflatten(-1, (-1, 8))[..., nibbles].flatten(-2))
+
+    arrays = {"data": words(codes), "zeros": words(shared["zeros"]), "scale": shared["scale"]}
+    return Packed("awq", (height, width), arrays, {"group_size": meta["group_size"]})
 
 
-def _gptq(make: Make, height: int, width: int) -> Packed:
-    scale = make.uniform(width // 32, height).half() * 0.01 + 0.001
+def _gptq(make: Make, height: int, width: int, meta: Mapping[str, int]) -> Packed:
+    group = meta["group_size"]
+    codes, shared = _by_columns(make, height, width, group)
+    inputs = torch.arange(width) if meta.get("in_order") else torch.randperm(width, generator=make.generator)
     arrays = {
-        "data": _words(make, width // 8, height),
-        "zeros": _words(make, width // 32, height // 8),
-        "scale": scale,
-        "groups": (torch.randperm(width, generator=make.generator) // 32).int(),
+        "data": pack_words(codes[inputs].t()).t().contiguous(),
+        "zeros": pack_words(shared["zeros"].clamp(min=1) - 1),
+        "scale": shared["scale"],
+        "groups": (inputs // group).int(),
     }
-    return Packed("gptq", (height, width), arrays, {"group_size": 32, "zero_offset": 1})
+    return Packed("gptq", (height, width), arrays, {"group_size": group, "zero_offset": 1})
 
 
-_RAW: Mapping[str, Callable[[Make, int, int], Packed]] = {"awq": _awq, "gptq": _gptq}
+_RAW: Mapping[str, Callable[[Make, int, int, Mapping[str, int]], Packed]] = {"awq": _awq, "gptq": _gptq}

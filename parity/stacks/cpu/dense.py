@@ -10,7 +10,7 @@ from .. import reference, reference_streams
 from ..ops import Activation
 from .fallback import NO_ROWS, Spaced, num_rows, rows_of, spaced, told, usable
 from .native import native
-from .weights import matrices, parts, stacked
+from .weights import matrices, orders, parts, stacked
 
 _KINDS = {"silu": 0, "situ": 2}
 GATES = {"silu": 0, "sigmoid": 1}
@@ -26,10 +26,23 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         told("linear", x, weight)
         return reference.linear(x, weight, bias)
     rows = rows_of(x)
-    out = torch.empty(*x.shape[:-1], weight.shape[0])
-    native().linear(
-        rows.data_ptr(), rows.stride(0), rows.shape[0], rows.shape[1], found, _address(bias), out.data_ptr(), weight.shape[0]
-    )
+    out, height = torch.empty(*x.shape[:-1], weight.shape[0]), weight.shape[0]
+    sorted_by = orders(weight)
+    if not any(order is not None for order in sorted_by):
+        native().linear(rows.data_ptr(), rows.stride(0), *rows.shape, found, _address(bias), out.data_ptr(), height)
+        return out
+    first = 0  # each part takes its inputs in its own order, so each is a product of its own
+    for part, order in zip(found, sorted_by, strict=True):
+        taken = rows if order is None else _reordered(rows, order)
+        at = 0 if bias is None else bias.data_ptr() + 4 * first
+        native().linear(taken.data_ptr(), taken.stride(0), *taken.shape, [part], at, out.data_ptr() + 4 * first, height)
+        first += part[2]
+    return out
+
+
+def _reordered(rows: Tensor, order: Tensor) -> Tensor:
+    out = torch.empty(rows.shape)
+    native().reorder(rows.data_ptr(), rows.stride(0), *rows.shape, order.data_ptr(), out.data_ptr())
     return out
 
 

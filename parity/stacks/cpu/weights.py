@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.weights import Packed, Rows, Weight
+from . import groups
 from .native import native
 
 PLAIN = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
@@ -17,7 +18,7 @@ PLAIN = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 
 @dataclass(frozen=True)
 class Layout:
-    """A native format: its number, the columns and bytes of a row's block on disk, and the bytes of a panel's block."""
+    """A native format: its number, the columns and bytes of a row's block, and the bytes of a panel's block."""
 
     number: int
     columns: int
@@ -26,8 +27,9 @@ class Layout:
 
 
 LAYOUTS = {name: Layout(*values) for name, values in native().formats().items()}
-_PACKED = frozenset(name for name, layout in LAYOUTS.items() if layout.columns)
-FORMATS = _PACKED | {str(dtype).removeprefix("torch.") for dtype in PLAIN}
+BLOCKS = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"})
+"""Formats that are packed block by block, as GGUF files hold them."""
+FORMATS = BLOCKS | groups.FORMATS | {str(dtype).removeprefix("torch.") for dtype in PLAIN}
 """Formats that `linear` and `embed` compute on: packed ones, and plain numbers by the dtype's name."""
 
 
@@ -37,8 +39,10 @@ def prepare(weight: Weight) -> Weight:
         return weight.contiguous()
     if isinstance(weight, Rows):
         return Rows(tuple(prepare(part) for part in weight.parts))  # type: ignore[misc]
-    if "panels" in weight.arrays or weight.format not in _PACKED:
+    if "panels" in weight.arrays:
         return weight
+    if weight.format in groups.FORMATS:
+        return groups.prepare(weight)
     layout = LAYOUTS[weight.format]
     *stack, rows, columns = weight.shape
     data = weight.arrays["data"].contiguous()
@@ -46,7 +50,13 @@ def prepare(weight: Weight) -> Weight:
     packed = torch.empty(math.prod(stack), panels * (columns // layout.columns) * layout.panel_bytes, dtype=torch.uint8)
     for source, target in zip(data.view(packed.shape[0], -1), packed, strict=True):
         native().pack(source.data_ptr(), layout.number, rows, columns, target.data_ptr())
-    return Packed(weight.format, weight.shape, {"panels": packed.view(*stack, -1)}, weight.meta)
+    return Packed(weight.format, weight.shape, {"panels": packed.view(*stack, -1)}, {"layout": layout.number})
+
+
+def orders(weight: Weight) -> list[Tensor | None]:
+    """The order in which each part of a prepared weight takes its inputs, or None for their own."""
+    each = weight.parts if isinstance(weight, Rows) else (weight,)
+    return [part.arrays.get("order") if isinstance(part, Packed) else None for part in each]
 
 
 def parts(weight: Weight) -> list[tuple[int, int, int]] | None:
@@ -61,7 +71,7 @@ def parts(weight: Weight) -> list[tuple[int, int, int]] | None:
             panels = part.arrays.get("panels")
             if panels is None:
                 return None
-            found.append((panels.data_ptr(), LAYOUTS[part.format].number, part.shape[0]))
+            found.append((panels.data_ptr(), part.meta["layout"], part.shape[0]))
     return found
 
 
@@ -74,7 +84,7 @@ def matrices(weight: Tensor | Packed) -> list[tuple[int, int, int]]:
 
 def native_format(weight: Tensor | Packed) -> int:
     """The number that the kernels know a weight's format by."""
-    return LAYOUTS[PLAIN[weight.dtype] if isinstance(weight, Tensor) else weight.format].number
+    return LAYOUTS[PLAIN[weight.dtype]].number if isinstance(weight, Tensor) else weight.meta["layout"]
 
 
 def stacked(weight: Weight) -> bool:

@@ -1,0 +1,117 @@
+"""Formats of codes with scales beside them, packed into panels: FP8, MXFP4, and integers in groups.
+
+FP8 keeps three bits of mantissa over fifteen powers of two, which no integer of eight bits holds: its products are of floats,
+with activations as they are. The others are small integers times a scale. Their activations are rounded to bytes in blocks of
+32, as for GGUF's types: for codes of four bits that rounding is a tenth of the weights' own, for eight bits about as large.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...core.weights import Packed
+from ...formats import columns, expand, stack, unstack
+from .native import native
+
+log = logging.getLogger("parity")
+
+FORMATS = frozenset({"fp8_block", "mxfp4", "int4_group", "int8_group", "int4_zero", "awq", "gptq"})
+"""The packed formats that this module prepares."""
+
+_WIDE = {"fp8_block": "fp8_128", "int4_group": "int4_128", "int8_group": "int8_128", "int4_zero": "zero4_128"}
+"""Layouts with float32 scales for 128 columns."""
+_NARROW: Mapping[tuple[str, torch.dtype], str] = {
+    ("fp8_block", torch.float32): "fp8_32",
+    ("fp8_block", torch.bfloat16): "fp8_32",
+    ("fp8_block", torch.uint8): "fp8_power",
+    ("mxfp4", torch.uint8): "mxfp4",
+    ("int4_group", torch.float16): "q4_0",
+    ("int4_group", torch.bfloat16): "int4_32",
+    ("int8_group", torch.float16): "q8_0",
+    ("int8_group", torch.bfloat16): "int8_32",
+    ("int4_zero", torch.float16): "zero4_32",
+}
+"""Layouts with scales of their own type for 32 columns."""
+_SCALES = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
+_said: set[str] = set()
+
+
+def prepare(weight: Packed) -> Packed | Tensor:
+    """The matrix [..., out, in] as panels; as float32 where no layout holds it exactly, which is said once for a format."""
+    by_rows = _by_rows(weight)
+    layout = None if by_rows is None else _layout(by_rows)
+    if by_rows is None or layout is None:
+        if weight.format not in _said:
+            _said.add(weight.format)
+            meta = ", ".join(f"{name} {value}" for name, value in weight.meta.items())
+            log.warning("cpu: no native layout holds %s %s (%s): such weights are expanded to float32", weight.format, weight.shape, meta)
+        return expand(weight)
+    *leading, rows, width = by_rows.shape
+    number, unit, _, panel_bytes = native().formats()[layout]
+    size = -(-rows // native().PANEL_ROWS) * (width // unit) * panel_bytes
+    panels = torch.empty(math.prod(leading), size, dtype=torch.uint8)
+    data, scale = by_rows.arrays["data"].contiguous(), _scale(by_rows.arrays["scale"], layout)
+    zeros = by_rows.arrays["zeros"].contiguous() if "zeros" in by_rows.arrays else None
+    group_rows, group_columns = _group(by_rows)
+    number_format = native().formats()[_SCALES.get(scale.dtype, "f32")][0]
+    for index, target in enumerate(panels):
+        native().pack_groups(
+            _address(data, index, panels), _address(scale, index, panels), 0 if zeros is None else _address(zeros, index, panels),
+            number, rows, width, group_rows, group_columns, number_format, target.data_ptr(),
+        )  # fmt: skip
+    arrays = {"panels": panels.view(*leading, -1)}
+    if "order" in by_rows.arrays:
+        arrays["order"] = by_rows.arrays["order"].contiguous()
+    return Packed(weight.format, weight.shape, arrays, {"layout": number})
+
+
+def _by_rows(weight: Packed) -> Packed | None:
+    """The weight with its rows apart, where that can be."""
+    if weight.format not in ("awq", "gptq"):
+        return weight
+    if len(weight.shape) == 2:
+        return columns.by_rows(weight)
+    each = [columns.by_rows(one) for one in unstack(weight)]
+    found = [one for one in each if one is not None and "order" not in one.arrays]
+    # Experts whose inputs are in an order of their own would need their activations once for each order.
+    return stack(found) if len(found) == len(each) else None  # type: ignore[return-value]  # of packed ones it is one
+
+
+def _group(weight: Packed) -> tuple[int, int]:
+    """Rows and columns that share a scale."""
+    meta = weight.meta
+    if weight.format == "fp8_block":
+        return meta["block_rows"], meta["block_columns"]
+    return 1, meta.get("group_size", 32)
+
+
+def _layout(weight: Packed) -> str | None:
+    width, scale = weight.shape[-1], _plain_bytes(weight.arrays["scale"]).dtype
+    group = min(_group(weight)[1], width)
+    if group % 128 == 0 and width % 128 == 0 and weight.format in _WIDE:
+        return _WIDE[weight.format]
+    if group % 32 or width % 32:
+        return None
+    return _NARROW.get((weight.format, scale))
+
+
+def _scale(scale: Tensor, layout: str) -> Tensor:
+    """Bytes where the layout keeps powers of two, else floats."""
+    plain = _plain_bytes(scale)
+    if plain.dtype == torch.uint8 and layout == "fp8_128":
+        plain = scale.view(torch.float8_e8m0fnu).float()
+    return plain.contiguous()
+
+
+def _plain_bytes(scale: Tensor) -> Tensor:
+    return scale.view(torch.uint8) if scale.dtype == torch.float8_e8m0fnu else scale
+
+
+def _address(array: Tensor, index: int, panels: Tensor) -> int:
+    """Where one matrix of a stack of as many as there are panels begins."""
+    return array.data_ptr() + array.nbytes // panels.shape[0] * index
