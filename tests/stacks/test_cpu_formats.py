@@ -169,9 +169,7 @@ def test_a_weight_that_is_no_number_stays_visible() -> None:
     assert got.isnan().sum() == 4
 
 
-def test_what_no_layout_holds_is_expanded_and_named(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_no_layout_holds_is_expanded_and_named(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("parity.stacks.cpu.groups._said", set())
     weight = pack(normal(8, 48), "int4_group", group_size=24)
     with caplog.at_level("WARNING", logger="parity"):

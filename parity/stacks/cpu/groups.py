@@ -49,7 +49,8 @@ def prepare(weight: Packed) -> Packed | Tensor:
         if weight.format not in _said:
             _said.add(weight.format)
             meta = ", ".join(f"{name} {value}" for name, value in weight.meta.items())
-            log.warning("cpu: no native layout holds %s %s (%s): such weights are expanded to float32", weight.format, weight.shape, meta)
+            text = "cpu: no native layout holds %s %s (%s): such weights are expanded to float32"
+            log.warning(text, weight.format, weight.shape, meta)
         return expand(weight)
     *leading, rows, width = by_rows.shape
     number, unit, _, panel_bytes = native().formats()[layout]
@@ -61,7 +62,7 @@ def prepare(weight: Packed) -> Packed | Tensor:
     number_format = native().formats()[_SCALES.get(scale.dtype, "f32")][0]
     for index, target in enumerate(panels):
         native().pack_groups(
-            _address(data, index, panels), _address(scale, index, panels), 0 if zeros is None else _address(zeros, index, panels),
+            *(0 if array is None else array.data_ptr() + array.nbytes // len(panels) * index for array in (data, scale, zeros)),
             number, rows, width, group_rows, group_columns, number_format, target.data_ptr(),
         )  # fmt: skip
     arrays = {"panels": panels.view(*leading, -1)}
@@ -110,8 +111,3 @@ def _scale(scale: Tensor, layout: str) -> Tensor:
 
 def _plain_bytes(scale: Tensor) -> Tensor:
     return scale.view(torch.uint8) if scale.dtype == torch.float8_e8m0fnu else scale
-
-
-def _address(array: Tensor, index: int, panels: Tensor) -> int:
-    """Where one matrix of a stack of as many as there are panels begins."""
-    return array.data_ptr() + array.nbytes // panels.shape[0] * index
