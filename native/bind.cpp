@@ -57,9 +57,9 @@ int64_t part_bytes(const Part& part, int64_t columns) {
 
 using PartTuple = std::tuple<Address, int32_t, int32_t>;  // data, format, rows
 
-void linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const std::vector<PartTuple>& parts, Address bias, Address out, int64_t out_stride) {
+void linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const std::vector<PartTuple>& parts, Address bias, Address out, int64_t out_stride, bool as_floats) {
     need(parts.size() <= kMaxParts, "a weight has at most five parts");
-    LinearArgs args{at<const float>(x), x_stride, tokens, columns, at<const float>(bias), at<float>(out), out_stride, static_cast<int64_t>(parts.size()), {}};
+    LinearArgs args{at<const float>(x), x_stride, tokens, columns, at<const float>(bias), at<float>(out), out_stride, static_cast<int64_t>(parts.size()), {}, as_floats};
     int64_t bytes = 0;
     int32_t first = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
@@ -235,8 +235,8 @@ void token_windows(Address tokens, Address history, Address starts, Address slot
     state().submit("token_windows", state().kernels->windows, args, 0);
 }
 
-void experts(Address x, Address gate_up, Address down, Address weights, Address chosen, Address out, int64_t tokens, int64_t columns, int64_t inner, int64_t experts, int64_t top_k, int32_t gate_up_format, int32_t down_format, int32_t kind, float limit, float beta, float linear) {
-    const ExpertsArgs args{at<const float>(x), at<const void>(gate_up), at<const void>(down), at<const float>(weights), at<const int32_t>(chosen), at<float>(out), tokens, columns, inner, experts, top_k, gate_up_format, down_format, kind, limit, beta, linear};
+void experts(Address x, Address gate_up, Address down, Address weights, Address chosen, Address out, int64_t tokens, int64_t columns, int64_t inner, int64_t experts, int64_t top_k, int32_t gate_up_format, int32_t down_format, int32_t kind, float limit, float beta, float linear, bool as_floats) {
+    const ExpertsArgs args{at<const float>(x), at<const void>(gate_up), at<const void>(down), at<const float>(weights), at<const int32_t>(chosen), at<float>(out), tokens, columns, inner, experts, top_k, gate_up_format, down_format, kind, limit, beta, linear, as_floats};
     for (const auto& [format, width] : {std::pair{gate_up_format, columns}, std::pair{down_format, inner}}) {
         need(format >= 0 && format < kNumFormats, "no such weight format");
         need(!format_info(format).columns || width % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");

@@ -46,6 +46,7 @@ struct LinearArgs {
     int64_t out_stride;
     int64_t num_parts;
     Part parts[kMaxParts];
+    bool as_floats = false;  // activations meet packed weights as they are, and not rounded to bytes
 };
 
 // out [rows, columns] = x [rows, order].
@@ -232,6 +233,7 @@ struct ExpertsArgs {
     int32_t gate_up_format, down_format;
     int32_t kind;  // of the activation, as in GatedArgs
     float limit, beta, linear;
+    bool as_floats = false;  // as in LinearArgs
 };
 
 // A router: experts chosen by their scores, or by a table of tokens.

@@ -15,6 +15,7 @@
 #include "../ops/activations.h"
 #include "../ops/packed_linear.h"
 #include "../ops/float_panels.h"
+#include "../ops/expanded_linear.h"
 #include "../ops/plain_linear.h"
 #include "../ops/linear.h"
 #include "../ops/elementwise.h"

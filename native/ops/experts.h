@@ -36,12 +36,13 @@ constexpr int64_t kExpertPanels = 4;  // claimed at a time
 template <class From>
 void grouped_linear(const ExpertsArgs& args, Team& team, const Grouped& groups, const void* data, int32_t format, int64_t rows, int64_t columns, From from, float* out) {
     const int64_t chunks = (round_up(rows, kPanelRows) / kPanelRows + kExpertPanels - 1) / kExpertPanels;
-    const bool packed = takes_bytes(format);
+    const bool packed = takes_bytes(format) && !args.as_floats;
     int64_t most = 0, current = -1, before = 0, expert = 0;
     for (int64_t e = 0; e < args.experts; ++e)
         if (groups.first[e + 1] - groups.first[e] > most) most = groups.first[e + 1] - groups.first[e];
     size_t unpacked_bytes = packed ? size_t(columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
     if (in_float_panels(format)) unpacked_bytes = float_panels_scratch(most);
+    else if (args.as_floats) unpacked_bytes = expanded_scratch(most);
     const size_t gathered_bytes = size_t(round_up(4 * most * columns, 64));
     const size_t quantised_bytes = packed ? Activations::bytes(most, columns, kTileTokens) : 0;
     std::byte* local = team.local(unpacked_bytes + gathered_bytes + quantised_bytes);
@@ -52,7 +53,7 @@ void grouped_linear(const ExpertsArgs& args, Team& team, const Grouped& groups, 
             before += groups.first[expert + 1] > groups.first[expert] ? chunks : 0, ++expert;
         if (expert == args.experts) return;
         const int64_t first = groups.first[expert], count = groups.first[expert + 1] - first;
-        LinearArgs linear{gathered, columns, count, columns, nullptr, out + first * rows, rows, 1, {}};
+        LinearArgs linear{gathered, columns, count, columns, nullptr, out + first * rows, rows, 1, {}, args.as_floats};
         linear.parts[0] = Part{static_cast<const char*>(data) + expert * matrix_bytes(format, rows, columns), format, int32_t(rows), 0};
         if (expert != current) {
             current = expert;

@@ -7,7 +7,7 @@ namespace parity::PARITY_ISA {
 inline bool takes_bytes(int64_t format) { return format_info(format).columns > 0 && !in_float_panels(format); }
 
 inline bool any_takes_bytes(const LinearArgs& args) {
-    for (int64_t i = 0; i < args.num_parts; ++i)
+    for (int64_t i = 0; i < args.num_parts && !args.as_floats; ++i)
         if (takes_bytes(args.parts[i].format)) return true;
     return false;
 }
@@ -60,10 +60,11 @@ inline int64_t linear_panels(const LinearArgs& args, const Activations& a, int64
     }
     const bool several = kTilePanels > 1 && most >= kTilePanels && left > (kTilePanels - 1) * kPanelRows;
     with_codec(part.format, [&]<class C>(C) {
-        if (several) panels_linear<C, kTilePanels>(data, a, args.tokens, unpacked, to);
+        if (args.as_floats) expanded_panel<C>(data, args, unpacked, to);
+        else if (several) panels_linear<C, kTilePanels>(data, a, args.tokens, unpacked, to);
         else panels_linear<C, 1>(data, a, args.tokens, unpacked, to);
     });
-    return several ? kTilePanels : 1;
+    return several && !args.as_floats ? kTilePanels : 1;
 }
 
 inline void linear(const void* raw, Team& team) {
@@ -79,6 +80,7 @@ inline void linear(const void* raw, Team& team) {
     const int64_t width = tile_width(args);
     size_t unpacked_bytes = packed && width > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
     if (any_in_float_panels(args) && unpacked_bytes < float_panels_scratch(args.tokens)) unpacked_bytes = float_panels_scratch(args.tokens);
+    if (args.as_floats && unpacked_bytes < expanded_scratch(args.tokens)) unpacked_bytes = expanded_scratch(args.tokens);
     const size_t copy = packed && own ? Activations::bytes(args.tokens, args.columns, width) : 0;
     std::byte* local = team.local(unpacked_bytes + copy);
     const Activations a(own ? local + unpacked_bytes : team.shared(), args.tokens, args.columns, width);
@@ -106,16 +108,7 @@ template <class C> void embed_row(const uint8_t* panels, int64_t columns, int64_
     for (int64_t b = 0; b < columns / kBlock; ++b, out += kBlock) {
         constexpr int per = C::columns / kBlock;
         unpack_block<C>(panel + b / per * C::bytes, int(b % per), block);
-        for (int c = 0; c < kBlock; ++c) {
-            int q = block.w[64 * (c / 4) + 4 * lane + c % 4];
-            if constexpr (C::bound == 255) q -= 128;
-            else if constexpr (C::log_offset >= 0) q -= 1 << C::log_offset;
-            if constexpr (C::kind == kSub || C::kind == kSubMin) q *= block.sub[c / 16][lane];
-            float value = block.scale[lane] * float(q);
-            if constexpr (C::kind == kMin) value += block.low[lane];
-            if constexpr (C::kind == kSubMin) value += block.low[lane] * float(block.min[c / 16][lane]);
-            out[c] = value;
-        }
+        for (int c = 0; c < kBlock; ++c) out[c] = expanded<C>(block, c, lane, block.w[64 * (c / 4) + 4 * lane + c % 4]);
     }
 }
 

@@ -24,7 +24,7 @@ class ModelInfo:
         eos_token_ids: the tokens that end an answer.
         sampling_defaults: from the model's generation_config, by `SamplingParams` field.
         embeds: whether the model is made for embeddings.
-        packed: whether the stack computes on packed weights as they are, with activations rounded as its kernels do.
+        packed: whether the stack multiplies packed weights with activations rounded to fewer bits than the dtype's.
     """
 
     name: str

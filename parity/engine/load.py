@@ -266,7 +266,7 @@ def make_engine(
         page_size=page_size,
         eos_token_ids=eos,
         sampling_defaults=sampling_defaults(checkpoint.generation_config),
-        packed=any(tensor.format in stack.formats for tensor in checkpoint.tensors.values()),
+        packed=any(tensor.format in stack.rounded for tensor in checkpoint.tensors.values()),
     )
     return Engine(info, scheduler, runner)
 

@@ -117,13 +117,15 @@ class Stack:
         train_ops: the differentiable table.
         dtypes: the compute dtypes that it is good at, best first; a model's own dtype is taken if it is among them.
         formats: packed weight formats that `ops.linear`, `ops.embed` and `ops.experts` compute on.
+        rounded: those of `formats` whose products round the activations to fewer bits than the compute dtype's.
         prepare: called once for each weight at load, given that its format is in `formats`; may copy it into the order
             that the kernels read. The argument is not used again.
         memory_fraction: share of the free memory that pages take by default.
         page_size: tokens in a page, unless the model's state asks for more.
         comm: (rank, size) -> Comm.
         notes: op name to why it is not the stack's own here.
-        tables: other tables on the same device by name, such as a batch-invariant one.
+        tables: other tables on the same device by name, such as a batch-invariant one. One that is called like a dtype
+            computes everything in it, and is what a spec such as `cpu:float32` means.
     """
 
     name: str
@@ -132,6 +134,7 @@ class Stack:
     train_ops: Ops
     dtypes: tuple[torch.dtype, ...]
     formats: frozenset[str] = frozenset()
+    rounded: frozenset[str] = frozenset()
     prepare: Callable[[Weight], Weight] = as_is
     memory_fraction: float = 0.9
     page_size: int = 64

@@ -58,6 +58,8 @@ def open_stack(spec: str | None = None) -> tuple[Stack, torch.dtype | None]:
         return _first(), None
     name, table, dtype = parse(spec)
     stack = _load(name)()
+    if table is None and dtype is not None and spec.rpartition(":")[2] in stack.tables:
+        table = spec.rpartition(":")[2]
     if table is not None:
         stack = with_table(stack, table)
     return stack, dtype
@@ -78,6 +80,7 @@ def with_table(stack: Stack, table: str) -> Stack:
             ops=reference.OPS,
             train_ops=reference.OPS,
             formats=frozenset(),
+            rounded=frozenset(),
             prepare=as_is,
             notes=dict.fromkeys(stack.ops.names(), "the reference table was asked for"),
         )

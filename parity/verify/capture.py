@@ -58,20 +58,37 @@ def capture(
     """
     identity = side.identity()
     parts = _Parts(path, identity, plan, reference)
-    asker = _Asker(side, plan, reference, progress, len(suite.items))
-    items = iter(suite.items)
+    _ask_all(_Asker(side, plan, reference, progress, len(suite.items)), suite, parts)
     with PackWriter(path, made_by=MADE_BY, identity=identity, plan=plan) as writer:
-        while group := list(islice(items, _GROUP)):
-            records = parts.read(group)
-            if records is None:
-                records = asker.ask(group)
-                parts.write(records)
-            asker.done += len(group)
-            for record in records:
-                writer.add(record)
         _inside(side, suite, plan, writer, reference)
+        exact = _ask_in_float32(side, suite, plan, path, reference, progress)
+        for item in suite.items:
+            record = parts.read_one(item.id)
+            writer.add(replace(record, in_float32=exact.read_one(item.id).paths) if exact is not None else record)
         writer.unreached.update(side.unreached())
     parts.clear()
+
+
+def _ask_all(asker: _Asker, suite: Suite, parts: _Parts) -> None:
+    """All prompts, except those whose answers are kept already."""
+    items = iter(suite.items)
+    while group := list(islice(items, _GROUP)):
+        if not parts.has(group):
+            parts.write(asker.ask(group))
+        asker.done += len(group)
+
+
+def _ask_in_float32(
+    side: Side, suite: Suite, plan: Plan, path: FilePath, reference: Pack | None, progress: Progress
+) -> _Parts | None:
+    """The paths once more with everything in float32, where the side serves in less and level 3 is wanted."""
+    if 3 not in plan.levels or not side.to_float32():
+        return None
+    only = replace(plan, levels=(3,), num_samples=0)
+    parts = _Parts(path, side.identity(), only, reference)
+    named: Progress = lambda what, done, total: progress(f"{what} in float32", done, total)  # noqa: E731
+    _ask_all(_Asker(side, only, reference, named, len(suite.items)), suite, parts)
+    return parts
 
 
 class _Asker:
@@ -158,12 +175,18 @@ class _Parts:
         self._folder = self._root / hashlib.sha256(key).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
 
-    def read(self, group: Sequence[Item]) -> list[Record] | None:
-        """The group's records, if all are there and whole."""
+    def has(self, group: Sequence[Item]) -> bool:
+        """Whether the group's records are all there and whole."""
         try:
-            return [self._read(item.id) for item in group]
+            return all(self.read_one(item.id).id == item.id for item in group)
         except (OSError, FormatError):
-            return None
+            return False
+
+    def read_one(self, name: str) -> Record:
+        """One prompt's record."""
+        stem = self._folder / self._stem(name)
+        data = stem.with_suffix(".json").read_bytes(), stem.with_suffix(".safetensors").read_bytes()
+        return decode_record(*data, f"the part {stem}")
 
     def write(self, records: Sequence[Record]) -> None:
         """Keeps a group's records."""
@@ -178,11 +201,6 @@ class _Parts:
     def clear(self) -> None:
         """Forgets everything: the pack is whole."""
         shutil.rmtree(self._root, ignore_errors=True)
-
-    def _read(self, name: str) -> Record:
-        stem = self._folder / self._stem(name)
-        data = stem.with_suffix(".json").read_bytes(), stem.with_suffix(".safetensors").read_bytes()
-        return decode_record(*data, f"the part {stem}")
 
     def _stem(self, name: str) -> str:
         return hashlib.sha256(name.encode()).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +29,34 @@ class Change:
     margin: float | None
 
 
+def worst_path(kl: Mapping[Where, Float64s]) -> float | None:
+    """The mean KL of the path that is furthest apart."""
+    return max((float(values.mean()) for values in kl.values() if len(values)), default=None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Forced:
+    """The two sides along given tokens, in one precision.
+
+    Args:
+        at, kl: by path, the positions and the coarse KL(A || B) there.
+        within_b: by path, the KL of B against itself: one-shot against that path.
+        distance: mean squared distance of the centred logits, from the sketches.
+        identical: whether all that both sides show is bit-equal.
+    """
+
+    at: dict[Where, Int32s]
+    kl: dict[Where, Float64s]
+    within_b: dict[Path, Float64s]
+    distance: float | None
+    identical: bool
+
+    @property
+    def worst_path_kl(self) -> float | None:
+        """The mean KL of the path that is furthest apart."""
+        return worst_path(self.kl)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PromptResult:
     """What was seen on one prompt.
@@ -40,6 +68,8 @@ class PromptResult:
         within_a, within_b: by path, the KL of a side against itself: one-shot against that path.
         distance: mean squared distance of the centred logits, from the sketches.
         noise: |change in log-probability| of A's head against itself on other paths.
+        rounding: the same against itself in float32, on the same paths; empty where A serves in float32.
+        float32: both sides in float32; None where one of them shows nothing in it.
         identical: whether all that both sides show is bit-equal.
         flips: the positions that changed.
         oracle: mean KL(R || A) and KL(R || B).
@@ -58,6 +88,8 @@ class PromptResult:
     within_b: dict[Path, Float64s] = field(default_factory=dict)
     distance: float | None = None
     noise: Float64s = field(default_factory=lambda: np.zeros(0))
+    rounding: Float64s = field(default_factory=lambda: np.zeros(0))
+    float32: Forced | None = None
     identical: bool = True
     flips: tuple[Change, ...] = ()
     oracle: tuple[float, float] | None = None
@@ -70,52 +102,51 @@ class PromptResult:
     @property
     def worst_path_kl(self) -> float | None:
         """The mean KL of the path that is furthest apart."""
-        means = [float(values.mean()) for values in self.kl.values() if len(values)]
-        return max(means, default=None)
+        return worst_path(self.kl)
 
 
 def compare(a: Pack, b: Pack, oracle: Pack | None = None) -> Iterator[PromptResult]:
     """Results for the prompts that both packs have, in A's order."""
+    float32 = (a.identity.dtype == "float32", b.identity.dtype == "float32")
     for prompt in a.summary.prompts:
         if prompt in b:
             reference = oracle.record(prompt) if oracle is not None and prompt in oracle else None
-            yield compare_records(a.record(prompt), b.record(prompt), reference)
+            yield compare_records(a.record(prompt), b.record(prompt), reference, float32)
 
 
-def compare_records(a: Record, b: Record, oracle: Record | None = None) -> PromptResult:
-    """One prompt."""
+def compare_records(
+    a: Record, b: Record, oracle: Record | None = None, float32: tuple[bool, bool] = (False, False)
+) -> PromptResult:
+    """One prompt.
+
+    Args:
+        a, b: the two sides' records.
+        oracle: a third side's; without one, A in float32 is the oracle, where it shows that.
+        float32: whether A and B serve in float32, so that `paths` are in it.
+    """
     tokens_equal = None if a.tokens is None or b.tokens is None else np.array_equal(a.tokens, b.tokens)
     counts = (a.num_tokens, b.num_tokens)
     fork, equal_answers = _fork(a.id, a.answer, b.answer)
     answers, samples = (a.answer, b.answer), (a.samples, b.samples)
     if tokens_equal is False:
         return PromptResult(a.id, False, counts, identical=False, answers=answers, samples=samples)
-    at: dict[Where, Int32s] = {}
-    kl: dict[Where, Float64s] = {}
-    flips: list[Change] = []
-    distances: list[float] = []
-    identical = equal_answers is not False
-    for path in [path for path in a.paths if path in b.paths]:
-        one, two = _shared(a.paths[path], b.paths[path])
-        at[path], kl[path] = one.at, coarse_kl(one.top, two.top)
-        flips += _flips(a.id, path, one.at, one.top, two.top)
-        identical &= _same_bits(one, two)
-        if one.sketch is not None and two.sketch is not None and len(one.at):
-            distances.append(float(squared_distance(one.sketch, two.sketch).mean()))
-    along = _along_answers(a.answer, b.answer)
-    if along is not None:
-        kl[ANSWER], at[ANSWER] = coarse_kl(*along), np.arange(len(along[0]), dtype=np.int32)
+    serving = _forced(a.paths, b.paths, _along_answers(a.answer, b.answer))
+    flips = [flip for path in a.paths if path in b.paths for flip in _flips(a.id, path, a.paths[path], b.paths[path])]
+    exact_a, exact_b = (record.paths if own else record.in_float32 for record, own in zip((a, b), float32, strict=True))
+    in_float32 = serving if all(float32) else _forced(exact_a, exact_b) if exact_a and exact_b else None
     return PromptResult(
         a.id,
         tokens_equal,
         counts,
-        at,
-        kl,
-        _within(a),
-        _within(b),
-        float(np.mean(distances)) if distances else None,
+        serving.at,
+        serving.kl,
+        _within(a.paths),
+        serving.within_b,
+        serving.distance,
         _noise(a),
-        identical,
+        _rounding(a),
+        in_float32,
+        serving.identical and equal_answers is not False,
         tuple(flips),
         _from_oracle(a, b, oracle),
         answers,
@@ -124,6 +155,22 @@ def compare_records(a: Record, b: Record, oracle: Record | None = None) -> Promp
         samples,
         _first(a),
     )
+
+
+def _forced(a: Mapping[Path, Positions], b: Mapping[Path, Positions], along: tuple[Top, Top] | None = None) -> Forced:
+    at: dict[Where, Int32s] = {}
+    kl: dict[Where, Float64s] = {}
+    distances: list[float] = []
+    identical = True
+    for path in [path for path in a if path in b]:
+        one, two = _shared(a[path], b[path])
+        at[path], kl[path] = one.at, coarse_kl(one.top, two.top)
+        identical &= _same_bits(one, two)
+        if one.sketch is not None and two.sketch is not None and len(one.at):
+            distances.append(float(squared_distance(one.sketch, two.sketch).mean()))
+    if along is not None:
+        kl[ANSWER], at[ANSWER] = coarse_kl(*along), np.arange(len(along[0]), dtype=np.int32)
+    return Forced(at, kl, _within(b), float(np.mean(distances)) if distances else None, identical)
 
 
 def rows(positions: Positions, at: Int32s) -> Positions:
@@ -149,7 +196,9 @@ def _same_bits(a: Positions, b: Positions) -> bool:
     )
 
 
-def _flips(prompt: str, path: Where, at: Int32s, a: Top, b: Top) -> list[Change]:
+def _flips(prompt: str, path: Where, one: Positions, two: Positions) -> list[Change]:
+    shared_a, shared_b = _shared(one, two)
+    at, a, b = shared_a.at, shared_a.top, shared_b.top
     changed = np.flatnonzero(a.ids[:, 0] != b.ids[:, 0])
     gaps = margins(a, b.ids[:, 0])
     return [
@@ -165,12 +214,12 @@ def _has_best(top: Top, row: int) -> bool:
     return bool(used.sum() > 1 or top.logprobs[row, 0] > np.log(0.5))
 
 
-def _within(record: Record) -> dict[Path, Float64s]:
-    one_shot = record.paths.get("one_shot")
+def _within(paths: Mapping[Path, Positions]) -> dict[Path, Float64s]:
+    one_shot = paths.get("one_shot")
     if one_shot is None:
         return {}
     found: dict[Path, Float64s] = {}
-    for path, positions in record.paths.items():
+    for path, positions in paths.items():
         if path != "one_shot":
             one, two = _shared(one_shot, positions)
             found[path] = coarse_kl(one.top, two.top)
@@ -189,15 +238,27 @@ def _noise(record: Record) -> Float64s:
     return np.concatenate(parts)
 
 
+def _rounding(record: Record) -> Float64s:
+    """What A's own rounding does to the log-probabilities of its head: from A alone, whatever B is."""
+    parts = [np.zeros(0)]
+    for path in [path for path in record.paths if path in record.in_float32]:
+        one, two = _shared(record.paths[path], record.in_float32[path])
+        parts.append(head_deltas(one.top, two.top))
+    return np.concatenate(parts)
+
+
 def _from_oracle(a: Record, b: Record, oracle: Record | None) -> tuple[float, float] | None:
-    if oracle is None or any("one_shot" not in record.paths for record in (a, b, oracle)):
+    third = a if oracle is None else oracle
+    if a.tokens is not None and third.tokens is not None and not np.array_equal(a.tokens, third.tokens):
         return None
-    if a.tokens is not None and oracle.tokens is not None and not np.array_equal(a.tokens, oracle.tokens):
+    shots = [paths.get("one_shot") for paths in (a.in_float32 if oracle is None else oracle.paths, a.paths, b.paths)]
+    if None in shots:
         return None
-    at = np.intersect1d(np.intersect1d(a.paths["one_shot"].at, b.paths["one_shot"].at), oracle.paths["one_shot"].at)
+    known = [shot for shot in shots if shot is not None]
+    at = np.intersect1d(np.intersect1d(known[0].at, known[1].at), known[2].at)
     if not len(at):
         return None
-    r, one, two = (rows(record.paths["one_shot"], at.astype(np.int32)).top for record in (oracle, a, b))
+    r, one, two = (rows(shot, at.astype(np.int32)).top for shot in known)
     return float(coarse_kl(r, one).mean()), float(coarse_kl(r, two).mean())
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from .record import Float32s, Int32s, Positions
 from .statistics.divergence import Top, signs, sketch
 
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 8
+"""Few enough that a piece stays in the processor's caches."""
+_FOLDS = 32
 
 
 class Reducer:
@@ -35,7 +37,8 @@ class Reducer:
         ids = head_ids(logits, self._top_k)
         head = np.take_along_axis(logits, ids, axis=1).astype(np.float64)
         peak = head[:, :1]
-        weights = np.exp(logits - peak.astype(np.float32))
+        weights = logits - peak.astype(np.float32)
+        np.exp(weights, out=weights)
         np.put_along_axis(weights, ids, 0, axis=1)
         tail = weights.sum(axis=1, dtype=np.float64)
         total = np.exp(head - peak).sum(axis=1) + tail
@@ -50,11 +53,19 @@ class Reducer:
         )
 
 
+def _edges(logits: Float32s, count: int) -> Float32s:
+    """A value of each row that at least `count` of its others reach: the count-th largest of the columns' peaks, which costs
+    far less than sorting the whole row."""
+    rows, width = logits.shape
+    folds = min(_FOLDS, width // count)
+    peaks = logits[:, : width // folds * folds].reshape(rows, folds, -1).max(axis=1)
+    return np.asarray(np.partition(peaks, peaks.shape[1] - count, axis=1)[:, peaks.shape[1] - count])
+
+
 def head_ids(logits: Float32s, count: int) -> Int32s:
     """The `count` most likely ids of each row, best first; ties go to the lowest id."""
-    width = logits.shape[1]
-    edges = np.partition(logits, width - count, axis=1)[:, width - count]
     rows = []
+    edges = _edges(logits, count)
     for row, edge in zip(logits, edges, strict=True):
         candidates = np.flatnonzero(row >= edge)
         order = np.argsort(-row[candidates], kind="stable")[:count]

@@ -91,6 +91,7 @@ class Measurement:
         events: what happened, a line each (`equal`, `none`, `explained`): those without an excuse.
         excused: how many events the precision of the sides excuses.
         near_ties: how many events A's own noise excuses.
+        rounded: how many events A's own rounding excuses, as measured on A alone.
         identical: whether the two sides' bits are equal in all that the gate looks at.
         text: what else a reader should know.
     """
@@ -103,6 +104,7 @@ class Measurement:
     events: tuple[str, ...] = ()
     excused: int = 0
     near_ties: int = 0
+    rounded: int = 0
     identical: bool = False
     text: str = ""
 
@@ -214,6 +216,8 @@ def _counted(m: Measurement, gate: Gate) -> Finding:
     parts = [m.text] if m.text else []
     if m.near_ties:
         parts.append(f"{m.near_ties} explained by A's own noise")
+    if m.rounded:
+        parts.append(f"{m.rounded} explained by A's own rounding, measured against itself in float32")
     if m.excused:
         parts.append(f"{m.excused} explained by the precision of the sides")
     count = len(m.events)

@@ -29,6 +29,8 @@ from .statistics.divergence import Top
 CONTENT_FORMAT = 1
 _MAX_HEADER_BYTES = 1 << 20
 _DTYPES = ("float32", "int32")
+_FLOAT32 = "float32."
+"""Before the names of what was computed in float32 beside the precision that serves."""
 _T = TypeVar("_T")
 Arrays = dict[str, Any]
 
@@ -199,9 +201,9 @@ def encode_record(record: Record) -> tuple[bytes, bytes]:
         plain = _AnswerText(answer.text, answer.finish, answer.num_tokens, answer.tool_calls, answer.error)
     text = _RecordText(record.id, record.num_tokens, plain, dict(record.seconds))
     arrays: Arrays = {}
-    for path, positions in record.paths.items():
-        arrays |= {f"{path}.at": positions.at, **_top_arrays(path, positions.top)}
-        arrays |= {f"{path}.{k}": v for k, v in (("lse", positions.lse), ("sketch", positions.sketch)) if v is not None}
+    for prefix, paths in (("", record.paths), (_FLOAT32, record.in_float32)):
+        for path, positions in paths.items():
+            arrays |= _positions_arrays(prefix + path, positions)
     if answer and answer.tokens is not None:
         arrays["answer.tokens"] = np.array(answer.tokens, np.int32)
     if answer and answer.top is not None:
@@ -216,9 +218,18 @@ def decode_record(text: bytes, data: bytes, what: str) -> Record:
     arrays = _load(data, what)
     tokens = _take(arrays, "tokens", "int32", (None,), what) if "tokens" in arrays else None
     samples = _take(arrays, "samples", "int32", (None, None), what) if "samples" in arrays else None
-    paths: dict[Path, Positions] = {path: _positions(arrays, path, what) for path in PATHS if f"{path}.at" in arrays}
+    paths, in_float32 = (_paths(arrays, prefix, what) for prefix in ("", _FLOAT32))
     answer = _answer(plain.answer, arrays, what) if plain.answer else None
-    return Record(plain.id, tokens, plain.num_tokens, paths, answer, samples, plain.seconds)
+    return Record(plain.id, tokens, plain.num_tokens, paths, answer, samples, plain.seconds, in_float32)
+
+
+def _paths(arrays: Arrays, prefix: str, what: str) -> dict[Path, Positions]:
+    return {path: _positions(arrays, prefix + path, what) for path in PATHS if f"{prefix}{path}.at" in arrays}
+
+
+def _positions_arrays(name: str, positions: Positions) -> Arrays:
+    arrays: Arrays = {f"{name}.at": positions.at, **_top_arrays(name, positions.top)}
+    return arrays | {f"{name}.{k}": v for k, v in (("lse", positions.lse), ("sketch", positions.sketch)) if v is not None}
 
 
 def _answer(plain: _AnswerText, arrays: Arrays, what: str) -> Answer:

@@ -128,6 +128,7 @@ class Record:
         answer: the greedy answer.
         samples: int32 [samples, sample_tokens], ids of sampled answers, padded with -1.
         seconds: time taken, for the cost table.
+        in_float32: the same paths with everything computed in float32; empty where `paths` are that, or it cannot be had.
     """
 
     id: str
@@ -137,6 +138,7 @@ class Record:
     answer: Answer | None = None
     samples: Int32s | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    in_float32: Mapping[Path, Positions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

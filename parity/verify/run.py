@@ -36,8 +36,8 @@ class Settings:
         suite: a name or a JSONL file.
         levels: which are wanted.
         out: folder of packs and reports.
-        oracle: a third side in float32 that A and B are measured against; `auto` takes one when neither side computes in
-            float32, `none` never.
+        oracle: a third side in float32 that A and B are measured against; `auto` takes a side that is the reference in
+            float32, or A in float32 where it shows that, and else captures one; `none` never does.
         gates: a file of thresholds, instead of ours.
         num_samples: sampled answers a prompt.
         keep_going: do not stop at the first level that fails.
@@ -202,15 +202,16 @@ def _first_levels_fail(
 
 def _oracle(packs: Mapping[int, Pack], suite: Suite | None, plan: Plan, settings: Settings, progress: Progress) -> Pack | None:
     """The third side of the triangle."""
-    dtypes = {packs[place].identity.dtype for place in (0, 1)}
     spec = settings.oracle
     if 4 not in plan.levels or spec == "none" or suite is None:
         return None
     if is_pack(spec):
         return Pack(Path(spec))
     if spec == "auto":
-        local = [packs[place].identity.kind == "local" for place in (0, 1)]
-        if "float32" in dtypes or not any(local) or settings.model is None:
+        at_hand = next((pack for pack in packs.values() if _is_oracle(pack)), None)
+        if at_hand is not None or _shows_float32(packs[0]):
+            return at_hand
+        if not any(pack.identity.kind == "local" for pack in packs.values()) or settings.model is None:
             return None
         spec = ORACLE
     side = open_side(spec, settings)
@@ -220,6 +221,17 @@ def _oracle(packs: Mapping[int, Pack], suite: Suite | None, plan: Plan, settings
     finally:
         side.close()
     return Pack(path)
+
+
+def _is_oracle(pack: Pack) -> bool:
+    """Whether a side is the oracle itself."""
+    return pack.identity.dtype == "float32" and (pack.identity.stack or "").endswith(":reference")
+
+
+def _shows_float32(pack: Pack) -> bool:
+    """Whether A can be its own oracle: it serves in float32, or shows what it computes in it beside what it serves."""
+    prompts = pack.summary.prompts[:1]
+    return pack.identity.dtype == "float32" or any(pack.record(prompt).in_float32 for prompt in prompts)
 
 
 def compare_packs(

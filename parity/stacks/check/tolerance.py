@@ -9,7 +9,8 @@ result y may be off by
   make on the way: the result's own, and intermediates handed between matrix products in the compute dtype.
 * The arithmetic is float32: four ulps, growing with the square root of n, the number of terms summed.
 * Packed weights allow the activations to be rounded to eight bits in blocks, as integer kernels do; `eight_bit` counts the
-  products for which they are. One step is 1 / 127 of a block's peak, which is three to four times the rounding's effect.
+  products for which they are, none on a stack that rounds none (`Stack.rounded`). One step is 1 / 127 of a block's peak,
+  which is three to four times the rounding's effect.
 * `size` is |y| for an element-wise op. For a sum it is |y| + the root mean square of y's row, since terms cancel: the
   rounding error of a sum of random terms is as large as the roundoff times the size of the other sums in the row.
 

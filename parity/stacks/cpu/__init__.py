@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from .. import reference
@@ -21,13 +23,16 @@ def open_stack() -> Stack:
 
     TORCH_THREADS.restore()
 
-    return Stack(
+    stack = Stack(
         name="cpu",
         device=NativeDevice(),
         ops=table.OPS,
         train_ops=reference.OPS,
         dtypes=(torch.float32,),
         formats=weights.FORMATS,
+        rounded=weights.ROUNDED,
         prepare=weights.prepare,
         notes=table.NOTES,
     )
+    float32 = replace(stack, name="cpu:float32", ops=table.FLOAT32_OPS, rounded=frozenset())
+    return replace(stack, tables={"float32": lambda: float32})

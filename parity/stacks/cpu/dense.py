@@ -20,7 +20,8 @@ def _address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, as_floats: bool = False) -> Tensor:
+    """With `as_floats`, activations meet packed weights as they are, and are not rounded to bytes; here and below."""
     found = parts(weight)
     if found is None or len(found) > 5 or not usable(x) or not (bias is None or usable(bias)):
         told("linear", x, weight)
@@ -29,13 +30,13 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     out, height = torch.empty(*x.shape[:-1], weight.shape[0]), weight.shape[0]
     sorted_by = orders(weight)
     if not any(order is not None for order in sorted_by):
-        native().linear(rows.data_ptr(), rows.stride(0), *rows.shape, found, _address(bias), out.data_ptr(), height)
+        native().linear(rows.data_ptr(), rows.stride(0), *rows.shape, found, _address(bias), out.data_ptr(), height, as_floats)
         return out
     first = 0  # each part takes its inputs in its own order, so each is a product of its own
     for part, order in zip(found, sorted_by, strict=True):
         taken = rows if order is None else _reordered(rows, order)
         at = 0 if bias is None else bias.data_ptr() + 4 * first
-        native().linear(taken.data_ptr(), taken.stride(0), *taken.shape, [part], at, out.data_ptr() + 4 * first, height)
+        native().linear(taken.data_ptr(), taken.stride(0), *taken.shape, [part], at, out.data_ptr() + 4 * first, height, as_floats)
         first += part[2]
     return out
 
@@ -46,7 +47,7 @@ def _reordered(rows: Tensor, order: Tensor) -> Tensor:
     return out
 
 
-def head_linear(x: Tensor, weight: Weight) -> Tensor:
+def head_linear(x: Tensor, weight: Weight, *, as_floats: bool = False) -> Tensor:
     heads, outputs, inputs = weight.shape
     if not (stacked(weight) and usable(x)):
         told("head_linear", x, weight)
@@ -56,7 +57,7 @@ def head_linear(x: Tensor, weight: Weight) -> Tensor:
     for head, part in enumerate(matrices(weight)):
         native().linear(
             x.data_ptr() + 4 * head * x.stride(1), x.stride(0), x.shape[0], inputs, [part], 0,
-            out.data_ptr() + 4 * head * outputs, heads * outputs,
+            out.data_ptr() + 4 * head * outputs, heads * outputs, as_floats,
         )  # fmt: skip
     return out
 

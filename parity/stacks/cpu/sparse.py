@@ -71,7 +71,16 @@ def _route(
     return weights, chosen
 
 
-def experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: Tensor, activation: Activation) -> Tensor:
+def experts(
+    x: Tensor,
+    gate_up: Weight,
+    down: Weight,
+    weights: Tensor,
+    experts: Tensor,
+    activation: Activation,
+    *,
+    as_floats: bool = False,
+) -> Tensor:
     numbers = activation_numbers(activation)
     right = experts.dtype == torch.int32 and weights.dtype == torch.float32 and weights.is_contiguous()
     if not (right and numbers and usable(x) and stacked(gate_up) and stacked(down)):
@@ -96,6 +105,7 @@ def experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: 
         native_format(gate_up),
         native_format(down),
         *numbers,
+        as_floats,
     )
     return out
 

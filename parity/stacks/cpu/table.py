@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from torch import Tensor
+
+from ...core.weights import Weight
 from .. import reference
+from ..ops import Activation
 from . import choice, dense, paged, sparse, streams
 
 OPS = replace(
@@ -51,3 +55,19 @@ OPS = replace(
 )
 
 NOTES = {name: "no native kernel yet" for name in OPS.names() if getattr(OPS, name) is getattr(reference.OPS, name)}
+
+
+def _linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
+    return dense.linear(x, weight, bias, as_floats=True)
+
+
+def _head_linear(x: Tensor, weight: Weight) -> Tensor:
+    return dense.head_linear(x, weight, as_floats=True)
+
+
+def _experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts: Tensor, activation: Activation) -> Tensor:
+    return sparse.experts(x, gate_up, down, weights, experts, activation, as_floats=True)
+
+
+FLOAT32_OPS = replace(OPS, linear=_linear, head_linear=_head_linear, experts=_experts)
+"""The same kernels over the same packed weights, with activations as they are: what the model is in float32."""

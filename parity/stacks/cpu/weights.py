@@ -29,6 +29,8 @@ class Layout:
 LAYOUTS = {name: Layout(*values) for name, values in native().formats().items()}
 BLOCKS = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"})
 """Formats that are packed block by block, as GGUF files hold them."""
+ROUNDED = BLOCKS | (groups.FORMATS - {"fp8_block"})
+"""Formats of small integers, whose products round the activations to bytes in the table that serves."""
 FORMATS = BLOCKS | groups.FORMATS | {str(dtype).removeprefix("torch.") for dtype in PLAIN}
 """Formats that `linear` and `embed` compute on: packed ones, and plain numbers by the dtype's name."""
 

@@ -12,28 +12,28 @@ from ..record import Answer
 from ..schema import fault
 from ..statistics.bounds import bootstrap_mean
 from ..statistics.decisions import mcnemar, paired_difference
-from .evidence import MAX_EVENTS, Evidence, both_answers, excuse
+from .evidence import MAX_EVENTS, Evidence, Excuse, both_answers, excuse
 
 
 def behaviour(evidence: Evidence) -> list[Measurement]:
     """Level 6: what an agent or a benchmark would notice."""
     results = [result for result in evidence.results if result.equal_answers is not None]
-    excusable = {result.id for result in results if result.fork is not None and excuse(evidence, result.fork) is not None}
-    return [*_tool_calls(evidence, results, excusable), _stops(results, excusable), _task(evidence, results)]
+    excuses = {r.id: why for r in results if r.fork is not None and (why := excuse(evidence, r.fork)) is not None}
+    return [*_tool_calls(evidence, results, excuses), _stops(results, excuses), _task(evidence, results)]
 
 
-def _tool_calls(evidence: Evidence, results: Sequence[PromptResult], excusable: set[str]) -> list[Measurement]:
+def _tool_calls(evidence: Evidence, results: Sequence[PromptResult], excuses: Mapping[str, Excuse]) -> list[Measurement]:
     """Whether both sides call tools for the same prompts, and as their schemas say."""
     with_tools = [r for r in results if r.id in evidence.items and evidence.items[r.id].tools]
-    triggers, schemas, invalid_a, excused = list[str](), list[str](), 0, 0
+    triggers, schemas, invalid_a, excused = list[str](), list[str](), 0, list[Excuse]()
     called_a = called_b = called_both = 0
     for result in with_tools:
         one, two = both_answers(result)
         tools = {tool.name: tool.parameters for tool in evidence.items[result.id].tools}
         a, b = bool(one.tool_calls), bool(two.tool_calls)
         called_a, called_b, called_both = called_a + a, called_b + b, called_both + (a and b)
-        if a != b and result.id in excusable:
-            excused += 1
+        if a != b and result.id in excuses:
+            excused.append(excuses[result.id])
         elif a != b:
             triggers.append(f"{result.id}: {'only A' if a else 'only B'} called a tool")
         bad_a, bad_b = _bad_call(one, tools), _bad_call(two, tools)
@@ -43,15 +43,15 @@ def _tool_calls(evidence: Evidence, results: Sequence[PromptResult], excusable: 
     f1 = 2 * called_both / (called_a + called_b) if called_a + called_b else 1.0
     why = "no answers with tools on both sides, or the suite is not at hand"
     same = all(result.equal_answers for result in with_tools)
-    near = excused if evidence.precision_band <= evidence.noise_band else 0
     return [
         Measurement(
             "calls",
             len(with_tools),
             why,
             events=tuple(triggers),
-            near_ties=near,
-            excused=excused - near,
+            near_ties=excused.count("noise"),
+            rounded=excused.count("rounding"),
+            excused=excused.count("precision"),
             identical=same,
             text=f"F1 {f1:.3f}",
         ),
@@ -66,11 +66,20 @@ def _tool_calls(evidence: Evidence, results: Sequence[PromptResult], excusable: 
     ]
 
 
-def _stops(results: Sequence[PromptResult], excusable: set[str]) -> Measurement:
+def _stops(results: Sequence[PromptResult], excuses: Mapping[str, Excuse]) -> Measurement:
     changed = [(r.id, *both_answers(r)) for r in results if both_answers(r)[0].finish != both_answers(r)[1].finish]
-    events = tuple(f"{name}: {one.finish} and {two.finish}" for name, one, two in changed if name not in excusable)
-    near = sum(name in excusable for name, *_ in changed)
-    return Measurement("stops", len(results), "no answers", events=events[:MAX_EVENTS], near_ties=near, identical=not changed)
+    events = tuple(f"{name}: {one.finish} and {two.finish}" for name, one, two in changed if name not in excuses)
+    excused = [excuses[name] for name, *_ in changed if name in excuses]
+    return Measurement(
+        "stops",
+        len(results),
+        "no answers",
+        events=events[:MAX_EVENTS],
+        near_ties=excused.count("noise"),
+        rounded=excused.count("rounding"),
+        excused=excused.count("precision"),
+        identical=not changed,
+    )
 
 
 def _task(evidence: Evidence, results: Sequence[PromptResult]) -> Measurement:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..compare import PromptResult, flat
+from ..compare import Forced, PromptResult, flat
 from ..gates import Measurement
 from ..pack import Pack
 from ..record import Int32s
@@ -15,27 +15,26 @@ from .evidence import Evidence, explain
 
 
 def implementation(evidence: Evidence) -> list[Measurement]:
-    """Level 3: both sides in float32, on every path."""
+    """Level 3: both sides in float32, on every path: as they serve, or as they were captured beside that."""
     names = ("float32_kl", "float32_worst", "float32_paths")
-    if not evidence.both_float32:
-        why = f"needs float32 on both sides; they compute in {_dtype(evidence.a)} and {_dtype(evidence.b)}"
+    seen = [(r.id, r.float32) for r in evidence.results if r.float32 is not None and r.float32.worst_path_kl is not None]
+    if not seen:
+        why = f"needs float32 on both sides; they show {_dtype(evidence.a)} and {_dtype(evidence.b)}"
         return [Measurement(name, 0, why) for name in names]
-    results = _with_distributions(evidence)
-    if not results:
-        return [Measurement(name, 0, "no distribution in common") for name in names]
-    means = np.array([result.worst_path_kl for result in results], np.float64)
-    identical = all(result.identical for result in results)
-    place, worst = _worst([(r.id, path, r.at[path], kl) for r in results for path, kl in r.kl.items()])
-    inner = [(r.id, path, None, kl) for r in evidence.results for path, kl in r.within_b.items()]
+    forced = [both for _, both in seen]
+    means = np.array([both.worst_path_kl for both in forced], np.float64)
+    identical = all(both.identical for both in forced)
+    place, worst = _worst([(prompt, path, both.at[path], kl) for prompt, both in seen for path, kl in both.kl.items()])
+    inner = [(prompt, path, None, kl) for prompt, both in seen for path, kl in both.within_b.items()]
     inner_place, inner_worst = _worst(inner)
-    bits = f"; centred logits {_distance(results)} apart" if _distance(results) else ""
+    bits = f"; centred logits {_distance(forced)} apart" if _distance(forced) else ""
     mean = Measurement(
         "float32_kl",
         len(means),
         statistic=bootstrap_mean(means, seed=evidence.seed) if len(means) > 1 else None,
         value=float(means.max()),
         identical=identical,
-        text=f"paths: {', '.join(_paths(results))}{bits}",
+        text=f"paths: {', '.join(_paths(forced))}{bits}",
     )
     return [
         mean if len(means) > 1 else Measurement("float32_kl", 0, "needs at least two prompts"),
@@ -62,7 +61,7 @@ def production(evidence: Evidence) -> list[Measurement]:
     identical = all(result.identical for result in results)
     values, owners = flat(list(results))
     changes = [flip for result in results for flip in result.flips]
-    events, near, excused = explain(evidence, changes)
+    explained = explain(evidence, changes)
     return [
         *found,
         Measurement(
@@ -81,14 +80,20 @@ def production(evidence: Evidence) -> list[Measurement]:
         Measurement(
             "flips",
             len(means),
-            events=events,
-            near_ties=near,
-            excused=excused,
+            events=explained.events,
+            near_ties=explained.near_ties,
+            rounded=explained.rounded,
+            excused=explained.excused,
             identical=identical and not changes,
-            text=f"near-tie up to {evidence.noise_band:.2g} nats",
+            text=_bands(evidence),
         ),
         _own_paths(evidence),
     ]
+
+
+def _bands(evidence: Evidence) -> str:
+    text = f"near-tie up to {evidence.noise_band:.2g} nats"
+    return text + (f", A's rounding up to {evidence.rounding_band:.2g}" if evidence.rounding_band else "")
 
 
 def _own_paths(evidence: Evidence) -> Measurement:
@@ -106,11 +111,12 @@ def _own_paths(evidence: Evidence) -> Measurement:
 def _ratio(evidence: Evidence) -> Measurement:
     pairs = [result.oracle for result in evidence.results if result.oracle is not None]
     if len(pairs) < 2:
-        return Measurement("ratio", 0, "no oracle: a third side of the same model in float32")
+        return Measurement("ratio", 0, "no oracle: neither A in float32 nor a third side of the same model")
     ra, rb = np.array(pairs).T
     if ra.mean() < 1e-9:
         return Measurement("ratio", 0, "A is as exact as the oracle, so there is nothing to compare B's distance with")
-    text = f"mean KL from the oracle: A {ra.mean():.3g}, B {rb.mean():.3g}"
+    who = "A in float32" if evidence.oracle is None else evidence.oracle.identity.side
+    text = f"mean KL from {who}: A {ra.mean():.3g}, B {rb.mean():.3g}"
     return Measurement("ratio", len(pairs), statistic=bootstrap_ratio(rb, ra, seed=evidence.seed), text=text)
 
 
@@ -128,11 +134,11 @@ def _with_distributions(evidence: Evidence) -> list[PromptResult]:
     return [result for result in evidence.results if result.worst_path_kl is not None]
 
 
-def _paths(results: Sequence[PromptResult]) -> list[str]:
+def _paths(results: Sequence[PromptResult | Forced]) -> list[str]:
     return list(dict.fromkeys(path for result in results for path in result.kl))
 
 
-def _distance(results: Sequence[PromptResult]) -> str:
+def _distance(results: Sequence[Forced]) -> str:
     values = [result.distance for result in results if result.distance is not None]
     return f"{float(np.sqrt(np.mean(values))):.3g}" if values else ""
 

@@ -23,15 +23,16 @@ def free_running(evidence: Evidence) -> list[Measurement]:
         return [*(Measurement(name, 0, "no greedy answers on both sides") for name in names), *_sampled(evidence)]
     texts_only = [r for r in results if r.equal_answers is False and r.fork is None]
     changes = [result.fork for result in results if result.fork is not None]
-    events, near, excused = explain(evidence, changes)
+    explained = explain(evidence, changes)
     equal = sum(result.equal_answers is True for result in results)
     forks = Measurement(
         "forks",
         len(results) if not texts_only else 0,
         f"{len(texts_only)} answers differ as texts, and without token ids a near-tie cannot be told from a fault",
-        events=events,
-        near_ties=near,
-        excused=excused,
+        events=explained.events,
+        near_ties=explained.near_ties,
+        rounded=explained.rounded,
+        excused=explained.excused,
         identical=equal == len(results),
         text=f"{equal} of {len(results)} answers equal",
     )

@@ -39,7 +39,7 @@ def report_data(outcome: Outcome, command: str) -> dict[str, Any]:
         "sides": {"a": _side(evidence.a), "b": _side(evidence.b), "oracle": evidence.oracle and _side(evidence.oracle)},
         "levels": [_level(level, outcome) for level in LEVELS],
         "findings": [_finding(finding) for finding in outcome.findings],
-        "bands": {"noise": _number(evidence.noise_band), "precision": _number(evidence.precision_band)},
+        "bands": {name: _number(getattr(evidence, f"{name}_band")) for name in ("noise", "rounding", "precision")},
         "histogram": _histogram(outcome.results),
         "positions": _by_position(outcome.results),
         "layers": _layers(evidence.a, evidence.b),

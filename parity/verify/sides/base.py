@@ -48,6 +48,9 @@ class Side(Protocol):
     def isolated(self, reference: Layers, reference_hash: str) -> Isolated | None:
         """Each site's own error when fed the reference's inner values."""
 
+    def to_float32(self) -> bool:
+        """Goes on with everything computed in float32; False where it was already, or cannot be. There is no way back."""
+
     def exact(self, plan: Plan) -> Mapping[str, str] | None:
         """SHA-256 of each exact probe's result."""
 

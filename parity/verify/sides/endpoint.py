@@ -257,6 +257,10 @@ class EndpointSide:
         """Not through HTTP."""
         return None
 
+    def to_float32(self) -> bool:
+        """Not through HTTP."""
+        return False
+
     def exact(self, plan: Plan) -> Mapping[str, str] | None:
         """Not through HTTP."""
         return None

@@ -50,11 +50,14 @@ class LocalSide:
     def __init__(self, spec: str, model: str | None, **options: Any) -> None:
         model = model or DEFAULT_MODEL
         self.name, self._model, self._options = spec, model, options
-        bounds = {"max_num_batched_tokens": _STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
-        self.llm = LLM(model, stack=spec, **{**bounds, **options})
+        self.llm = self._open(spec)
         self._ids = count()
         self._reducer: Reducer | None = None
         self._unreached: dict[str, str] = {}
+
+    def _open(self, spec: str) -> LLM:
+        bounds = {"max_num_batched_tokens": _STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
+        return LLM(self._model, stack=spec, **{**bounds, **self._options})
 
     def identity(self) -> Identity:
         """What was loaded, by its hashes."""
@@ -66,7 +69,7 @@ class LocalSide:
             FilePath(self._model).name,
             info.architecture,
             info.stack,
-            "packed" if info.packed else info.dtype,
+            self._dtype,
             root,
             leaves,
             config_hash(checkpoint.config),
@@ -75,6 +78,10 @@ class LocalSide:
             {key: value for key, value in info.sampling_defaults.items() if isinstance(value, (int, float, str))},
             {**environment(), "page_size": str(info.page_size), "step_tokens": str(_STEP_TOKENS)},
         )
+
+    @property
+    def _dtype(self) -> str:
+        return "packed" if self.llm.info.packed else self.llm.info.dtype
 
     def tokens(self, item: Item) -> Tokens:
         """The prompt's ids as the engine would see them."""
@@ -233,6 +240,15 @@ class LocalSide:
 
         self.llm.logits(reference.tokens.tolist(), probe=swap)
         return Isolated(reference_hash, tuple(errors))
+
+    def to_float32(self) -> bool:
+        """Takes the stack's table in float32 instead; the engine before ends first, for two may not fit."""
+        if self._dtype == "float32":
+            return False
+        self.llm.close()
+        del self.llm
+        self.llm = self._open(f"{self._stack_only}:float32")
+        return True
 
     def exact(self, plan: Plan) -> Mapping[str, str] | None:
         """The integer-valued checkpoints in float32 on this stack, at once and token by token."""
