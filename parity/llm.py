@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cached_property
@@ -29,8 +30,40 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 
+_LOGITS_AHEAD = 1
+"""Steps whose logits wait to be read: each may be hundreds of megabytes."""
+
 Prompt = str | Sequence[int]
 Messages = str | Sequence[Message]
+
+
+class _Outputs:
+    """Hands outputs from the engine's thread to a reader; with a limit, the engine waits until there is room.
+
+    Args:
+        most: outputs that may wait; 0 is any number.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._queue: queue.Queue[Output] = queue.Queue(most)
+        self._left = threading.Event()
+
+    def put(self, output: Output) -> None:
+        """Called by the engine; drops what nobody reads any more."""
+        while not self._left.is_set():
+            try:
+                self._queue.put(output, timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def get(self) -> Output:
+        """The next output."""
+        return self._queue.get()
+
+    def leave(self) -> None:
+        """Nothing is read from now on."""
+        self._left.set()
 
 
 class LLM:
@@ -233,34 +266,44 @@ class LLM:
         raise_errors(progress.answer("", None))
         return progress.prompt_logprobs or ()
 
-    def logits(
-        self, tokens: Prompt, *, probe: Probe | None = None, chunk: int | None = None, cache: bool = False
-    ) -> npt.NDArray[np.float32]:
+    def logits(self, tokens: Prompt, *, probe: Probe | None = None, chunk: int | None = None) -> npt.NDArray[np.float32]:
         """The logits after each token: float32 [tokens, vocabulary].
 
         Args:
             tokens: a text or token ids.
             probe: sees (and may replace) values inside the model; nothing else may run meanwhile.
             chunk: most tokens computed in one step; nothing else may run meanwhile.
-            cache: take and leave state in the prefix cache; then only the rows computed are returned.
+        """
+        prompt = self.encode(tokens)
+        rows, num_rows = np.empty((len(prompt), self.info.vocab_size), np.float32), 0
+        for part in self.logit_pieces(prompt, probe=probe, chunk=chunk):
+            rows[num_rows : num_rows + len(part)] = part
+            num_rows += len(part)
+        return rows
+
+    def logit_pieces(
+        self, tokens: Prompt, *, probe: Probe | None = None, chunk: int | None = None, keep: bool = False
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """The same a step's rows at a time, [rows, vocabulary]. The engine waits for whoever reads, so that memory does not
+        grow with the prompt.
+
+        Args:
+            tokens, probe, chunk: as for `logits`.
+            keep: leave the state in the prefix cache for requests that come after; none is taken from it.
         """
         from .engine.inside import inside
 
         params = SamplingParams(temperature=0.0, max_tokens=0)
         prompt = self.encode(tokens)
-        rows, num_rows = np.empty((len(prompt), self.info.vocab_size), np.float32), 0
         self._engine.runner.probe, self._engine.scheduler.chunk_tokens = probe, chunk
         try:
             with inside(self._engine.runner.model, probe):
-                for _, progress in self._run([(prompt, 0)], params, want="logits", cache=cache):
+                for _, progress in self._run([(prompt, 0)], params, want="logits", cache=keep):
                     while progress.arrays:
-                        part = progress.arrays.pop(0)
-                        rows[num_rows : num_rows + len(part)] = part
-                        num_rows += len(part)
+                        yield progress.arrays.pop(0)
         finally:
             self._engine.runner.probe = self._engine.scheduler.chunk_tokens = None
         raise_errors(progress.answer("", None))
-        return rows[:num_rows]
 
     def content(self) -> tuple[str, dict[str, str]]:
         """What the weights are, the same for any mirror or sharding: the content root, and the hash of each tensor."""
@@ -272,7 +315,7 @@ class LLM:
     def embed(self, tokens: Prompt) -> npt.NDArray[np.float32]:
         """The last hidden state of a prompt: float32 [hidden]."""
         params = SamplingParams(temperature=0.0, max_tokens=0)
-        progress = list(self._run([(self.encode(tokens), 0)], params, want="embedding"))[-1][1]
+        progress = list(self._run([(self.encode(tokens), 0)], params, want="embedding", cache=False))[-1][1]
         raise_errors(progress.answer("", None))
         return progress.arrays[-1]
 
@@ -282,7 +325,7 @@ class LLM:
         self, jobs: Sequence[tuple[tuple[int, ...], int]], params: SamplingParams, want: Want = "tokens", cache: bool = True
     ) -> Generator[tuple[int, Progress], None, None]:
         """(job, its progress) after each output, until all have ended; leaving early ends the rest."""
-        outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        outputs = _Outputs(_LOGITS_AHEAD if want == "logits" else 0)
         started_s = time.monotonic()
         index_of: dict[str, int] = {}
         progress = [Progress(prompt, started_s) for prompt, _ in jobs]
@@ -295,7 +338,7 @@ class LLM:
                     sample=sample,
                     arrival_s=started_s,
                     want=want,
-                    cache=cache and want == "tokens",
+                    cache=cache,
                 )
                 self.service.submit(request, outputs.put)
                 index_of[request.id] = index
@@ -309,6 +352,7 @@ class LLM:
                     del index_of[output.request_id]
                 yield index, progress[index]
         finally:
+            outputs.leave()
             for request_id in index_of:
                 self.service.abort(request_id)
 

@@ -18,11 +18,13 @@ from ..core.errors import FormatError
 from .container import canonical_json
 from .pack import Pack, PackWriter, decode_record, encode_record
 from .record import Identity, Int32s, Plan, Record
-from .sides.base import Side, Tokens
+from .sides.base import Side
 from .suites import Item, Suite
 
 MADE_BY = "parity"
-_GROUP = 8
+_GROUP = 24
+_FORCED = frozenset({3, 4, 5})
+"""The levels that look at distributions along given tokens."""
 _LAYER_TOKENS = 16
 
 Progress = Callable[[str, int, int], None]
@@ -107,6 +109,7 @@ class _Asker:
             for index, record in enumerate(pool.map(self._positions, group), start=1):
                 records.append(record)
                 self._tell("distributions", started, index)
+        records = self._mixed(group, records)
         if {4, 5, 6} & set(self._plan.levels):
             self._progress("answers", self.done + len(group), self._total)
             before = time.monotonic()
@@ -118,21 +121,31 @@ class _Asker:
             ]
         return records
 
+    def _mixed(self, group: Sequence[Item], records: Sequence[Record]) -> list[Record]:
+        if not _FORCED & set(self._plan.levels):
+            return list(records)
+        tokens = [self._forced(item, record.tokens) for item, record in zip(group, records, strict=True)]
+        found = self._side.mixed(group, tokens, self._plan)
+        return [
+            record if mixed is None else replace(record, paths={**record.paths, "mixed": mixed})
+            for record, mixed in zip(records, found, strict=True)
+        ]
+
     def _positions(self, item: Item) -> Record:
         own = self._side.tokens(item)
         before = time.monotonic()
-        wanted = {3, 4, 5} & set(self._plan.levels)
-        ids = self._forced(item, own)
+        wanted = _FORCED & set(self._plan.levels)
+        ids = self._forced(item, own.ids)
         paths = self._side.capture(item, ids, self._plan) if wanted and ids is not None else {}
         seconds = {"distributions": time.monotonic() - before}
         samples = self._side.sample(item, self._plan) if self._plan.num_samples and item.kind == "chat" else None
         count = own.count if own.ids is None else len(own.ids)
         return Record(item.id, own.ids, count, paths, None, samples, seconds)
 
-    def _forced(self, item: Item, own: Tokens) -> Int32s | None:
+    def _forced(self, item: Item, own: Int32s | None) -> Int32s | None:
         """The ids to score: the side's own, or else the reference's."""
-        if own.ids is not None or self._reference is None or item.id not in self._reference:
-            return own.ids
+        if own is not None or self._reference is None or item.id not in self._reference:
+            return own
         return self._reference.record(item.id).tokens
 
     def _tell(self, what: str, started: float, index: int) -> None:

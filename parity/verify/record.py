@@ -62,7 +62,7 @@ class Plan:
         gates_hash: SHA-256 of the thresholds.
         top_k: most likely tokens kept a position.
         sketch_size, seed: projections kept a position, and the seed of everything random.
-        stepwise_tokens: how many last positions of a prompt are computed token by token.
+        stepwise_tokens: how many last positions of a prompt are computed token by token; half as many after a prefix hit.
         chunk_tokens: size of a chunk on the chunked path.
         num_samples, sample_tokens: sampled answers a prompt, and their length.
         layers: whether the inside of the model is kept for one prompt.
@@ -75,8 +75,8 @@ class Plan:
     top_k: int = 64
     sketch_size: int = 32
     seed: int = 20_261_123
-    stepwise_tokens: int = 12
-    chunk_tokens: int = 16
+    stepwise_tokens: int = 8
+    chunk_tokens: int = 32
     num_samples: int = 0
     sample_tokens: int = 16
     layers: bool = True

@@ -70,6 +70,12 @@ class MlxSide:
             self._reducer = Reducer(width, top_k=plan.top_k, sketch_size=plan.sketch_size, seed=plan.seed)
         return self._reducer.positions(0, parts)
 
+    def mixed(self, items: Sequence[Item], tokens: Sequence[Int32s | None], plan: Plan) -> list[Positions | None]:
+        return [None] * len(items)
+
+    def to_float32(self) -> bool:
+        return False
+
     def generate(self, items: Sequence[Item], plan: Plan) -> list[Answer | None]:
         return [self._greedy(item, plan) if item.answer_tokens else None for item in items]
 

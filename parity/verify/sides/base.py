@@ -36,6 +36,9 @@ class Side(Protocol):
     def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
         """The distributions along a prompt, by path."""
 
+    def mixed(self, items: Sequence[Item], tokens: Sequence[Int32s | None], plan: Plan) -> list[Positions | None]:
+        """The distributions at the end of those prompts that ask for every path, computed in one batch; None for others."""
+
     def generate(self, items: Sequence[Item], plan: Plan) -> list[Answer | None]:
         """The greedy answers to chats; None for an item that asks for none."""
 

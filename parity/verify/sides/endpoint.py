@@ -176,6 +176,10 @@ class EndpointSide:
             raise EndpointError(f"{self.name} answered a completion without a choice")
         return choice
 
+    def mixed(self, items: Sequence[Item], tokens: Sequence[Int32s | None], plan: Plan) -> list[Positions | None]:
+        """How a server batches is its own affair."""
+        return [None] * len(items)
+
     def generate(self, items: Sequence[Item], plan: Plan) -> list[Answer | None]:
         """Greedy answers, several in flight."""
         with ThreadPoolExecutor(max_workers=self.at_once) as pool:

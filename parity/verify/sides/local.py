@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from ..statistics.divergence import Top, rough_log_tail
 from ..suites import Item
 from .base import Tokens
 
-_STEP_TOKENS = 512
+_STEP_TOKENS = 256
 """Most tokens in a step: bounds the logits held at a time."""
 _PAGES, _AT_ONCE = 256, 16
 """Pages of state and requests at once: a verification needs no more, however much memory is free."""
@@ -99,25 +99,42 @@ class LocalSide:
     # Distributions
 
     def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
-        """The one-shot path, and for items that ask for it every other."""
+        """The one-shot path, and for items that ask for it every other that needs no other prompt."""
         ids = tuple(tokens.tolist())
         if len(ids) > self.llm.info.max_model_len - 1:
             self._unreached[f"prompt {item.id}"] = f"{len(ids)} tokens do not fit the context"
             return {}
-        found: dict[Path, Positions] = {"one_shot": self._one_shot(ids, plan)}
+        # What is kept serves the prefix hit and the answer; nothing is taken, so this path is computed from the start.
+        reducer = self._reduce(plan)
+        found: dict[Path, Positions] = {"one_shot": reducer.positions(0, self.llm.logit_pieces(ids, keep=True))}
         if not item.paths or len(ids) < 2:
             return found
-        found["chunked"] = self._reduce(plan).positions(0, [self.llm.logits(ids, chunk=plan.chunk_tokens)])
-        cut = max(1, len(ids) - plan.stepwise_tokens)
-        found["stepwise"] = self._forced([(ids[:cut], ids[cut:], False)])[0]
-        self._forced([(ids[:cut], (), True)])
-        hit = self._forced([(ids[:cut], ids[cut:], True)], cached=item.id)
-        if hit:
-            found["prefix_hit"] = hit[0]
-        half = max(1, cut // 2)
-        others = [(ids[:half], ids[half:cut][: plan.stepwise_tokens], False), (ids[1 : cut + 1], ids[cut + 1 :], False)]
-        found["mixed"] = self._forced([*others, (ids[:cut], ids[cut:], False)])[-1]
+        found["chunked"] = reducer.positions(0, self.llm.logit_pieces(ids, chunk=plan.chunk_tokens))
+        (answer,) = self._forced([_cut(ids, plan.stepwise_tokens)], cache=False)
+        found["stepwise"] = answer.positions
+        (answer,) = self._forced([_cut(ids, max(1, plan.stepwise_tokens // 2))], cache=True)
+        if answer.num_cached:
+            found["prefix_hit"] = answer.positions
+        else:
+            why = f"prompts shorter than a page of {self.llm.info.page_size} tokens, such as {item.id}, leave nothing to hit"
+            self._unreached.setdefault("prefix_hit", why)
         return found
+
+    def mixed(self, items: Sequence[Item], tokens: Sequence[Int32s | None], plan: Plan) -> list[Positions | None]:
+        """Each begins once the one before has: a step reads one prompt and goes on with the others, token by token."""
+        known = [
+            None if ids is None or not item.paths or not 2 <= len(ids) < self.llm.info.max_model_len else tuple(ids.tolist())
+            for item, ids in zip(items, tokens, strict=True)
+        ]
+        jobs = [_cut(ids, plan.stepwise_tokens) for ids in known if ids is not None]
+        if not jobs:
+            return [None] * len(items)
+        # A prompt alone would have no company: the first one's beginning comes along, and goes on to the end of the others.
+        first = jobs[0][0]
+        half = max(1, len(first) // 2)
+        companion = _Job(first[:half], first[half:] or first[-1:])
+        answers = iter(self._forced([companion, *jobs], cache=False, in_turn=True)[1:])
+        return [None if ids is None else next(answers).positions for ids in known]
 
     def _reduce(self, plan: Plan) -> Reducer:
         if self._reducer is None:
@@ -125,46 +142,25 @@ class LocalSide:
             self._reducer = Reducer(size, top_k=plan.top_k, sketch_size=plan.sketch_size, seed=plan.seed)
         return self._reducer
 
-    def _one_shot(self, ids: tuple[int, ...], plan: Plan) -> Positions:
-        """Logits as they come, a step's rows at a time, each dropped once reduced."""
-        request = self._request(ids, SamplingParams(temperature=0.0, max_tokens=0), want="logits", cache=False)
-        outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
-        self.llm.service.submit(request, outputs.put)
-
-        def rows() -> Any:
-            while True:
-                output = outputs.get()
-                if output.array is not None:
-                    yield output.array
-                if output.finish is not None:
-                    if output.finish.reason == "error":
-                        raise EngineError(output.finish.message or "the engine failed")
-                    return
-
-        return self._reduce(plan).positions(0, rows())
-
-    def _forced(
-        self, jobs: Sequence[tuple[tuple[int, ...], tuple[int, ...], bool]], *, cached: str | None = None
-    ) -> list[Positions]:
+    def _forced(self, jobs: Sequence[_Job], *, cache: bool, in_turn: bool = False) -> list[_ForcedAnswer]:
         """Decodes given continuations token by token, all in one batch: the distributions that led to each.
 
         Args:
-            jobs: (prompt, continuation, whether the prefix cache may be used).
-            cached: the item's id, if the result counts only when the cache was hit.
+            jobs: what is given.
+            cache: whether the prefix cache may be used.
+            in_turn: each begins only once the one before has shown its first token.
         """
         requests = []
-        for prompt, continuation, cache in jobs:
-            forced = _Forced(continuation or (0,), self.llm.info.vocab_size)
-            params = _GREEDY.replace(max_tokens=max(1, len(continuation)), ignore_eos=True)
-            constraint = forced if continuation else None
-            requests.append(self._request(prompt, params, constraint=constraint, cache=cache))
-        answers = self._run(requests)
-        if cached is not None and answers[0][-1].usage.num_cached_tokens == 0:
-            self._unreached.setdefault("prefix_hit", f"prompts shorter than a page, such as {cached}, leave nothing to hit")
-            return []
+        for prompt, continuation in jobs:
+            forced = _Forced(continuation, self.llm.info.vocab_size)
+            params = _GREEDY.replace(max_tokens=len(continuation), ignore_eos=True)
+            requests.append(self._request(prompt, params, constraint=forced, cache=cache))
         return [
-            _positions(len(prompt) - 1, [entry for output in outputs for entry in output.logprobs])
-            for (prompt, *_), outputs in zip(jobs, answers, strict=True)
+            _ForcedAnswer(
+                _positions(len(job.prompt) - 1, [entry for output in outputs for entry in output.logprobs]),
+                outputs[-1].usage.num_cached_tokens,
+            )
+            for job, outputs in zip(jobs, self._run(requests, in_turn=in_turn), strict=True)
         ]
 
     # Answers
@@ -284,19 +280,22 @@ class LocalSide:
     def _request(self, tokens: tuple[int, ...], params: SamplingParams, **more: Any) -> Request:
         return Request(f"verify-{next(self._ids)}", tokens, params, **more)
 
-    def _run(self, requests: Sequence[Request]) -> list[list[Output]]:
-        """Submits all at once and waits for all.
+    def _run(self, requests: Sequence[Request], *, in_turn: bool = False) -> list[list[Output]]:
+        """Submits all, at once or each after the first output of the one before, and waits for all.
 
         Raises:
             EngineError: one ended with an error.
         """
         outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
         found: dict[str, list[Output]] = {request.id: [] for request in requests}
-        for request in requests:
-            self.llm.service.submit(request, outputs.put)
+        waiting = list(requests)
+        while waiting and not (in_turn and len(waiting) < len(requests)):
+            self.llm.service.submit(waiting.pop(0), outputs.put)
         left = len(requests)
         while left:
             output = outputs.get()
+            if waiting and not found[output.request_id]:
+                self.llm.service.submit(waiting.pop(0), outputs.put)
             found[output.request_id].append(output)
             if output.finish is not None:
                 left -= 1
@@ -327,6 +326,26 @@ class _Forced:
     def done(self) -> bool:
         """Whether all were given."""
         return self._place >= len(self._tokens)
+
+
+class _Job(NamedTuple):
+    """A prompt and how it is made to go on."""
+
+    prompt: tuple[int, ...]
+    continuation: tuple[int, ...]
+
+
+def _cut(ids: tuple[int, ...], count: int) -> _Job:
+    """The last `count` tokens, or as many as leave one before them, as a continuation of the rest."""
+    place = max(1, len(ids) - count)
+    return _Job(ids[:place], ids[place:])
+
+
+class _ForcedAnswer(NamedTuple):
+    """What led to a forced continuation, and how many tokens of its prompt came from the prefix cache."""
+
+    positions: Positions
+    num_cached: int
 
 
 def _positions(first: int, entries: Sequence[TokenLogprobs]) -> Positions:
