@@ -37,7 +37,7 @@ template <int kTokens> void add_stretch(const float* weights, int64_t columns, c
     for (F& sum : sums) sum = set(0);
     for (int64_t c = 0; c < columns; ++c) {
         const F weight = load(weights + kPanelRows * c);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) sums[t] = fma(weight, set(x[t * x_stride + c]), sums[t]);
     }
     for (int t = 0; t < kTokens; ++t) store(totals + kPanelRows * t, load(totals + kPanelRows * t) + sums[t]);

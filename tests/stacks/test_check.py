@@ -41,6 +41,23 @@ def stack(formats: frozenset[str] = frozenset(), **ops: Callable[..., Any]) -> S
     )
 
 
+@pytest.mark.skipif("float32" not in cpu.open_stack().tables, reason="the cpu stack's kernels are not built")
+@pytest.mark.parametrize("isa", ["", "portable"])
+def test_the_cpu_table_in_float32_rounds_no_activations(isa: str) -> None:
+    """No case is granted the rounding of activations to eight bits, which the table that serves needs."""
+    from parity.stacks.cpu.native import native
+
+    before = native().isa()
+    native().set_isa(isa)
+    try:
+        report = check(open_stack("cpu:float32")[0], ops=["linear", "head_linear", "experts"], dtypes=[torch.float32])
+        assert report.ok, report.failures[:3]
+        coarse = replace(cpu.open_stack(), rounded=frozenset())
+        assert not check(coarse, ops=["linear"], dtypes=[torch.float32], only=lambda op, case: "q8_0, 33" in case).ok
+    finally:
+        native().set_isa(before)
+
+
 def test_every_op_has_cases() -> None:
     assert tuple(CASES) == REF.names()
 
