@@ -36,7 +36,8 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, as_floats: 
     for part, order in zip(found, sorted_by, strict=True):
         taken = rows if order is None else _reordered(rows, order)
         at = 0 if bias is None else bias.data_ptr() + 4 * first
-        native().linear(taken.data_ptr(), taken.stride(0), *taken.shape, [part], at, out.data_ptr() + 4 * first, height, as_floats)
+        to = out.data_ptr() + 4 * first
+        native().linear(taken.data_ptr(), taken.stride(0), *taken.shape, [part], at, to, height, as_floats)
         first += part[2]
     return out
 
