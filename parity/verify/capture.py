@@ -19,6 +19,7 @@ from .container import canonical_json
 from .pack import Pack, PackWriter, decode_record, encode_record
 from .record import Identity, Int32s, Plan, Record
 from .sides.base import Side
+from .signature import Signer
 from .suites import Item, Suite
 
 MADE_BY = "parity"
@@ -43,6 +44,7 @@ def capture(
     *,
     reference: Pack | None = None,
     progress: Progress = silent,
+    signer: Signer | None = None,
 ) -> None:
     """Asks the side for all that the plan wants and writes the pack.
 
@@ -54,6 +56,7 @@ def capture(
         reference: another side's pack: its token ids are used where this side shows none, and its inner values are fed
             to this side.
         progress: told after each prompt.
+        signer: signs the pack, if given.
 
     Raises:
         ParityError: the side cannot be asked at all.
@@ -61,7 +64,7 @@ def capture(
     identity = side.identity()
     parts = _Parts(path, identity, plan, reference)
     _ask_all(_Asker(side, plan, reference, progress, len(suite.items)), suite, parts)
-    with PackWriter(path, made_by=MADE_BY, identity=identity, plan=plan) as writer:
+    with PackWriter(path, made_by=MADE_BY, identity=identity, plan=plan, signer=signer) as writer:
         _inside(side, suite, plan, writer, reference)
         exact = _ask_in_float32(side, suite, plan, path, reference, progress)
         for item in suite.items:

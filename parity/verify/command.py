@@ -17,9 +17,10 @@ from .gates import load_rules
 from .levels import LEVELS
 from .pack import Pack
 from .record import Plan
-from .report.write import write_report
+from .report.write import read_report, write_report
 from .run import ORACLE, Outcome, Settings, is_pack, open_side, verify
 from .sides.http import Limits
+from .signature import Signer
 from .suites import Suite, load, names
 
 log = logging.getLogger("parity")
@@ -34,6 +35,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--oracle", default="auto", help=f"a third side in float32 ({ORACLE}), a pack, auto or none")
     parser.add_argument("--gates", type=Path, help="a JSON file of thresholds instead of ours")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first level that fails")
+    parser.add_argument("--signed-by", metavar="HEX", help="refuse packs that this Ed25519 public key did not sign")
     parser.add_argument("--key-env-b", metavar="NAME", help="the variable that holds the key of B, if not --key-env")
     parser.add_argument("--endpoint-model-b", metavar="NAME", help="the name to ask B for, if not --endpoint-model")
 
@@ -49,7 +51,7 @@ def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
 def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `parity pack`."""
     parser.add_argument("action", choices=["show"], help="what to do with it")
-    parser.add_argument("file", type=Path, help="a pack")
+    parser.add_argument("file", type=Path, help="a pack, or a report.json")
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +63,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--endpoint-model", metavar="NAME", help="the name to ask an endpoint for")
     parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one answer of an endpoint")
     parser.add_argument("--at-once", type=int, default=4, help="requests in flight to an endpoint")
+    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign what is written with this Ed25519 key, a PEM file")
     parser.add_argument("--requests-per-second", type=float, help="most requests a second to an endpoint")
 
 
@@ -76,7 +79,7 @@ def run_verify(arguments: argparse.Namespace) -> int:
     except EngineError as error:
         # An engine's own exit code is 1, which here means that the sides differ.
         raise ParityError(f"a side failed: {error}") from error
-    report = write_report(outcome, settings.out, reproduction(arguments))
+    report = write_report(outcome, settings.out, reproduction(arguments), settings.signer)
     _print(outcome, report, sys.stdout)
     return outcome.verdict.exit_code
 
@@ -90,7 +93,8 @@ def run_capture(arguments: argparse.Namespace) -> int:
     suite, plan = _plan(settings, reference)
     side = open_side(arguments.a, settings)
     try:
-        capture(side, suite, plan, arguments.output, reference=reference, progress=_Terminal(sys.stderr))
+        progress = _Terminal(sys.stderr)
+        capture(side, suite, plan, arguments.output, reference=reference, progress=progress, signer=settings.signer)
     finally:
         side.close()
     print(f"wrote {arguments.output}: {arguments.output.stat().st_size / 2**20:.1f} MiB, {Pack(arguments.output).hash}")
@@ -108,9 +112,12 @@ def _plan(settings: Settings, reference: Pack | None) -> tuple[Suite, Plan]:
 
 def run_pack(arguments: argparse.Namespace) -> int:
     """Runs `parity pack show`."""
+    if arguments.file.suffix == ".json":
+        return _show_report(arguments.file)
     pack = Pack(arguments.file)
     identity, plan = pack.identity, pack.plan
     print(f"pack         {pack.hash}")
+    print(f"signed by    {pack.signed_by or 'nobody'}")
     for name in ("side", "model", "architecture", "stack", "dtype", "weights", "config", "tokenizer", "template"):
         value = getattr(identity, name)
         print(f"{name:<13}{'not known' if value is None else value}")
@@ -127,6 +134,13 @@ def run_pack(arguments: argparse.Namespace) -> int:
     print(f"inside       {'not captured' if layers is None else f'{len(layers.sites)} sites'}")
     for name, why in pack.summary.unreached.items():
         print(f"lacks        {name}: {why}")
+    return 0
+
+
+def _show_report(path: Path) -> int:
+    data, signed_by = read_report(path)
+    print(f"report       {data['verdict'].get('word')}, made at {data.get('made_at')}")
+    print(f"signed by    {signed_by or 'nobody'}")
     return 0
 
 
@@ -166,6 +180,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         key_variables=(arguments.key_env, values.get("key_env_b") or arguments.key_env),
         endpoint_models=(arguments.endpoint_model, values.get("endpoint_model_b") or arguments.endpoint_model),
         limits=limits,
+        signer=Signer(arguments.sign) if arguments.sign else None,
+        signed_by=values.get("signed_by"),
     )
 
 

@@ -59,6 +59,10 @@ class Writer:
         """Appends a JSON entry in canonical form."""
         self.add(name, canonical_json(value))
 
+    def listed(self) -> list[list[Any]]:
+        """(name, length, SHA-256) of what was added so far."""
+        return [[name, *rest] for name, rest in self._entries.items()]
+
     def __enter__(self) -> Self:
         return self
 
@@ -68,7 +72,7 @@ class Writer:
             self._part.unlink(missing_ok=True)
             return
         offset = self._file.tell()
-        index = canonical_json({"entries": [[name, *rest] for name, rest in self._entries.items()]})
+        index = canonical_json({"entries": self.listed()})
         self._file.write(index)
         self._file.seek(0)
         self._file.write(_HEADER.pack(MAGIC, VERSION, 0, offset, len(index), hashlib.sha256(index).digest()))
@@ -136,6 +140,10 @@ class Reader:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
+
+    def listed(self) -> list[list[Any]]:
+        """(name, length, SHA-256) of every entry, in order."""
+        return [[name, length, digest] for name, (_, length, digest) in self._entries.items()]
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each entry."""

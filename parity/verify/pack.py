@@ -6,6 +6,7 @@ prompts/00000.safetensors    what of it is numbers
 exact.json                   SHA-256 of each exact probe's result
 layers.json, .safetensors    the inside of the model on one prompt
 isolated.json                each site's error when fed another pack's inner values
+    signature.json               of the names, lengths and hashes of all other entries; the last one, if it is signed
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ import safetensors.numpy
 from ..core.errors import FormatError
 from .container import Reader, Writer, parse_json
 from .record import PATHS, Answer, Identity, Isolated, Layers, Path, Plan, Positions, Record
+from .signature import Signer, check, read_signature
 from .statistics.divergence import Top
 
 CONTENT_FORMAT = 1
 _MAX_HEADER_BYTES = 1 << 20
 _DTYPES = ("float32", "int32")
+_SIGNATURE = "signature.json"
 _FLOAT32 = "float32."
 """Before the names of what was computed in float32 beside the precision that serves."""
 _T = TypeVar("_T")
@@ -72,8 +75,8 @@ class _LayersText:
 class PackWriter:
     """Writes a pack record by record, so memory does not grow with the suite: use as a context manager."""
 
-    def __init__(self, path: FilePath, *, made_by: str, identity: Identity, plan: Plan) -> None:
-        self._writer = Writer(path)
+    def __init__(self, path: FilePath, *, made_by: str, identity: Identity, plan: Plan, signer: Signer | None = None) -> None:
+        self._writer, self._signer = Writer(path), signer
         self._made_by, self._identity, self._plan = made_by, identity, plan
         self._prompts: list[str] = []
         self.unreached: dict[str, str] = {}
@@ -107,6 +110,9 @@ class PackWriter:
         if kind is None:
             summary = Summary(CONTENT_FORMAT, self._made_by, self._identity, self._plan, tuple(self._prompts), self.unreached)
             self._writer.add_json("pack.json", msgspec.to_builtins(summary))
+            if self._signer is not None:
+                signature = self._signer.sign({"entries": self._writer.listed()})
+                self._writer.add_json(_SIGNATURE, msgspec.to_builtins(signature))
         self._writer.__exit__(kind, error, trace)
 
 
@@ -128,6 +134,16 @@ class Pack:
         if len(set(self.summary.prompts)) != len(self.summary.prompts):
             raise FormatError(f"pack.json of {path} names a prompt twice")
         self._places = {prompt: index for index, prompt in enumerate(self.summary.prompts)}
+        self.signed_by = self._signed_by()
+
+    def _signed_by(self) -> str | None:
+        """The public key that signed everything in the pack; None where nobody did, or it could not be checked."""
+        if _SIGNATURE not in self._reader:
+            return None
+        what = f"the pack {self.path}"
+        found = read_signature(self._reader.read_json(_SIGNATURE), what)
+        signed = {"entries": [row for row in self._reader.listed() if row[0] != _SIGNATURE]}
+        return found.public_key if check(found, signed, what) else None
 
     @property
     def hash(self) -> str:

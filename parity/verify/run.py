@@ -20,6 +20,7 @@ from .record import Plan
 from .sides.base import Side
 from .sides.endpoint import EndpointSide
 from .sides.http import Limits
+from .signature import Signer, require
 from .suites import Suite, load, names
 from .verdict import Verdict, judge
 
@@ -45,6 +46,8 @@ class Settings:
         endpoint_models: the names to ask A's and B's endpoints for.
         limits: what an endpoint may cost.
         options: more for `LLM`.
+        signer: signs the packs that are made.
+        signed_by: the public key that packs which are given must be signed with, in hex.
     """
 
     model: str | None = None
@@ -59,6 +62,8 @@ class Settings:
     endpoint_models: tuple[str | None, str | None] = (None, None)
     limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Any] = field(default_factory=dict)
+    signer: Signer | None = None
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +105,7 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     endpoints = {place: open_side(specs[place], settings, place) for place in order if _is_url(specs[place])}
     for place in order:
         if is_pack(specs[place]):
-            packs[place] = Pack(Path(specs[place]))
+            packs[place] = _given(specs[place], settings)
             continue
         assert suite is not None
         other = packs.get(1 - place)
@@ -110,7 +115,8 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
             if early and other is not None and _first_levels_fail(side, place, suite, plan, other, paths, rules):
                 plan = replace(plan, levels=tuple(level for level in plan.levels if level in _FIRST))
             with clock.time(f"capture {'AB'[place]}"):
-                capture(side, suite, plan, paths[place], reference=other, progress=_named(progress, "AB"[place]))
+                named = _named(progress, "AB"[place])
+                capture(side, suite, plan, paths[place], reference=other, progress=named, signer=settings.signer)
         finally:
             side.close()
         packs[place] = Pack(paths[place])
@@ -154,6 +160,14 @@ def is_pack(spec: str) -> bool:
         if path.suffix == ".pack":
             raise FormatError(f"cannot read the pack {spec}") from None
         return False
+
+
+def _given(spec: str, settings: Settings) -> Pack:
+    """A pack that was named, signed by whom it must be."""
+    pack = Pack(Path(spec))
+    if settings.signed_by is not None:
+        require(pack.signed_by, settings.signed_by, f"the pack {spec}")
+    return pack
 
 
 def _is_url(spec: str) -> bool:
@@ -206,7 +220,7 @@ def _oracle(packs: Mapping[int, Pack], suite: Suite | None, plan: Plan, settings
     if 4 not in plan.levels or spec == "none" or suite is None:
         return None
     if is_pack(spec):
-        return Pack(Path(spec))
+        return _given(spec, settings)
     if spec == "auto":
         at_hand = next((pack for pack in packs.values() if _is_oracle(pack)), None)
         if at_hand is not None or _shows_float32(packs[0]):

@@ -58,7 +58,13 @@ def report_data(outcome: Outcome, command: str) -> dict[str, Any]:
 def _side(pack: Pack) -> dict[str, Any]:
     identity = msgspec.to_builtins(pack.identity)
     identity["tensors"] = len(pack.identity.tensors)
-    return {"identity": identity, "pack": pack.hash, "made_by": pack.summary.made_by, "unreached": dict(pack.summary.unreached)}
+    return {
+        "identity": identity,
+        "pack": pack.hash,
+        "signed_by": pack.signed_by,
+        "made_by": pack.summary.made_by,
+        "unreached": dict(pack.summary.unreached),
+    }
 
 
 def _level(level: int, outcome: Outcome) -> dict[str, Any]:
