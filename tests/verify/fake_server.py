@@ -29,6 +29,8 @@ def piece(token: int) -> str:
 class Words:
     """The vocabulary, as a tokenizer would offer it."""
 
+    eos_token_ids = (95,)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         return encode(text)
 

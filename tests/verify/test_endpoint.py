@@ -21,6 +21,7 @@ from parity.verify.pack import Pack
 from parity.verify.run import Settings, verify
 from parity.verify.sides.endpoint import EndpointSide
 from parity.verify.sides.http import EndpointError, Http, Limits
+from parity.verify.sides.replies import chat_answer
 
 from . import fake_server as fake
 
@@ -92,6 +93,23 @@ def test_text_only_servers_are_asked_without_logprobs() -> None:
         assert answer.text
         assert side.capture(TEXT, np.arange(5, dtype=np.int32), plan_of()) == {}
         assert {"distributions", "answers' log-probabilities"} <= set(side.unreached())
+
+
+def test_texts_are_cut_again_where_the_server_counted_as_many_tokens() -> None:
+    """With the vocabulary at hand an answer's tokens can be judged by the other side's margins; never by guessing."""
+    with fake.serve("echo") as shown, fake.serve("texts") as hidden:
+        (wanted,) = EndpointSide(shown.url, words=fake.Words()).generate([CHAT], plan_of())
+        (answer,) = EndpointSide(hidden.url, words=fake.Words()).generate([CHAT], plan_of())
+    assert answer is not None
+    assert wanted is not None
+    assert answer.top is None
+    assert answer.tokens == wanted.tokens
+    reply = {"choices": [{"message": {"content": "ab"}, "finish_reason": "length"}], "usage": {"completion_tokens": 3}}
+    assert chat_answer(reply, fake.Words()).tokens is None
+    reply["choices"][0]["finish_reason"] = "stop"  # type: ignore[index]
+    assert chat_answer(reply, fake.Words()).tokens == (65, 66, 95)
+    del reply["usage"]
+    assert chat_answer(reply, fake.Words()).tokens is None
 
 
 def run(a: str, b: str, tmp_path: Path, **options: Any) -> Any:

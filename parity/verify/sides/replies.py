@@ -26,6 +26,10 @@ Row = list[tuple[int, float]]
 class Words(Protocol):
     """The model's vocabulary, where it is at hand: turns tokens that a server spells out back into ids."""
 
+    @property
+    def eos_token_ids(self) -> Sequence[int]:
+        """The tokens that end an answer."""
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text."""
 
@@ -158,6 +162,9 @@ def chat_answer(reply: Any, words: Words | None) -> Answer:
         chosen = [token_of(entry, words) for entry in content]
     known = [token for token in chosen if token is not None]
     whole = bool(known) and len(known) == len(chosen)
+    if not chosen and words is not None and not message.get("tool_calls"):
+        known = _cut_again(text, finish, count(field(reply, "usage", "completion_tokens")), words)
+        whole = bool(known)
     return Answer(
         text,
         finish[:40],
@@ -166,6 +173,16 @@ def chat_answer(reply: Any, words: Words | None) -> Answer:
         count(field(reply, "usage", "completion_tokens")),
         _calls(message.get("tool_calls")),
     )
+
+
+def _cut_again(text: str, finish: str, counted: int | None, words: Words) -> list[int]:
+    """An answer's ids where only its text is shown; none where the server counted other tokens, or none. An ended one may
+    have counted the token that ends it, which is put back if the model has one such token only."""
+    ids = words.encode(text, add_special_tokens=False)
+    ends = words.eos_token_ids
+    if finish == "stop" and counted in (len(ids), len(ids) + 1):
+        return [*ids, ends[0]] if len(ends) == 1 else []
+    return ids if counted == len(ids) else []
 
 
 def _calls(value: Any) -> tuple[tuple[str, str], ...]:
