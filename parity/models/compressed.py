@@ -40,7 +40,6 @@ DRAFT_KEYS = (
 VENDOR_NAMES: tuple[Rule, ...] = (
     shared(r"(model\.)?mtp\.\d+\.(emb|head)\."),
     skipped(r"(model\.)?mtp\."),
-    Rename(r"^model\.mtp\.", "mtp."),
     Rename(r"^(layers\.|norm\.|embed\.|hc_head_)", r"model.\1"),
     Rename(r"^model\.embed\.", "model.embed_tokens."),
     Rename(r"^head\.", "lm_head."),

@@ -27,6 +27,7 @@ from parity.stacks.reference import OPS
 from parity.stacks.registry import open_stack
 
 from . import checks, packed, tiny
+from .recorded import recorded
 
 # Dimensions that no block of 16 or 32 divides, which switches off the reference's rounding of keys to FP8 and FP4. More
 # entries than are chosen, more blocks than are candidates, and candidates enough to choose from.
@@ -179,17 +180,19 @@ def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
 
 
-def test_every_path_computes_what_mlx_vlm_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def mlx_vlm_logits(
+    config: dict[str, Any],
+    tensors: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerFast,
+    tokens: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> np.ndarray:
     """With n-gram memory; the reference's rounding of activations is switched off."""
-    language = pytest.importorskip("mlx_vlm.models.deepseek_v41.language")
-    mx = pytest.importorskip("mlx.core")
+    import mlx.core as mx
+    from mlx_vlm.models.deepseek_v41 import language
+
     monkeypatch.setattr("mlx_vlm.models.deepseek_v41.fakequant.DISABLE", True)
-    tokenizer = save_tokenizer(tmp_path)
-    classes, count = pytest.importorskip("mlx_vlm.models.deepseek_v41.engram").build_compressed_token_map(tokenizer)
-    assert engram.fold_tokens(tmp_path) == classes
-    assert count < 155
-    config = config_of(**ENGRAM | {"engram_compressed_vocab_size": count})
-    weights = mlx_arrays(save(tmp_path, config))
+    weights = mlx_arrays(tensors)
     weights["embed_tokens.weight"] = weights.pop("embed.weight")
     for layer in range(TEXT["num_hidden_layers"]):
         weights = language.sanitize_moe_weights(weights, f"layers.{layer}.ffn", TEXT["n_routed_experts"])
@@ -197,9 +200,25 @@ def test_every_path_computes_what_mlx_vlm_computes(tmp_path: Path, monkeypatch: 
         weights[f"layers.{layer}.attn.wo_a.weight"] = grouped.reshape(TEXT["o_groups"], TEXT["o_lora_rank"], -1)
     model = language.LanguageModel(language.ModelConfig.from_dict(config), tokenizer)
     model.load_weights(list(weights.items()), strict=False)
-    tokens = tiny.prompt(45, 160)
+    return np.array(model(mx.array([tokens]), cache=model.make_cache()).logits[0])
+
+
+def mlx_vlm_classes(tokenizer: PreTrainedTokenizerFast) -> np.ndarray:
+    from mlx_vlm.models.deepseek_v41.engram import build_compressed_token_map
+
+    return np.array(build_compressed_token_map(tokenizer)[0])
+
+
+def test_every_path_computes_what_mlx_vlm_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = save_tokenizer(tmp_path)
+    classes = recorded("deepseek_v41-classes", lambda: mlx_vlm_classes(tokenizer)).astype(int).tolist()
+    assert engram.fold_tokens(tmp_path) == classes
+    count = max(classes) + 1
+    assert count < 155
+    config = config_of(**ENGRAM | {"engram_compressed_vocab_size": count})
+    tensors, tokens = save(tmp_path, config), tiny.prompt(45, 160)
     tokens[10:14] = tokens[20:24]
-    logits = np.array(model(mx.array([tokens]), cache=model.make_cache()).logits[0])
+    logits = recorded("deepseek_v41", lambda: mlx_vlm_logits(config, tensors, tokenizer, tokens, monkeypatch))
     checks.check_all(checks.Case(tmp_path, logits, tokens, 160))
 
 

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -19,11 +20,17 @@ from parity.core.errors import Unsupported, WeightError
 from parity.engine.load import load_model
 from parity.engine.memory import StateMemory
 from parity.hub import open_checkpoint, write_safetensors
+from parity.hub.weights import to_checkpoint
+from parity.models import registry
 from parity.models.decoder import Decoder
+from parity.stacks.reference import OPS
 from parity.stacks.registry import open_stack
 
 from . import tiny
+from .recorded import recorded
+from .test_deepseek_v4 import SIZES as V4_SIZES
 from .test_experts import CASES
+from .test_qwen4_exp import SIZES as QWEN4_SIZES
 
 PAGE_SIZE = 8
 V3 = {"enorm": "enorm", "hnorm": "hnorm", "eh_proj": "eh_proj", "post_norm": "shared_head.norm"}
@@ -142,6 +149,114 @@ def test_a_draft_layer_computes_what_transformers_computes(name: str, tmp_path: 
         left, logits = runs.guesses(tokens, following, sizes)
         assert tiny.relative_error(left.numpy(), hidden[0].numpy()) < 1e-5
         assert tiny.relative_error(logits.numpy(), expected.numpy()) < 1e-5
+
+
+DEEPSEEK_V4 = {
+    "model_type": "deepseek_v4",
+    **{key: value for key, value in V4_SIZES.items() if key not in ("layer_types", "mlp_layer_types", "partial_rotary_factor")},
+    "qk_rope_head_dim": 8,
+    "compress_ratios": [0, 128, 4, 4, 0],
+    "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
+    "rope_parameters": None,
+    "num_hash_layers": 1,
+    "num_nextn_predict_layers": 1,
+    "n_shared_experts": 1,
+}
+QWEN4 = {
+    "model_type": "qwen4_exp_text",
+    **{key: value for key, value in QWEN4_SIZES.items() if key not in ("ple_layer_ids", "rope_parameters", "layer_types")},
+    "rope_parameters": {**QWEN4_SIZES["rope_parameters"], "mrope_section": [2, 1, 1]},
+    "linear_conv_kernel_dim": 4,
+    "rms_norm_eps": 1e-6,
+    "mtp_num_hidden_layers": 1,
+}
+
+
+def random_tensors(config: dict[str, Any]) -> dict[str, Tensor]:
+    """Weights for every tensor, draft layers' too, under the checkpoint's names."""
+    model, architecture = registry.build(config, OPS, torch.float32, draft=True)
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, slot in model.all_slots().items():
+        if name.endswith("tid2eid"):
+            scores = torch.rand(slot.shape[0], config["n_routed_experts"], generator=generator)
+            values = scores.argsort(-1)[:, : slot.shape[1]]
+        else:
+            values = torch.randn(slot.shape, generator=generator)
+            values = values * (0.2 if len(slot.shape) == 1 else slot.shape[-1] ** -0.5)
+            if name.endswith("norm.weight") and config["model_type"] == "deepseek_v4":
+                values = values + 1
+        tensors[to_checkpoint(name, registry.rules(model, architecture)).replace(".attn.norm.", ".attn.kv_norm.")] = values
+    return tensors
+
+
+def arrays(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The draft layers' tensors, for MLX."""
+    import mlx.core as mx
+
+    return {name: mx.array(value.numpy()) for name, value in tensors.items() if name.startswith("mtp.")}
+
+
+def deepseek_v4_reference(config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    from mlx_vlm.speculative.drafters.deepseek_v4_mtp import deepseek_v4_mtp as reference
+
+    model = reference.DeepseekV4MTPDraftModel(reference.DeepseekV4MTPConfig.from_dict({"text_config": config}))
+    model.load_weights(list(model.sanitize(arrays(tensors)).items()))
+    return model
+
+
+def qwen4_reference(config: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    from mlx_vlm.speculative.drafters.qwen4_exp_mtp import qwen4_exp_mtp as reference
+
+    model = reference.Qwen4ExpMTPDraftModel(reference.Qwen4ExpMTPConfig.from_dict({"text_config": config}))
+    stem, named = "mtp.layers.0.mlp.experts", dict(tensors)
+    kinds = {
+        kind: torch.stack([named.pop(f"{stem}.{expert}.{kind}.weight") for expert in range(config["num_experts"])])
+        for kind in ("gate_proj", "up_proj", "down_proj")
+    }
+    named[f"{stem}.gate_up_proj"] = torch.cat([kinds["gate_proj"], kinds["up_proj"]], 1)
+    named[f"{stem}.down_proj"] = kinds["down_proj"]
+    model.load_weights(list(model.sanitize(arrays(named)).items()))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("config", "reference"),
+    [(DEEPSEEK_V4, deepseek_v4_reference), (QWEN4, qwen4_reference)],
+    ids=["deepseek_v4", "qwen4_exp"],
+)
+def test_a_draft_layer_of_several_streams_computes_what_mlx_vlm_computes(
+    config: dict[str, Any], reference: Any, tmp_path: Path
+) -> None:
+    tensors = random_tensors(config)
+    write_safetensors(tmp_path, config, tensors)
+    runs = Runs(tmp_path)
+    streams, hidden = config.get("hc_count", config.get("hc_mult", 4)), config["hidden_size"]
+    before = torch.randn(30, streams, hidden, generator=torch.Generator().manual_seed(1))
+    tokens = tiny.prompt(30, runs.model.vocab_size)
+
+    def compute() -> np.ndarray:
+        import mlx.core as mx
+
+        model = reference(config, tensors)
+        embedded = mx.array(runs.model.model.embed_tokens(torch.tensor(tokens, dtype=torch.int32)).unsqueeze(0).numpy())
+        shape = (1, 30, streams, hidden)
+        normed, left = model._forward_hidden(
+            embedded, mx.array(before.numpy()).reshape(shape), mx.array([tokens]), model.make_cache()
+        )
+        return np.concatenate([np.array(normed[0]), np.array(left[0]).reshape(30, -1)], axis=1)
+
+    expected = recorded(f"{config['model_type']}-draft", compute)
+    for sizes in ([30], [7, 16, 1, 1, 5]):
+        runs.memory.clear(0)
+        start, rows = 0, []
+        for size in sizes:
+            batch = runs.batch(tokens[start : start + size], start)
+            with torch.inference_mode():
+                normed, left = runs.model.draft(0, batch, runs.memory.state, before[start : start + size])
+            rows.append(torch.cat([normed, left.flatten(1)], dim=1))
+            start += size
+        assert tiny.relative_error(torch.cat(rows).numpy(), expected) < 1e-5
 
 
 def test_draft_layers_are_listed_as_skipped_unless_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
