@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,11 +32,16 @@ def undo(change: Change, weight: Weight, config: Mapping[str, Any], name: str) -
         return _columns(weight, config, name)
     if change == "":
         return weight
-    tensor = expand(weight)
-    if change == "row":
-        return tensor.reshape(1, -1)
+    tensor = weight if change == "table" and isinstance(weight, torch.Tensor) else expand(weight)
+    shape = shape_after(change, tuple(tensor.shape))
+    if change in ("row", "convolution", "long_convolution", "table"):
+        return tensor.reshape(shape)
     if change == "one_added":
         return tensor - 1
+    if change == "ones":
+        return torch.ones(shape)
+    if change in ("decay_apart", "long_decay"):
+        return torch.log(-tensor).reshape(shape)
     return rows(torch.log(-tensor), _grouped(tensor.shape[0], config, "tiled_scalars", name))  # decay
 
 
@@ -43,7 +49,13 @@ def shape_after(change: Change, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that `undo` gives."""
     if change == "row":
         return (1, *shape)
-    return (shape[0], 1, *shape[1:]) if change == "tiled_convolution" else shape
+    if change in ("tiled_convolution", "convolution"):
+        return (shape[0], 1, *shape[1:])
+    if change == "long_convolution":
+        return (max(shape[:-1]), 1, shape[-1])
+    if change == "long_decay":
+        return (1, 1, math.prod(shape), 1)
+    return (math.prod(shape),) if change == "decay_apart" else shape
 
 
 def joined_kv_b(keys: Weight, values: Weight) -> torch.Tensor:

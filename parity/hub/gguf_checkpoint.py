@@ -18,7 +18,7 @@ from .checkpoint import TensorInfo
 from .gguf import PLAIN, GgufTensor, open_parts
 from .gguf_changes import joined_kv_b, shape_after, undo
 from .gguf_config import generation_config, hugging_face_config, layout_of
-from .gguf_names import ROPE_FACTORS, TOP, Change, Layout
+from .gguf_names import FUSED_EXPERTS, ROPE_FACTORS, TOP, Change, Layout
 
 _BLOCK = re.compile(r"blk\.(\d{1,6})\.(.+)")
 _DTYPES = {format: str(dtype).removeprefix("torch.") for format, dtype in PLAIN.values()}
@@ -69,6 +69,11 @@ class GgufCheckpoint:
             for name in self._files
             if name != ROPE_FACTORS
         }
+        for name in [name for name in found if name.endswith("_res_proj.weight")]:
+            found[name.replace("_proj.", "_norm.")] = found[name]
+        for name in [name for name in found if name.endswith(".mlp.experts.gate_up_proj")]:  # then both are without an ending
+            down = name.replace("gate_up", "down")
+            found[down] = found.pop(f"{down}.weight")
         for name in [name for name in found if name.endswith(".self_attn.k_b.weight")]:
             stem = name.removesuffix("k_b.weight")
             if f"{stem}v_b.weight" in found:
@@ -76,7 +81,7 @@ class GgufCheckpoint:
         return found
 
     def _change(self, name: str) -> Change:
-        place = name.split(".", 3)[-1] if name.startswith("model.layers.") else name
+        place = name.split(".", 3)[-1] if name.startswith(("model.layers.", "mtp.layers.")) else name
         changes = self._layout.changes
         return changes.get(place) or changes.get(place.rpartition(".")[0], "")
 
@@ -98,17 +103,25 @@ def hugging_face_name(name: str, layout: Layout, num_layers: int | None = None) 
     Layers from `num_layers` on are draft layers.
     """
     module, _, kind = name.rpartition(".")
+    if name in layout.top:
+        return layout.top[name]
     if module in TOP:
         return f"{TOP[module]}.{kind}"
     match = _BLOCK.fullmatch(name)
     if not match:
         return name
-    if layout.draft and num_layers is not None and int(match[1]) >= num_layers:
-        return f"{layout.draft}{match[1]}.{match[2]}"
-    inner, _, _ = match[2].rpartition(".")
+    stem, inner = f"model.layers.{match[1]}.", match[2].rpartition(".")[0]
+    if num_layers is not None and int(match[1]) >= num_layers:
+        if layout.draft:
+            stem = f"{layout.draft}{int(match[1]) - num_layers}."
+        if inner in layout.drafts:
+            beside = layout.drafts[inner]
+            return f"{'' if layout.draft else stem}{beside}.{kind}"
     if match[2] in layout.whole:
-        return f"model.layers.{match[1]}.{layout.whole[match[2]]}"
-    return f"model.layers.{match[1]}.{layout.layer[inner]}.{kind}" if inner in layout.layer else name
+        return stem + layout.whole[match[2]]
+    if match[2] == FUSED_EXPERTS:
+        return f"{stem}mlp.experts.gate_up_proj"
+    return f"{stem}{layout.layer[inner]}.{kind}" if inner in layout.layer else name
 
 
 def gguf_name(name: str, layout: Layout) -> str:

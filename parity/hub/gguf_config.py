@@ -11,12 +11,16 @@ import torch
 
 from parity.core.errors import FormatError, Unsupported
 
-from .gguf_names import LAYOUTS, Layout
+from .gguf_layouts import LAYOUTS
+from .gguf_names import Layout
 
 # Llama 3.1 and its kin; GGUF keeps only the frequencies' factors that these numbers give.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-SIGMOID = 2
-REAL = frozenset({"rms_norm_eps", "rope_theta", "routed_scaling_factor"})
+SIGMOID, SQRT_SOFTPLUS = 2, 4
+REAL = frozenset(
+    """rms_norm_eps rope_theta routed_scaling_factor compress_rope_theta hc_eps swiglu_limit activation_situ_beta
+    activation_situ_linear_beta""".split()
+)
 REQUIRED = frozenset(
     """hidden_size num_hidden_layers num_attention_heads kv_lora_rank qk_rope_head_dim partial_rotary_factor
     linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads linear_num_value_heads linear_value_head_dim""".split()
@@ -77,14 +81,22 @@ def _config(metadata: Mapping[str, Any], vocab_size: int, tied: bool, where: str
             config[key] = _number(key, _plain(metadata[prefix + source], where, source), where)
         elif key in REQUIRED:
             raise FormatError(f"{where} lacks the metadata {prefix}{source}")
-    config["num_hidden_layers"] -= int(metadata.get(prefix + "nextn_predict_layers", 0))
+    drafts = int(metadata.get(prefix + "nextn_predict_layers", 0))
+    config["num_hidden_layers"] -= drafts
+    if drafts:
+        config["mtp_num_hidden_layers" if layout.draft else "num_nextn_predict_layers"] = drafts
     config |= {"vocab_size": vocab_size, "tie_word_embeddings": tied, **layout.constants}
     for key, source in (("bos_token_id", "bos"), ("eos_token_id", "eos")):
         if f"tokenizer.ggml.{source}_token_id" in metadata:
             config[key] = int(metadata[f"tokenizer.ggml.{source}_token_id"])
-    if "kv_lora_rank" in config:
+    if layout.kind == "latent":
         _latent(config, metadata, prefix)
-    if "linear_num_value_heads" in config:
+    if layout.kind == "kimi":
+        _kimi(config, metadata, prefix)
+    if layout.kind == "compressed":
+        config["compress_ratios"] = _list(metadata[prefix + "attention.compress_ratios"])
+        _expect(metadata, prefix + "expert_gating_func", SQRT_SOFTPLUS, where)
+    if layout.kind == "hybrid":
         config["linear_value_head_dim"] //= config["linear_num_value_heads"]
         config["partial_rotary_factor"] /= config["head_dim"]
     scaling = _rope_scaling(metadata, prefix, where)
@@ -94,7 +106,7 @@ def _config(metadata: Mapping[str, Any], vocab_size: int, tied: bool, where: str
 
 
 def _number(key: str, value: Any, where: str) -> Any:
-    kinds = (int, float) if key in REAL else (bool,) if key == "norm_topk_prob" else (int,)
+    kinds = (int, float) if key in REAL else (bool,) if key in ("norm_topk_prob", "moe_renormalize") else (int,)
     if type(value) not in kinds or (key not in REAL and value < (key in POSITIVE)):
         raise FormatError(f"{where}: {key} is {value!r}")
     return value
@@ -147,11 +159,36 @@ def _latent(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) ->
     groups, chosen = RELEASED_GROUPS.get(config.get("n_routed_experts", 0), (1, 1))
     config.setdefault("n_group", groups)
     config.setdefault("topk_group", chosen)
-    if metadata.get(prefix + "expert_gating_func") == SIGMOID:
+    if config["model_type"] == "deepseek_v32" or metadata.get(prefix + "expert_gating_func") == SIGMOID:
         return
     config["model_type"] = "deepseek_v2"
     config["topk_method"] = "group_limited_greedy" if config["n_group"] > 1 else "greedy"
     config.setdefault("norm_topk_prob", False)
+
+
+def _kimi(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) -> None:
+    """Delta layers are those without key heads."""
+    config["qk_nope_head_dim"] = config.pop("qk_head_dim") - config["qk_rope_head_dim"]
+    config["q_lora_rank"] = config.get("q_lora_rank") or None
+    config["num_key_value_heads"] = config["num_attention_heads"]
+    heads = _list(metadata[prefix + "attention.head_count_kv"])[: config["num_hidden_layers"]]
+    deltas = {"num_heads": config["num_attention_heads"], "head_dim": int(metadata[prefix + "kda.head_dim"])}
+    deltas["short_conv_kernel_size"] = int(metadata[prefix + "ssm.conv_kernel"])
+    deltas["full_attn_layers"] = [layer + 1 for layer, count in enumerate(heads) if count]
+    deltas["kda_layers"] = [layer + 1 for layer, count in enumerate(heads) if not count]
+    if config["model_type"] == "kimi_k3":
+        deltas |= {"use_full_rank_gate": True, "gate_lower_bound": _plain(metadata[prefix + "kda.gate_lower_bound"], "", "")}
+        config |= {"mla_use_output_gate": True, "latent_moe_use_norm": True}
+    config["linear_attn_config"] = deltas
+
+
+def _list(value: Any) -> list[int]:
+    return [int(one) for one in np.asarray(value).reshape(-1)]
+
+
+def _expect(metadata: Mapping[str, Any], key: str, value: int, where: str) -> None:
+    if metadata.get(key) != value:
+        raise Unsupported(f"{where}: {key} = {metadata.get(key)} is not read, only {value}")
 
 
 def generation_config(metadata: Mapping[str, Any]) -> dict[str, Any]:

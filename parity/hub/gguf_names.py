@@ -1,4 +1,4 @@
-"""GGUF's names for the architectures that Parity reads, as data: metadata keys and tensor names, both ways.
+"""GGUF's names of what several architectures share, as data: metadata keys and tensor names, both ways.
 
 Sources: the tables of the `gguf` package, and ggml-org/llama.cpp's converters for what they change in the values.
 """
@@ -11,14 +11,16 @@ from typing import Any, Literal
 
 Change = Literal[
     "", "rope_q", "rope_k", "row", "one_added", "decay", "tiled", "tiled_scalars", "tiled_tail", "tiled_convolution",
-    "tiled_columns",
+    "tiled_columns", "convolution", "long_convolution", "decay_apart", "long_decay", "ones", "table",
 ]  # fmt: skip
 """What GGUF changes in a tensor.
 
 rope_q, rope_k: the rows of each head's two halves are interleaved. row: a leading 1 is dropped. one_added: a zero-centred norm
 is stored plain. decay: A_log is stored as -exp(A_log). tiled: the value heads of one key head do not stand together but are
 dealt out in turn; so are the rows of one number a head (scalars), of the last part of a matrix (tail), or of a convolution
-without its middle dimension; or the columns.
+without its middle dimension; or the columns. convolution: without its middle dimension, else as it was; long_convolution:
+with a leading 1. decay_apart: as decay, in Hugging Face's order; long_decay: so, in the shape [1, 1, heads, 1]. ones: a norm's
+weight went into the projection behind it. table: whole numbers.
 """
 
 
@@ -33,7 +35,11 @@ class Layout:
         layer: GGUF's name of a module in `blk.N.` to Hugging Face's in `model.layers.N.`.
         whole: names that do not end in `.weight` or `.bias` on both sides.
         changes: values that GGUF stores otherwise, by Hugging Face's name of the module or tensor.
-        draft: what the names of draft layers, which GGUF counts on, begin with on the other side.
+        draft: what the names of draft layers, which GGUF counts on, begin with on the other side; None where they go on there,
+            too.
+        drafts: the names of what stands beside a draft layer's own modules.
+        top: names outside the layers that only this architecture has, with their endings.
+        kind: what is special in its metadata.
     """
 
     model_type: str
@@ -43,12 +49,15 @@ class Layout:
     whole: Mapping[str, str] = field(default_factory=dict)
     changes: Mapping[str, Change] = field(default_factory=dict)
     draft: str | None = None
+    drafts: Mapping[str, str] = field(default_factory=dict)
+    top: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["", "latent", "hybrid", "kimi", "compressed", "qwen4"] = ""
 
 
 TOP: Mapping[str, str] = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 ROPE_FACTORS = "rope_freqs.weight"
 
-_NUMBERS = {
+NUMBERS = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
     "num_hidden_layers": "block_count",
@@ -58,14 +67,50 @@ _NUMBERS = {
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
 }
-_HEAD = {"head_dim": "attention.key_length"}
-_EXPERTS = {
+HEAD = {"head_dim": "attention.key_length"}
+EXPERTS = {
     "num_experts": "expert_count",
     "num_experts_per_tok": "expert_used_count",
     "moe_intermediate_size": "expert_feed_forward_length",
 }
 
-_ATTENTION = {
+INDEX_NUMBERS = {
+    "index_n_heads": "attention.indexer.head_count",
+    "index_head_dim": "attention.indexer.key_length",
+    "index_topk": "attention.indexer.top_k",
+}
+KIMI_EXPERTS = {
+    "num_experts": "expert_count",
+    "num_experts_per_token": "expert_used_count",
+    "num_shared_experts": "expert_shared_count",
+    "moe_intermediate_size": "expert_feed_forward_length",
+    "first_k_dense_replace": "leading_dense_block_count",
+    "routed_scaling_factor": "expert_weights_scale",
+    "moe_renormalize": "expert_weights_norm",
+}
+KIMI_CONSTANTS = {"mla_use_nope": True, "moe_router_activation_func": "sigmoid", "num_expert_group": 1, "topk_group": 1}
+K3_NUMBERS = {
+    "routed_expert_hidden_size": "expert_latent_length",
+    "attn_res_block_size": "attn_res.block_size",
+    "activation_situ_beta": "activation.situ_beta",
+    "activation_situ_linear_beta": "activation.situ_linear_beta",
+}
+DENSE_KEYS = ("first_k_dense_replace", "n_group", "topk_group")
+COMPRESSED = {
+    "qk_rope_head_dim": "rope.dimension_count",
+    "q_lora_rank": "attention.q_lora_rank",
+    "o_lora_rank": "attention.output_lora_rank",
+    "o_groups": "attention.output_group_count",
+    "sliding_window": "attention.sliding_window",
+    "compress_rope_theta": "attention.compress_rope_freq_base",
+    "hc_mult": "hyper_connection.count",
+    "hc_sinkhorn_iters": "hyper_connection.sinkhorn_iterations",
+    "hc_eps": "hyper_connection.epsilon",
+    "num_hash_layers": "hash_layer_count",
+    "swiglu_limit": "swiglu_clamp_exp",
+}
+
+ATTENTION = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -73,26 +118,26 @@ _ATTENTION = {
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
 }
-_HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
-_DENSE = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
-_ROUTED = {
+HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+DENSE = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+ROUTED = {
     "ffn_gate_inp": "mlp.gate",
     "ffn_gate_exps": "mlp.experts.gate_proj",
     "ffn_up_exps": "mlp.experts.up_proj",
     "ffn_down_exps": "mlp.experts.down_proj",
 }
-_SHARED_QWEN = {
+SHARED_QWEN = {
     "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
     "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
     "ffn_up_shexp": "mlp.shared_expert.up_proj",
     "ffn_down_shexp": "mlp.shared_expert.down_proj",
 }
-_SHARED_DEEPSEEK = {
+SHARED_DEEPSEEK = {
     "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
     "ffn_up_shexp": "mlp.shared_experts.up_proj",
     "ffn_down_shexp": "mlp.shared_experts.down_proj",
 }
-_LATENT = {
+LATENT = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_q_a": "self_attn.q_a_proj",
@@ -106,14 +151,14 @@ _LATENT = {
     "attn_output": "self_attn.o_proj",
     "ffn_norm": "post_attention_layernorm",
 }
-_LATENT_NUMBERS = {
+LATENT_NUMBERS = {
     "q_lora_rank": "attention.q_lora_rank",
     "kv_lora_rank": "attention.kv_lora_rank",
     "qk_rope_head_dim": "rope.dimension_count",
     "v_head_dim": "attention.value_length_mla",
     "qk_head_dim": "attention.key_length_mla",
 }
-_DEEPSEEK_EXPERTS = {
+DEEPSEEK_EXPERTS = {
     "n_routed_experts": "expert_count",
     "num_experts_per_tok": "expert_used_count",
     "n_shared_experts": "expert_shared_count",
@@ -124,7 +169,7 @@ _DEEPSEEK_EXPERTS = {
     "n_group": "expert_group_count",
     "topk_group": "expert_group_used_count",
 }
-_DELTA_NUMBERS = {
+DELTA_NUMBERS = {
     "full_attention_interval": "full_attention_interval",
     "linear_conv_kernel_dim": "ssm.conv_kernel",
     "linear_key_head_dim": "ssm.state_size",
@@ -133,8 +178,8 @@ _DELTA_NUMBERS = {
     "linear_value_head_dim": "ssm.inner_size",
     "partial_rotary_factor": "rope.dimension_count",
 }
-_DELTA = {
-    **_HEAD_NORMS,
+DELTA = {
+    **HEAD_NORMS,
     "post_attention_norm": "post_attention_layernorm",
     "attn_qkv": "linear_attn.in_proj_qkv",
     "attn_gate": "linear_attn.in_proj_z",
@@ -144,8 +189,8 @@ _DELTA = {
     "ssm_norm": "linear_attn.norm",
     "ssm_out": "linear_attn.out_proj",
 }
-_DELTA_WHOLE = {"ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}
-_DELTA_CHANGES: Mapping[str, Change] = {
+DELTA_WHOLE = {"ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}
+DELTA_CHANGES: Mapping[str, Change] = {
     "model.norm": "one_added",
     "input_layernorm": "one_added",
     "post_attention_layernorm": "one_added",
@@ -160,57 +205,73 @@ _DELTA_CHANGES: Mapping[str, Change] = {
     "linear_attn.dt_bias": "tiled_scalars",
     "linear_attn.out_proj": "tiled_columns",
 }
-_WITHOUT_FFN_NORM = {name: place for name, place in _ATTENTION.items() if name != "ffn_norm"}
-
-LAYOUTS: Mapping[str, Layout] = {
-    "llama": Layout(
-        "llama",
-        {**_NUMBERS, "head_dim": "rope.dimension_count"},
-        {**_ATTENTION, **_DENSE},
-        changes={"self_attn.q_proj": "rope_q", "self_attn.k_proj": "rope_k"},
-    ),
-    "qwen2": Layout("qwen2", _NUMBERS, {**_ATTENTION, **_DENSE}),
-    "qwen3": Layout("qwen3", {**_NUMBERS, **_HEAD}, {**_ATTENTION, **_HEAD_NORMS, **_DENSE}),
-    "qwen2moe": Layout(
-        "qwen2_moe",
-        {**_NUMBERS, **_EXPERTS, "shared_expert_intermediate_size": "expert_shared_feed_forward_length"},
-        {**_ATTENTION, **_DENSE, **_ROUTED, **_SHARED_QWEN},
-        constants={"norm_topk_prob": False},
-        changes={"mlp.shared_expert_gate": "row"},
-    ),
-    "qwen3moe": Layout(
-        "qwen3_moe",
-        {**_NUMBERS, **_HEAD, **_EXPERTS},
-        {**_ATTENTION, **_HEAD_NORMS, **_DENSE, **_ROUTED},
-        constants={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
-    ),
-    "qwen35": Layout(
-        "qwen3_5_text",
-        {**_NUMBERS, **_HEAD, **_DELTA_NUMBERS},
-        {**_WITHOUT_FFN_NORM, **_DELTA, **_DENSE},
-        whole=_DELTA_WHOLE,
-        changes=_DELTA_CHANGES,
-        draft="mtp.",
-    ),
-    "qwen35moe": Layout(
-        "qwen3_5_moe_text",
-        {
-            **_NUMBERS,
-            **_HEAD,
-            **_DELTA_NUMBERS,
-            **_EXPERTS,
-            "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
-        },
-        {**_WITHOUT_FFN_NORM, **_DELTA, **_ROUTED, **_SHARED_QWEN},
-        whole=_DELTA_WHOLE,
-        changes={**_DELTA_CHANGES, "mlp.shared_expert_gate": "row"},
-        draft="mtp.",
-    ),
-    "deepseek2": Layout(
-        "deepseek_v3",
-        {**_NUMBERS, **_LATENT_NUMBERS, **_DEEPSEEK_EXPERTS},
-        {**_LATENT, **_DENSE, **_ROUTED, **_SHARED_DEEPSEEK},
-        whole={"exp_probs_b.bias": "mlp.gate.e_score_correction_bias"},
-    ),
+WITHOUT_FFN_NORM = {name: place for name, place in ATTENTION.items() if name != "ffn_norm"}
+FUSED_EXPERTS = "ffn_gate_up_exps.weight"
+CORRECTION = {"exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
+QWEN_DRAFTS = {
+    "nextn.eh_proj": "mtp.fc",
+    "nextn.enorm": "mtp.pre_fc_norm_embedding",
+    "nextn.hnorm": "mtp.pre_fc_norm_hidden",
+    "nextn.shared_head_norm": "mtp.norm",
 }
-"""Every architecture that Parity reads from GGUF, by `general.architecture`."""
+DEEPSEEK_DRAFTS = {
+    "nextn.eh_proj": "eh_proj",
+    "nextn.enorm": "enorm",
+    "nextn.hnorm": "hnorm",
+    "nextn.shared_head_norm": "shared_head.norm",
+    "nextn.shared_head_head": "shared_head.head",
+    "nextn.embed_tokens": "embed_tokens",
+}
+SHARED_KEY = {
+    "attn_q_a": "self_attn.q_a_proj",
+    "attn_q_a_norm": "self_attn.q_a_norm",
+    "attn_q_b": "self_attn.q_b_proj",
+    "attn_kv": "self_attn.kv_proj",
+    "attn_kv_a_norm": "self_attn.kv_norm",
+    "attn_output_a": "self_attn.o_a_proj",
+    "attn_output_b": "self_attn.o_b_proj",
+    "attn_compressor_kv": "self_attn.compressor.kv_proj",
+    "attn_compressor_gate": "self_attn.compressor.gate_proj",
+    "attn_compressor_norm": "self_attn.compressor.kv_norm",
+    "indexer.attn_q_b": "self_attn.indexer.q_b_proj",
+    "indexer.proj": "self_attn.indexer.weights_proj",
+    "indexer_compressor_kv": "self_attn.indexer.compressor.kv_proj",
+    "indexer_compressor_gate": "self_attn.indexer.compressor.gate_proj",
+    "indexer_compressor_norm": "self_attn.indexer.compressor.kv_norm",
+}
+HYPER = {
+    "attn_sinks.weight": "self_attn.sinks",
+    "attn_compressor_ape.weight": "self_attn.compressor.position_bias",
+    "indexer_compressor_ape.weight": "self_attn.indexer.compressor.position_bias",
+    "ffn_gate_tid2eid.weight": "mlp.gate.tid2eid",
+    **{f"hc_{site}_{part}.weight": f"{site}_hc.{part}" for site in ("attn", "ffn") for part in ("fn", "base", "scale")},
+}
+KIMI_DELTA = {
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    **{f"ssm_conv1d_{part}": f"self_attn.{part}_conv1d" for part in "qkv"},
+    "ssm_f_a": "self_attn.f_a_proj",
+    "ssm_f_b": "self_attn.f_b_proj",
+    "ssm_g_a": "self_attn.g_a_proj",
+    "ssm_g_b": "self_attn.g_b_proj",
+    "ssm_beta": "self_attn.b_proj",
+    "ssm_norm": "self_attn.o_norm",
+}
+KIMI_WHOLE = {"ssm_a": "self_attn.A_log", "ssm_dt.bias": "self_attn.dt_bias"}
+KIMI_CHANGES: Mapping[str, Change] = {f"self_attn.{part}_conv1d": "long_convolution" for part in "qkv"}
+K3_PARTS = {
+    "ssm_g": "self_attn.g_proj",
+    "attn_gate": "self_attn.g_proj",
+    "attn_res_score": "self_attention_res_proj",
+    "ffn_res_score": "mlp_res_proj",
+    "ffn_routed_down": "mlp.routed_expert_down_proj",
+    "ffn_routed_up": "mlp.routed_expert_up_proj",
+    "ffn_routed_norm": "mlp.routed_expert_norm",
+    "ffn_latent_down": "mlp.routed_expert_down_proj",
+    "ffn_latent_up": "mlp.routed_expert_up_proj",
+}
+
+
+def without(values: Mapping[str, str], *keys: str) -> dict[str, str]:
+    """The mapping less some keys."""
+    return {key: value for key, value in values.items() if key not in keys}

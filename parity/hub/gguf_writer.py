@@ -16,7 +16,8 @@ from parity.formats import rows
 
 from .gguf import ARRAY, BLOCKS, DEFAULT_ALIGNMENT, MAGIC, PLAIN, STRING
 from .gguf_checkpoint import gguf_name, hugging_face_name
-from .gguf_names import LAYOUTS, Layout
+from .gguf_layouts import LAYOUTS
+from .gguf_names import Layout
 from .safetensors import tensor_bytes
 
 _VERSION = 3
@@ -86,7 +87,7 @@ def export_gguf(
 
 def _layout(config: Mapping[str, Any]) -> tuple[str, Layout]:
     for architecture, layout in LAYOUTS.items():
-        writable = _WRITABLE.issuperset(layout.changes.values()) and "kv_lora_rank" not in layout.numbers
+        writable = _WRITABLE.issuperset(layout.changes.values()) and not layout.kind
         if layout.model_type == config["model_type"] and writable:
             return architecture, layout
     raise Unsupported(f"{config['model_type']!r} is not written as GGUF")

@@ -17,7 +17,7 @@ from parity.core.weights import Packed
 from parity.formats import expand, pack
 from parity.hub import export_gguf, open_checkpoint, write_gguf, write_safetensors
 from parity.hub.gguf_checkpoint import gguf_name, hugging_face_name
-from parity.hub.gguf_names import LAYOUTS
+from parity.hub.gguf_layouts import LAYOUTS
 
 SMALL = {
     "vocab_size": 96,

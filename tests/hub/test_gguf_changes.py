@@ -17,7 +17,7 @@ from parity.core.weights import Packed
 from parity.formats import expand, pack
 from parity.hub import open_checkpoint, write_gguf
 from parity.hub.gguf_checkpoint import gguf_name
-from parity.hub.gguf_names import LAYOUTS
+from parity.hub.gguf_layouts import LAYOUTS
 
 from .test_checkpoint import SMALL, VOCABULARY, deepseek_metadata
 from .test_loading import loads, unfused

@@ -12,7 +12,7 @@ from ...core.weights import Weight
 from ...formats import expand
 from ...stacks.ops import Ops
 from ..step import Step
-from .linear import FusedLinear, Linear
+from .linear import FusedLinear, Linear, joined
 from .weight import Parameter, Place, Slot
 
 
@@ -128,32 +128,49 @@ class GatedDeltaNet(nn.Module):
 
 
 class PackedProjections(nn.Module):
-    """Qwen3-Next's two input projections, whose rows stand key head by key head; put in flat order once, at load."""
+    """Qwen3-Next's two input projections, whose rows stand key head by key head; put in flat order once, at load.
+
+    GGUF files have the first of them in flat order, and apart: `in_proj_qkv` and `in_proj_z`.
+    """
 
     def __init__(self, ops: Ops, hidden_size: int, num_k_heads: int, num_v_heads: int, k_dim: int, v_dim: int) -> None:
         super().__init__()
         self.ops, self._inputs = ops, hidden_size
         group = num_v_heads // num_k_heads
-        self._qkvz = (num_k_heads, [k_dim, k_dim, group * v_dim, group * v_dim])
-        self._ba = (num_k_heads, [group, group])
-        self._parts: dict[str, Tensor] = {}
+        keys, values = num_k_heads * k_dim, num_v_heads * v_dim
+        self._packed = {"in_proj_qkvz": [k_dim, k_dim, group * v_dim, group * v_dim]}
+        self._flat = {"in_proj_qkv": 2 * keys + values, "in_proj_z": values}
+        self._ba = {"in_proj_ba": [group, group]}
+        self._heads, self._is_flat = num_k_heads, False
+        self._parts: dict[str, Weight] = {}
         self._weight: Weight
 
-    def slots(self) -> Iterator[Slot]:
-        for name, (heads, sizes) in (("in_proj_qkvz", self._qkvz), ("in_proj_ba", self._ba)):
-            yield Slot(f".{name}.weight", (heads * sum(sizes), self._inputs), self._put(name, heads, sizes))
+    def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._is_flat = f"{path.rpartition('.')[0]}.in_proj_qkv.weight" in shapes
 
-    def _put(self, name: str, heads: int, sizes: list[int]):  # type: ignore[no-untyped-def]  # a `Slot.put`
+    def slots(self) -> Iterator[Slot]:
+        packed = self._ba if self._is_flat else self._packed | self._ba
+        flat = self._flat if self._is_flat else {}
+        names = [*flat, *packed]
+        for name, rows in flat.items():
+            yield Slot(f".{name}.weight", (rows, self._inputs), self._put(name, names))
+        for name, sizes in packed.items():
+            yield Slot(f".{name}.weight", (self._heads * sum(sizes), self._inputs), self._put(name, names, sizes))
+
+    def _put(self, name: str, names: Sequence[str], sizes: Sequence[int] = ()):  # type: ignore[no-untyped-def]  # a `Slot.put`
         def put(weight: Weight, place: Place) -> None:
-            # Plain even where it was packed: its rows change places.
-            plain = expand(weight, weight.dtype if isinstance(weight, Tensor) else torch.bfloat16)
-            parts = plain.view(heads, sum(sizes), self._inputs).split(sizes, dim=1)
-            self._parts[name] = torch.cat([part.flatten(0, 1) for part in parts])
-            if len(self._parts) == 2:
-                self._weight = place(torch.cat([self._parts["in_proj_qkvz"], self._parts["in_proj_ba"]]))
+            self._parts[name] = self._flattened(weight, list(sizes)) if sizes else weight
+            if len(self._parts) == len(names):
+                self._weight = place(joined([self._parts[part] for part in names]))
                 self._parts.clear()
 
         return put
+
+    def _flattened(self, weight: Weight, sizes: list[int]) -> Tensor:
+        # Plain even where it was packed: its rows change places.
+        plain = expand(weight, weight.dtype if isinstance(weight, Tensor) else torch.bfloat16)
+        parts = plain.view(self._heads, sum(sizes), self._inputs).split(sizes, dim=1)
+        return torch.cat([part.flatten(0, 1) for part in parts])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ops.linear(x, self._weight)

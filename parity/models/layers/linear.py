@@ -72,7 +72,7 @@ class FusedLinear(nn.Module):
         def put(weight: Weight, place: Place) -> None:
             self._weights[name] = weight
             if len(self._weights) == len(self.members):
-                self._weight = place(_joined([self._weights[member] for member, _ in self.members]))
+                self._weight = place(joined([self._weights[member] for member, _ in self.members]))
                 self._weights.clear()
 
         return put
@@ -93,7 +93,7 @@ class FusedLinear(nn.Module):
         return self.ops.linear(x, self._weight, self._bias)
 
 
-def _joined(parts: Sequence[Weight]) -> Weight:
+def joined(parts: Sequence[Weight]) -> Weight:
     """Matrices of one dtype as one tensor, others as rows in their own formats."""
     if all(isinstance(part, Tensor) for part in parts) and len({part.dtype for part in parts}) == 1:  # type: ignore[union-attr]
         return torch.cat(parts)  # type: ignore[arg-type]
