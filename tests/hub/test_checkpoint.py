@@ -210,7 +210,8 @@ def test_names_translate_both_ways() -> None:
         for name in [*names, *(f"blk.17.{whole}" for whole in layout.whole)]:
             theirs = hugging_face_name(name, layout)
             assert theirs.startswith("model.layers.17.")
-            assert gguf_name(theirs, layout) == name
+            back = gguf_name(theirs, layout)  # Kimi K3 has two names for one, by the kind of layer
+            assert back == name or hugging_face_name(back, layout) == theirs
 
 
 def test_folder(tmp_path: Path) -> None:

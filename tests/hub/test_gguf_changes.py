@@ -150,6 +150,6 @@ def test_draft_layers_are_named_apart(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(tmp_path / "m.gguf")
     assert checkpoint.config["num_hidden_layers"] == 4
     assert {name for name in checkpoint.tensors if name.startswith("mtp.")} == {
-        "mtp.4.nextn.eh_proj.weight",
-        "mtp.4.attn_norm.weight",
+        "mtp.fc.weight",
+        "mtp.layers.0.input_layernorm.weight",
     }
