@@ -171,6 +171,7 @@ VISION_KEYS = (
     "language_model_only",
     "use_unified_vision_chunk",
     "video_placeholder",
+    "image_placeholder",
     "ignore_index",
 )
 

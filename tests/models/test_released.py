@@ -60,9 +60,9 @@ class Index:
         folded = fold(entries, self.config)
         self.tensors = {key: TensorInfo(key, one.shape, one.format or "", 0, self.path) for key, one in folded.items()}
 
-    def fitted(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, ...]]]:
+    def fitted(self, *, draft: bool = False) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[str, ...]]]:
         """(the model's tensors and their shapes, what is left out by the reason)."""
-        model, architecture = registry.build(self.config, OPS, torch.bfloat16)
+        model, architecture = registry.build(self.config, OPS, torch.bfloat16, draft=draft)
         assert not list(model.parameters())
         rules = registry.rules(model, architecture)
         slots = model.all_slots({to_model(name, rules): info.shape for name, info in self.tensors.items()})
@@ -90,6 +90,22 @@ def test_every_published_tensor_has_its_place_and_every_place_its_tensor(name: s
     draft = index.config.get("num_nextn_predict_layers", 0) or any(key.startswith("mtp.") for key in index.tensors)
     assert any("draft" in why for why in ignored) == bool(draft)
     assert len(shapes) + sum(map(len, ignored.values())) == len(index.tensors)
+
+
+DRAFTED = ("deepseek-v3", "deepseek-v3.2", "deepseek-v4-flash", "qwen3-next-80b-a3b", "qwen3.5-0.8b", "qwen3.5-35b-a3b")
+
+
+@pytest.mark.parametrize("name", DRAFTED)
+def test_draft_layers_take_all_their_tensors(name: str) -> None:
+    index = Index(name)
+    shapes, left = index.fitted()
+    with_drafts, ignored = index.fitted(draft=True)
+    drafts = {key: shape for key, shape in with_drafts.items() if key.startswith("mtp.")}
+    assert with_drafts.keys() - drafts.keys() == shapes.keys()
+    shared = sum(len(names) for why, names in ignored.items() if "share" in why)
+    skipped = sum(len(names) for why, names in left.items() if "draft" in why)
+    assert skipped == len(drafts) + shared
+    assert not any(why == "draft layers for speculative decoding" for why in ignored)
 
 
 def test_counts_that_are_published_to_the_last_digits() -> None:
