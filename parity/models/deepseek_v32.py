@@ -32,6 +32,7 @@ ARCHITECTURE = Architecture(
     build=build,
     drafts=True,
     checkpoints="DeepSeek-V3.2-Exp, V3.2, V3.2-Speciale",
+    formats="FP8, GGUF",
     reference="transformers 5.23",
     missing="the vendor's rounding of index keys to FP8",
 )

@@ -104,6 +104,7 @@ ARCHITECTURE = Architecture(
     drafts=True,
     rules=VENDOR_NAMES,
     checkpoints="DeepSeek-V4-Flash, V4-Pro and their Base, 0731 and 0813 releases",
+    formats="FP8, MXFP4, GGUF",
     reference="transformers 5.23",
     missing="images, DSpark's draft layers; the vendor's rounding of keys to FP8 and FP4",
 )

@@ -153,6 +153,7 @@ ARCHITECTURE = Architecture(
         *VENDOR_NAMES,
     ),
     checkpoints="DeepSeek-V4.1-Flash, its Base and 1017 releases",
+    formats="FP8, MXFP4",
     reference="mlx-lm 0.32.2, and mlx-vlm 0.7.10 for the n-gram memory",
     missing="images, draft layers (DSpark); the vendor's rounding of activations and keys to FP8 and FP4",
 )

@@ -94,7 +94,7 @@ ARCHITECTURE = Architecture(
         *EXPERT_NAMES,
     ),
     checkpoints="Kimi-K3",
-    formats="MXFP4",
+    formats="MXFP4, GGUF",
     reference="mlx-lm 0.32.2",
     missing="images",
 )

@@ -27,6 +27,7 @@ from parity.hub import Checkpoint, export_gguf, open_checkpoint, write_gguf, wri
 from parity.stacks.registry import open_stack
 
 from . import checks, tiny
+from .test_experts import HYBRID
 
 Stored = tuple[Mapping[str, Tensor], Tensor]
 """(arrays by the ending of their names, the numbers they mean)."""
@@ -119,6 +120,9 @@ def halves(dtype: torch.dtype) -> Callable[[Tensor], Stored]:
     return lambda tensor: ({"weight": tensor.to(dtype)}, tensor.to(dtype).float())
 
 
+INDEXED = LATENT | {"index_topk": 12, "index_n_heads": 16, "index_head_dim": 16}
+SHARED = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}
+DELTA = r"model\.layers\..*([qkvo]_proj|in_proj_qkvz?|in_proj_z|out_proj|(gate|up|down)_proj)\.weight$"
 LINEAR = r"model\.layers\..*(_proj|_mqa|experts.*)\.weight$"
 EXPERTS = r"model\.layers\..*\.experts\.\d+\..*\.weight$"
 COMPRESSED = {
@@ -141,6 +145,11 @@ CASES: dict[str, Case] = {
         FP8 | {"weight_block_size": [32, 32], "modules_to_not_convert": ["lm_head"]},
     ),
     "qwen3-fp8-128": ("Qwen3", SIZES | {"hidden_size": 160, "head_dim": 40}, LINEAR, fp8(128, e8m0=False), FP8),
+    "deepseek_v32-fp8-ue8m0": ("DeepseekV32", INDEXED, LINEAR, fp8(16, e8m0=True), FP8 | {"weight_block_size": [16, 16]}),
+    "qwen3_next-fp8": ("Qwen3Next", HYBRID | SHARED, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
+    "qwen3_5-fp8": ("Qwen3_5", HYBRID, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
+    "qwen3_5_moe-fp8": ("Qwen3_5Moe", HYBRID | SHARED, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
+    "qwen3_5-bf16": ("Qwen3_5", HYBRID, r".*\.weight$", halves(torch.bfloat16), {}),
     "kimi_k2-int4": ("DeepseekV3", LATENT, EXPERTS, int4, COMPRESSED),
     "kimi_k2-mxfp4": ("DeepseekV3", LATENT, EXPERTS, mxfp4, COMPRESSED | {"format": "mxfp4-pack-quantized"}),
     "qwen2-awq": ("Qwen2", SIZES, LINEAR, awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}),
@@ -160,7 +169,8 @@ CASES: dict[str, Case] = {
 def released(case: Case, folder: Path, *, model_type: str | None = None) -> torch.nn.Module:
     """Writes a checkpoint in its released form to `folder`; the model of transformers with the numbers it means."""
     family, options, pattern, store, quantization = case
-    config = getattr(transformers, f"{family}Config")(**options)
+    text = getattr(transformers, f"{family}TextConfig", None)
+    config = (text or getattr(transformers, f"{family}Config"))(**options)
     model_class = getattr(transformers, f"{family}ForCausalLM")
     tiny.save(model_class, config, folder / "source")
     checkpoint = open_checkpoint(folder / "source")

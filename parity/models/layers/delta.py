@@ -168,7 +168,7 @@ class PackedProjections(nn.Module):
 
     def _flattened(self, weight: Weight, sizes: list[int]) -> Tensor:
         # Plain even where it was packed: its rows change places.
-        plain = expand(weight, weight.dtype if isinstance(weight, Tensor) else torch.bfloat16)
+        plain = expand(weight, weight.dtype if isinstance(weight, Tensor) else torch.float32)
         parts = plain.view(self._heads, sum(sizes), self._inputs).split(sizes, dim=1)
         return torch.cat([part.flatten(0, 1) for part in parts])
 
