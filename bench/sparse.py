@@ -32,7 +32,8 @@ from parity.stacks.registry import open_stack
 
 COMMON = {"vocab_size": 256, "hidden_size": 512, "num_hidden_layers": 4, "max_position_embeddings": 1 << 20}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 64}
-LATENT = {"q_lora_rank": 512, "kv_lora_rank": 512, "intermediate_size": 512, "n_routed_experts": 8} | {"n_group": 1, "topk_group": 1}
+LATENT = {"q_lora_rank": 512, "kv_lora_rank": 512, "intermediate_size": 512, "n_routed_experts": 8}
+LATENT |= {"n_group": 1, "topk_group": 1}
 SHARED = {"head_dim": 512, "q_lora_rank": 512, "o_groups": 4, "o_lora_rank": 128, "n_routed_experts": 8, "sliding_window": 128}
 CONFIGS: dict[str, dict[str, Any]] = {
     "deepseek_v32": {**LATENT, "num_attention_heads": 16, "first_k_dense_replace": 1, "index_topk": 2048, "index_n_heads": 64},
