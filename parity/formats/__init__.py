@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -11,7 +12,7 @@ from parity.core.errors import Unsupported
 from parity.core.weights import Packed, Rows, Weight
 
 from . import columns, float_blocks, gguf_blocks, gguf_super, int_groups
-from .base import Format
+from .base import Format, Packer
 
 __all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "stack", "unstack"]
 
@@ -73,7 +74,29 @@ def pack(tensor: torch.Tensor, format: str, **meta: int) -> Packed:
     multiple = math.lcm(form.multiple, meta.get("group_size", 1))
     if tensor.dim() < 2 or tensor.shape[-1] % multiple:
         raise Unsupported(f"{format} needs [..., out, in] with `in` a multiple of {multiple}, not {tuple(tensor.shape)}")
-    return form.pack(tensor, meta)
+    if not form.row_arrays or any(per != 1 for per in form.row_arrays.values()) or not tensor.numel():
+        return form.pack(tensor.float(), meta)
+    arrays, found = _pack_rows(form.pack, tensor.reshape(-1, tensor.shape[-1]), meta)
+    shaped = {role: array.reshape(*tensor.shape[:-1], *array.shape[1:]) for role, array in arrays.items()}
+    return Packed(format, tuple(tensor.shape), shaped, found)
+
+
+def _pack_rows(
+    packer: Packer, flat: torch.Tensor, meta: Mapping[str, int]
+) -> tuple[dict[str, torch.Tensor], Mapping[str, int]]:
+    """Some rows at a time, in threads of our own: (the arrays, the format's numbers)."""
+    step = max(_CHUNK // flat.shape[1], 1)
+    first = packer(flat[:step].float(), meta)
+    arrays = {role: array.new_empty(len(flat), *array.shape[1:]) for role, array in first.arrays.items()}
+
+    def part(start: int) -> None:
+        packed = packer(flat[start : start + step].float(), meta) if start else first
+        for role, array in packed.arrays.items():
+            arrays[role][start : start + step] = array
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        list(threads.map(part, range(0, len(flat), step)))
+    return arrays, first.meta
 
 
 def rows(weight: torch.Tensor | Packed, index: torch.Tensor) -> torch.Tensor | Packed:

@@ -1,8 +1,8 @@
 """GGUF's simple block types: 32 weights with one float16 scale, and for the `_1` types a float16 minimum.
 
 A row is a run of blocks, stored as they are in the file: `data` is uint8 [..., out, bytes_per_row]. Nibble j of the first
-16 weights is the low half of byte j, of the last 16 the high half. Definitions after ggml's `ggml-quants.c`; the packers
-choose as its reference quantisers do.
+16 weights is the low half of byte j, of the last 16 the high half. Definitions after ggml's `ggml-quants.c`. `q8_0` is packed
+as its reference quantiser does; the packers of fewer bits search for the scale that loses least.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from parity.core.weights import Packed
 
 from .base import Format
+from .search import affine_scale, symmetric_scale
 
 BLOCK = 32
 
@@ -56,63 +57,72 @@ def _q8_0(blocks: torch.Tensor) -> torch.Tensor:
     return half(blocks, 0) * blocks[:, 2:].contiguous().view(torch.int8).float()
 
 
-def _bytes_of(scale: torch.Tensor) -> torch.Tensor:
-    return scale.to(torch.float16).view(torch.uint8)
+def bytes_of(scale: torch.Tensor) -> torch.Tensor:
+    """float32 [blocks, n] as the bytes of float16: uint8 [blocks, 2 n]."""
+    return scale.half().flatten().view(torch.uint8).view(len(scale), -1)
 
 
-def _inverse(scale: torch.Tensor) -> torch.Tensor:
+def inverse(scale: torch.Tensor) -> torch.Tensor:
+    """1 / scale, and 0 of 0."""
     return torch.where(scale == 0, 0.0, 1 / scale)
 
 
+def rounded(scale: torch.Tensor) -> torch.Tensor:
+    """The numbers as float16 keeps them."""
+    return scale.half().float()
+
+
 def _join_nibbles(codes: torch.Tensor) -> torch.Tensor:
-    return (codes[:, : BLOCK // 2] & 15) | ((codes[:, BLOCK // 2 :] & 15) << 4)
+    return (codes[: BLOCK // 2] & 15) | ((codes[BLOCK // 2 :] & 15) << 4)
 
 
 def _join_bits(codes: torch.Tensor) -> torch.Tensor:
-    weights = 1 << torch.arange(8, device=codes.device)
-    return ((codes >> 4).view(-1, 4, 8) * weights).sum(-1).to(torch.uint8)
+    weights = (1 << torch.arange(8, dtype=torch.uint8, device=codes.device)).view(1, 8, 1)
+    return ((codes >> 4).view(-1, 8, codes.shape[-1]) * weights).sum(1, dtype=torch.uint8)
 
 
 def _symmetric(x: torch.Tensor, levels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and codes in 0 .. 2 * levels - 1, the value of largest magnitude at code 0."""
-    peak = x.gather(1, x.abs().argmax(1, keepdim=True))
-    scale = peak / -levels
-    return scale, (x * _inverse(scale) + (levels + 0.5)).trunc().clamp(0, 2 * levels - 1).to(torch.uint8)
+    """Scales [blocks, 1] and codes in 0 .. 2 * levels - 1, [32, blocks]."""
+    columns = x.t().contiguous()
+    scale = rounded(symmetric_scale(columns, -levels, levels - 1))
+    codes = torch.mul(columns, inverse(scale)).round_().clamp_(-levels, levels - 1).add_(levels)
+    return scale.t(), codes.to(torch.uint8)
 
 
 def _ranged(x: torch.Tensor, top: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Scale, minimum and codes in 0 .. top."""
-    low = x.amin(1, keepdim=True)
-    scale = (x.amax(1, keepdim=True) - low) / top
-    return scale, low, ((x - low) * _inverse(scale) + 0.5).trunc().clamp(0, top).to(torch.uint8)
+    """Scales and minima [blocks, 1], and codes in 0 .. top, [32, blocks]."""
+    columns = x.t().contiguous()
+    scale, low = map(rounded, affine_scale(columns, top, below=False))
+    codes = torch.sub(columns, low).mul_(inverse(scale)).round_().clamp_(0, top)
+    return scale.t(), low.t(), codes.to(torch.uint8)
 
 
 def _pack_q4_0(x: torch.Tensor) -> torch.Tensor:
     scale, codes = _symmetric(x, 8)
-    return torch.cat((_bytes_of(scale), _join_nibbles(codes)), 1)
+    return torch.cat((bytes_of(scale), _join_nibbles(codes).t()), 1)
 
 
 def _pack_q4_1(x: torch.Tensor) -> torch.Tensor:
     scale, low, codes = _ranged(x, 15)
-    return torch.cat((_bytes_of(scale), _bytes_of(low), _join_nibbles(codes)), 1)
+    return torch.cat((bytes_of(scale), bytes_of(low), _join_nibbles(codes).t()), 1)
 
 
 def _pack_q5_0(x: torch.Tensor) -> torch.Tensor:
     scale, codes = _symmetric(x, 16)
-    return torch.cat((_bytes_of(scale), _join_bits(codes), _join_nibbles(codes)), 1)
+    return torch.cat((bytes_of(scale), _join_bits(codes).t(), _join_nibbles(codes).t()), 1)
 
 
 def _pack_q5_1(x: torch.Tensor) -> torch.Tensor:
     scale, low, codes = _ranged(x, 31)
-    return torch.cat((_bytes_of(scale), _bytes_of(low), _join_bits(codes), _join_nibbles(codes)), 1)
+    return torch.cat((bytes_of(scale), bytes_of(low), _join_bits(codes).t(), _join_nibbles(codes).t()), 1)
 
 
 def _pack_q8_0(x: torch.Tensor) -> torch.Tensor:
     scale = x.abs().amax(1, keepdim=True) / 127
-    codes = x * _inverse(scale)
+    codes = x * inverse(scale)
     floor = codes.abs().floor()
-    rounded = codes.sign() * (floor + (2 * (codes.abs() - floor)).floor())
-    return torch.cat((_bytes_of(scale), rounded.to(torch.int8).view(torch.uint8)), 1)
+    nearest = codes.sign() * (floor + (2 * (codes.abs() - floor)).floor())
+    return torch.cat((bytes_of(scale), nearest.to(torch.int8).view(torch.uint8)), 1)
 
 
 def block_format(
