@@ -12,8 +12,8 @@ from typing import Any
 
 from ..core.request import Request, SamplingParams
 from ..engine.engine import Engine
-from ..engine.load import EngineConfig, compute_dtype, load_model, make_engine
-from ..hub.checkpoint import open_checkpoint
+from ..engine.load import EngineConfig, compute_dtype, load_model, make_engine, quantised
+from ..hub.checkpoint import Checkpoint, open_checkpoint
 from ..stacks.base import Stack
 from ..stacks.registry import open_stack
 from .peer import Peer
@@ -108,17 +108,27 @@ class Bench:
         path: the model's files.
         name: what it is called.
         work: the sizes.
-        spec, dtype: where it runs and in what, as in `EngineConfig`.
+        spec, dtype, quantize: where it runs and in what, as in `EngineConfig`.
 
     Raises:
         ParityError: the model cannot be loaded, or the work does not fit it.
     """
 
-    def __init__(self, path: Path, name: str, work: Work, spec: str | None = None, dtype: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        work: Work,
+        spec: str | None = None,
+        dtype: str | None = None,
+        quantize: str | None = None,
+    ) -> None:
         self.stack, stack_dtype = open_stack(spec)
         self.name, self.work = name, work
-        self.checkpoint = open_checkpoint(path)
+        self.checkpoint: Checkpoint = open_checkpoint(path)
         self.dtype = compute_dtype(self.stack, stack_dtype, dtype, self.checkpoint.config)
+        if quantize is not None:
+            self.checkpoint = quantised(self.checkpoint, quantize, self.stack, self.dtype)
         model = load_model(self.checkpoint, self.stack, self.dtype)
         self.steps = Steps(model, self.stack, self.dtype)
         self.engine = self._engine()

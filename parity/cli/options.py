@@ -23,6 +23,7 @@ _ENGINE = (
     "kv_cache_dtype",
     "enable_prefix_caching",
     "enforce_eager",
+    "quantize",
 )
 _SAMPLING = (
     "temperature",
@@ -71,6 +72,7 @@ def add_place(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None
     """Where the model is loaded, and in what form."""
     parser.add_argument("--stack", metavar="SPEC", help="where to run, such as cpu, cuda or cpu:reference:float32")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="compute dtype (default: auto)")
+    parser.add_argument("--quantize", choices=("q8", "q4"), help="pack a plain model's matrices while loading")
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

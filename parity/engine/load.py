@@ -18,6 +18,7 @@ from ..core.weights import Packed, Rows, Weight
 from ..formats import expand
 from ..hub import account, open_checkpoint
 from ..hub.checkpoint import Checkpoint
+from ..hub.quantised import QuantisedCheckpoint, recipe_for
 from ..hub.weights import Plan, to_model
 from ..models import registry
 from ..models.decoder import Decoder
@@ -51,6 +52,7 @@ class EngineConfig:
         enable_prefix_caching: keep state for requests to come.
         enforce_eager: record no graphs.
         num_snapshots: copies of per-request state kept for prefix reuse.
+        quantize: `q8` or `q4` packs the matrices of a plain checkpoint while loading; None keeps what it has.
     """
 
     stack: str | None = None
@@ -66,6 +68,7 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
     num_snapshots: int = 32
+    quantize: str | None = None
 
 
 def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Checkpoint]:
@@ -78,6 +81,8 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Ch
     stack, stack_dtype = open_stack(config.stack)
     checkpoint = open_checkpoint(path)
     dtype = compute_dtype(stack, stack_dtype, config.dtype, checkpoint.config)
+    if config.quantize is not None:
+        checkpoint = quantised(checkpoint, config.quantize, stack, dtype)
     model = load_model(checkpoint, stack, dtype)
     log.info("loaded %s on %s in %.1f s", name, stack.name, time.monotonic() - started)
     return make_engine(model, checkpoint, stack, dtype, name, config), checkpoint
@@ -107,6 +112,22 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draf
     placer.report()
     model.to(stack.device.torch_device)
     return model.eval()
+
+
+def quantised(checkpoint: Checkpoint, quantize: str, stack: Stack, dtype: torch.dtype) -> QuantisedCheckpoint:
+    """The checkpoint with its matrices packed as they are read, into formats that the stack computes on if it has any.
+
+    Raises:
+        Unsupported: it is packed already, or `quantize` is no name of a recipe.
+    """
+    recipe = recipe_for(quantize, stack.formats)
+    _, slots, plan = accounted(checkpoint, stack, dtype)
+    exact = {plan.sources[name] for name, slot in slots.items() if slot.exact}
+    found = QuantisedCheckpoint(checkpoint, recipe, exact)
+    log.info("%s: %s while loading", quantize, found.describe())
+    if not recipe.formats <= stack.formats:
+        log.warning("%s does not compute on %s: the weights are expanded again", stack.name, ", ".join(sorted(recipe.formats)))
+    return found
 
 
 def accounted(

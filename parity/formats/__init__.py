@@ -65,7 +65,7 @@ def pack(tensor: torch.Tensor, format: str, **meta: int) -> Packed:
     """The nearest weight in a format to `tensor` [..., out, in]; `meta` as the format's page says, such as `group_size`.
 
     Raises:
-        Unsupported: the format cannot be made here, or the width is not a multiple of its block.
+        Unsupported: the format cannot be made here, the width is not a multiple of its block, or a number is not finite.
     """
     form = format_of(format)
     if form.pack is None:
@@ -74,6 +74,8 @@ def pack(tensor: torch.Tensor, format: str, **meta: int) -> Packed:
     multiple = math.lcm(form.multiple, meta.get("group_size", 1))
     if tensor.dim() < 2 or tensor.shape[-1] % multiple:
         raise Unsupported(f"{format} needs [..., out, in] with `in` a multiple of {multiple}, not {tuple(tensor.shape)}")
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)):
+        raise Unsupported(f"a weight of shape {tuple(tensor.shape)} is not finite and cannot be packed in {format}")
     if not form.row_arrays or any(per != 1 for per in form.row_arrays.values()) or not tensor.numel():
         return form.pack(tensor.float(), meta)
     arrays, found = _pack_rows(form.pack, tensor.reshape(-1, tensor.shape[-1]), meta)

@@ -11,7 +11,6 @@ from parity.core.weights import Packed
 from parity.formats import FORMATS, expand, pack, rows, stack
 
 TYPES = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
-PACKED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 
 
 def random_blocks(name: str, height: int, width: int, *leading: int) -> Packed:
@@ -45,13 +44,12 @@ def test_experts_and_chunks(name: str) -> None:
     assert torch.equal(expand(packed), reference(packed))
 
 
-@pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 300.0])
-def test_pack_equals_gguf(name: str, scale: float) -> None:
+def test_pack_of_q8_0_equals_gguf(scale: float) -> None:
     tensor = torch.randn(19, 256, generator=torch.Generator().manual_seed(1)) * scale + 0.0  # no negative zeros
     tensor[3, :32] = 0
-    theirs = gguf.quantize(tensor.numpy(), gguf.GGMLQuantizationType[name.upper()])
-    assert np.array_equal(pack(tensor, name).arrays["data"].numpy(), theirs)
+    theirs = gguf.quantize(tensor.numpy(), gguf.GGMLQuantizationType.Q8_0)
+    assert np.array_equal(pack(tensor, "q8_0").arrays["data"].numpy(), theirs)
 
 
 @pytest.mark.parametrize("name", TYPES)

@@ -144,7 +144,7 @@ def test_rows_of_several() -> None:
 
 def test_refusals() -> None:
     with pytest.raises(Unsupported, match="q8_0"):
-        pack(random(2, 256), "q6_k")
+        pack(random(2, 256), "q3_k")
     with pytest.raises(Unsupported, match="multiple of 32"):
         pack(random(2, 33), "q8_0")
     with pytest.raises(Unsupported, match="nonsense"):

@@ -1,0 +1,1 @@
+"""Models written in another form: GGUF or safetensors, packed or plain, and what that cost them."""
