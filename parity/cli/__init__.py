@@ -22,6 +22,7 @@ VERBS = {
     "capture": "record what a stack or an endpoint computes, for a comparison elsewhere",
     "pack": "show what was captured",
     "bench": "measure speed here: latency, throughput, how near the limit, and beside llama.cpp",
+    "convert": "write a model as GGUF or safetensors, packed if asked, and say what that cost it",
     "pull": "download a model and check its hash",
     "models": "the models that are here, and those that can be pulled",
     "stacks": "where models can run, and whose kernels each stack uses",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +45,16 @@ def own_text() -> str:
     """A text of ours: prose in several languages, code, tables and sums."""
     texts = [item.text for item in load("full").items if item.kind == "text" and len(item.text) < 2000]
     return "\n\n".join(texts)
+
+
+def open_pair(source: Path, result: Path, stack: str | None) -> tuple[LLM, LLM]:
+    """Both models with state for one window, on one stack.
+
+    Raises:
+        ParityError: one of them cannot be run there.
+    """
+    options: dict[str, Any] = {"stack": stack, "max_num_seqs": 1, "num_pages": 32}
+    return LLM(source, **options), LLM(result, **options)
 
 
 def quality(source: LLM, result: LLM, text: str) -> Quality:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from parity.core.errors import Unsupported
 from parity.core.weights import Packed
-from parity.formats import rows
+from parity.formats import FORMATS, rows
 
 from .gguf import ARRAY, BLOCKS, DEFAULT_ALIGNMENT, MAGIC, PLAIN, STRING
 from .gguf_checkpoint import gguf_name, hugging_face_name
@@ -23,12 +25,30 @@ from .safetensors import tensor_bytes
 _VERSION = 3
 _WRITABLE = {"rope_q", "rope_k", "row"}
 _ALIASES = {"num_experts": "num_local_experts"}  # newer configs' name
-_BLOCK_KINDS = {name: kind for kind, name in BLOCKS.items()}
-_PLAIN_KINDS = {dtype: kind for kind, (_, dtype) in PLAIN.items()}
+_KINDS = {name: kind for kind, name in BLOCKS.items()}
+_KINDS |= {str(dtype).removeprefix("torch."): kind for kind, (_, dtype) in PLAIN.items()}
 _ARRAY_KINDS = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1": 7, "u8": 10, "i8": 11, "f8": 12}
 
 
-def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor | Packed]) -> None:
+@dataclass(frozen=True)
+class Later:
+    """A tensor that is read or packed only when its turn comes, so that a file may be larger than the memory.
+
+    Args:
+        format: a packed format's name, or a torch dtype's such as `bfloat16`.
+        read: gives just that.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
+    read: Callable[[], torch.Tensor | Packed]
+
+
+Writable: TypeAlias = torch.Tensor | Packed | Later
+
+
+def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Writable]) -> None:
     """Writes a file with GGUF's own keys and names; it appears under its name only when complete.
 
     Args:
@@ -49,17 +69,20 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, to
         head += struct.pack("<IQ", _kind(name, tensor), position)
         position += tensor.nbytes + -tensor.nbytes % DEFAULT_ALIGNMENT
     partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(head + bytes(-len(head) % DEFAULT_ALIGNMENT))
-        for tensor in tensors.values():
-            file.write(tensor_bytes(tensor.arrays["data"] if isinstance(tensor, Packed) else tensor))
-            file.write(bytes(-tensor.nbytes % DEFAULT_ALIGNMENT))
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(head + bytes(-len(head) % DEFAULT_ALIGNMENT))
+            for name, tensor in tensors.items():
+                found = tensor.read() if isinstance(tensor, Later) else tensor
+                assert found.nbytes == tensor.nbytes, f"{name} has {found.nbytes} bytes, not {tensor.nbytes}"
+                file.write(tensor_bytes(found.arrays["data"] if isinstance(found, Packed) else found))
+                file.write(bytes(-tensor.nbytes % DEFAULT_ALIGNMENT))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def export_gguf(
-    path: Path, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor | Packed], extra: Mapping[str, Any]
-) -> None:
+def export_gguf(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Writable], extra: Mapping[str, Any]) -> None:
     """Writes a model given by Hugging Face's config and names; `extra` is further metadata, such as the tokenizer's.
 
     Raises:
@@ -71,6 +94,8 @@ def export_gguf(
         value = config.get(key, config.get(_ALIASES.get(key, key)))
         if value is not None:
             metadata[f"{architecture}.{target}"] = value
+    if layout.numbers.get("head_dim") == "attention.key_length" and "head_dim" in config:
+        metadata[f"{architecture}.attention.value_length"] = config["head_dim"]
     if layout.numbers.get("head_dim") == "rope.dimension_count" and "head_dim" not in config:
         metadata[f"{architecture}.rope.dimension_count"] = config["hidden_size"] // config["num_attention_heads"]
     metadata |= _scaling(config, architecture)
@@ -106,26 +131,31 @@ def _scaling(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     return {prefix + "type": kind} | {prefix + names[key]: value for key, value in scaling.items() if key in names}
 
 
-def _changed(name: str, tensor: torch.Tensor | Packed, config: Mapping[str, Any], layout: Layout) -> torch.Tensor | Packed:
+def _changed(name: str, tensor: Writable, config: Mapping[str, Any], layout: Layout) -> Writable:
     module = name.rpartition(".")[0].split(".", 3)[-1]
     change = layout.changes.get(module, "")
+    if isinstance(tensor, Later) and change:
+        shape = (math.prod(tensor.shape),) if change == "row" else tensor.shape
+        return replace(tensor, shape=shape, read=lambda: _present(_changed(name, tensor.read(), config, layout)))
     if change == "row" and isinstance(tensor, torch.Tensor):
         return tensor.reshape(-1)
-    if change not in ("rope_q", "rope_k"):
+    if change not in ("rope_q", "rope_k") or isinstance(tensor, Later):
         return tensor
     heads = config["num_attention_heads"]
     heads = config.get("num_key_value_heads", heads) if change == "rope_k" else heads
     return rows(tensor, torch.arange(tensor.shape[0]).reshape(heads, 2, -1).transpose(1, 2).reshape(-1))
 
 
-def _kind(name: str, tensor: torch.Tensor | Packed) -> int:
-    if isinstance(tensor, Packed):
-        if tensor.format in _BLOCK_KINDS:
-            return _BLOCK_KINDS[tensor.format]
-        raise Unsupported(f"{name}: {tensor.format} has no place in GGUF; expand it first")
-    if tensor.dtype in _PLAIN_KINDS:
-        return _PLAIN_KINDS[tensor.dtype]
-    raise Unsupported(f"{name}: {tensor.dtype} has no place in GGUF")
+def _present(tensor: Writable) -> torch.Tensor | Packed:
+    assert not isinstance(tensor, Later)
+    return tensor
+
+
+def _kind(name: str, tensor: Writable) -> int:
+    form = str(tensor.dtype).removeprefix("torch.") if isinstance(tensor, torch.Tensor) else tensor.format
+    if form in _KINDS:
+        return _KINDS[form]
+    raise Unsupported(f"{name}: {form} has no place in GGUF" + ("; expand it first" if form in FORMATS else ""))
 
 
 def _string(text: str) -> bytes:

@@ -214,24 +214,38 @@ def write_safetensors(
     """Writes config.json and the tensors, in as many files as `shard_bytes` asks for, with an index if more than one."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    shards: list[dict[str, torch.Tensor]] = [{}]
-    filled = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and filled + tensor.nbytes > shard_bytes:
-            shards.append({})
+    write_shards(folder, tensors.items(), shard_bytes)
+
+
+def write_shards(folder: Path, tensors: Iterable[tuple[str, torch.Tensor]], shard_bytes: int = 5_000_000_000) -> None:
+    """Writes tensors as they come, in as many files as `shard_bytes` asks for; one file's are held at a time."""
+    files: list[Path] = []
+    weight_map: dict[str, int] = {}
+    total = filled = 0
+    shard: dict[str, torch.Tensor] = {}
+
+    def close_shard() -> None:
+        files.append(folder / f"model-{len(files) + 1:05d}.safetensors")
+        weight_map.update(dict.fromkeys(shard, len(files)))
+        write_file(files[-1], shard)
+        shard.clear()
+
+    for name, tensor in tensors:
+        if shard and filled + tensor.nbytes > shard_bytes:
+            close_shard()
             filled = 0
-        shards[-1][name] = tensor
+        shard[name] = tensor
         filled += tensor.nbytes
-    if len(shards) == 1:
-        write_file(folder / "model.safetensors", shards[0])
+        total += tensor.nbytes
+    if not files:
+        write_file(folder / "model.safetensors", shard)
         return
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        write_file(folder / file_name, shard)
-        weight_map |= dict.fromkeys(shard, file_name)
-    total = sum(tensor.nbytes for tensor in tensors.values())
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    close_shard()
+    # Only now is it known how many there are, which their names say.
+    names = [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
+    for file, name in zip(files, names, strict=True):
+        file.replace(folder / name)
+    index = {"metadata": {"total_size": total}, "weight_map": {name: names[at - 1] for name, at in weight_map.items()}}
     (folder / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -247,12 +261,15 @@ def write_file(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mappin
     raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % _LENGTH_BYTES)
     partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        file.write(len(raw).to_bytes(_LENGTH_BYTES, "little"))
-        file.write(raw)
-        for _, tensor in ordered:
-            file.write(tensor_bytes(tensor))
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(len(raw).to_bytes(_LENGTH_BYTES, "little"))
+            file.write(raw)
+            for _, tensor in ordered:
+                file.write(tensor_bytes(tensor))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview:

@@ -58,8 +58,8 @@ class BytePairTokenizer(Tokenizer):
             "merges": [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]],
             "added": sorted((token, text, text in self.special_tokens) for text, token in added.items()),
             "whole_words": bool(model.get("ignore_merges")),
-            "normalizer": _canonical(content["normalizer"]),
-            "pre_tokenizer": _canonical(content["pre_tokenizer"]),
+            "normalizer": canonical_step(content["normalizer"]),
+            "pre_tokenizer": canonical_step(content["pre_tokenizer"]),
             "around": [self.facts.prefix, self.facts.suffix],
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -74,13 +74,13 @@ def _without_added_tokens(backend: Backend) -> Backend:
     return plain
 
 
-def _canonical(step: dict[str, Any] | None) -> Any:
+def canonical_step(step: dict[str, Any] | None) -> Any:
     """A normaliser or pre-tokenizer without what changes no token: empty sequences and offset options."""
     if step is None:
         return None
     for name in ("normalizers", "pretokenizers"):
         if name in step:
-            steps = [_canonical(inner) for inner in step[name]]
+            steps = [canonical_step(inner) for inner in step[name]]
             kept = [inner for inner in steps if inner is not None]
             return kept[0] if len(kept) == 1 else kept or None
     return {key: value for key, value in step.items() if key != "trim_offsets"}

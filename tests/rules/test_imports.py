@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "parity.verify.local": ANYTHING,
     "parity.verify.sides.local": ANYTHING,
     "parity.bench": ANYTHING,
+    "parity.convert": ANYTHING,
     "parity.answers": (*CORE, "parity.text"),
     "parity.llm": (*CORE, "parity.answers", "parity.text", "parity.engine", "parity.hub"),
     "parity.cli": ANYTHING,

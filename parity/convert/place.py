@@ -1,0 +1,52 @@
+"""Where a converted model goes: never over anything without leave, and never half there under its own name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..core.errors import CapacityError, UsageError
+
+_SPARE = 64 << 20  # bytes for headers, tokenizer and the file system's own
+
+
+def check_place(target: Path, source: Path, num_bytes: int, *, force: bool) -> None:
+    """Refuses before any work is done.
+
+    Raises:
+        UsageError: something is there and `force` is not given, or it is not a model's to replace.
+        CapacityError: the disk has no room.
+    """
+    if target.exists() and target.resolve() in (source.resolve(), *source.resolve().parents):
+        raise UsageError(f"{target} is, or holds, the model that is read; write somewhere else")
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already; choose another name, or replace it with --force")
+    if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
+        raise UsageError(f"{target} is a folder without config.json, no model: it is not replaced; choose another name")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target.parent} is no folder; make it first")
+    free = shutil.disk_usage(target.parent).free
+    if num_bytes + _SPARE > free:
+        raise CapacityError(
+            f"the model takes {num_bytes / 2**20:.0f} MiB and {target.parent} has {free / 2**20:.0f} MiB left; make room, or "
+            "write to another disk"
+        )
+
+
+@contextmanager
+def folder_when_whole(target: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name when the block ends well and is gone when it does not."""
+    partial, before = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.before")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if target.is_dir():
+            os.replace(target, before)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(before, ignore_errors=True)
