@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quantize", "-q", choices=("q8", "q4"), help="pack the matrices")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of what is not packed (default: as it is)")
     parser.add_argument("--force", action="store_true", help="replace what is there")
-    parser.add_argument("--quality-text", type=existing_file, metavar="FILE", help="compare on this text (default: one of ours)")
+    parser.add_argument("--quality-text", type=existing_file, metavar="FILE", help="to compare on (default: a text of ours)")
     parser.add_argument("--no-quality", action="store_true", help="do not compare")
     parser.add_argument("--stack", metavar="SPEC", help="where to compare (default: the best that works here)")
 
