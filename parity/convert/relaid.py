@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,16 +22,21 @@ _ALL = re.compile(r"(.+\.experts)\.((?:gate|up|down)_proj\.weight)")
 _FUSED = re.compile(r"(.+\.experts)\.(gate_up|down)_proj")
 
 
+@dataclass(frozen=True)
+class Made:
+    """A tensor: what it is, the other checkpoint's that it is made from, and how."""
+
+    info: TensorInfo
+    sources: tuple[str, ...]
+    read: Read
+
+
 class Relaid:
-    """Another checkpoint's config and texts with tensors of its own.
+    """Another checkpoint's config and texts with tensors of its own, by name."""
 
-    Args:
-        tensors: name to (what it is, how it is read).
-    """
-
-    def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, tuple[TensorInfo, Read]]) -> None:
-        self._checkpoint, self._reads = checkpoint, {name: read for name, (_, read) in tensors.items()}
-        self.tensors: Mapping[str, TensorInfo] = {name: info for name, (info, _) in tensors.items()}
+    def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Made]) -> None:
+        self._checkpoint, self._made = checkpoint, tensors
+        self.tensors: Mapping[str, TensorInfo] = {name: made.info for name, made in tensors.items()}
 
     @property
     def path(self) -> Path:
@@ -54,7 +60,12 @@ class Relaid:
 
     def read(self, name: str) -> torch.Tensor | Packed:
         """The tensor, made now."""
-        return self._reads[name]()
+        return self._made[name].read()
+
+    def release(self, name: str) -> None:
+        """Of all that it was made from."""
+        for source in self._made[name].sources:
+            self._checkpoint.release(source)
 
 
 def expanded(checkpoint: Checkpoint, dtype: torch.dtype | None, exact: frozenset[str] = frozenset()) -> Relaid:
@@ -63,18 +74,18 @@ def expanded(checkpoint: Checkpoint, dtype: torch.dtype | None, exact: frozenset
     Args:
         dtype: None leaves plain tensors as they are; then none may be packed.
     """
-    found = {}
+    found: dict[str, Made] = {}
     for name, info in checkpoint.tensors.items():
         target = torch.float32 if name in exact else dtype
         if target is None:
             assert info.format not in FORMATS, f"{name} is {info.format}"
-            found[name] = (info, _plain(checkpoint, name))
+            found[name] = Made(info, (name,), _plain(checkpoint, name))
         elif info.format in FORMATS or _is_real(info.format):
             size = torch.Size(info.shape).numel() * target.itemsize
             changed = dataclasses.replace(info, format=str(target).removeprefix("torch."), nbytes=size)
-            found[name] = (changed, _expand(checkpoint, name, target))
+            found[name] = Made(changed, (name,), _expand(checkpoint, name, target))
         else:
-            found[name] = (info, _plain(checkpoint, name))
+            found[name] = Made(info, (name,), _plain(checkpoint, name))
     return Relaid(checkpoint, found)
 
 
@@ -84,9 +95,9 @@ def with_experts(checkpoint: Checkpoint, form: Literal["stacked", "single"]) -> 
     return checkpoint if found is None else Relaid(checkpoint, found)
 
 
-def _stacked(checkpoint: Checkpoint) -> dict[str, tuple[TensorInfo, Read]] | None:
+def _stacked(checkpoint: Checkpoint) -> dict[str, Made] | None:
     members: dict[str, dict[int, str]] = {}
-    found: dict[str, tuple[TensorInfo, Read]] = {}
+    found: dict[str, Made] = {}
     for name, info in checkpoint.tensors.items():
         if match := _ONE.fullmatch(name):
             members.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = name
@@ -96,32 +107,32 @@ def _stacked(checkpoint: Checkpoint) -> dict[str, tuple[TensorInfo, Read]] | Non
                 index = torch.arange(start * half, (start + 1) * half)
                 shape = (*info.shape[:-2], half, info.shape[-1])
                 changed = dataclasses.replace(info, name=f"{match[1]}.{part}.weight", shape=shape, nbytes=info.nbytes // 2)
-                found[changed.name] = (changed, _rows(checkpoint, name, index))
+                found[changed.name] = Made(changed, (name,), _rows(checkpoint, name, index))
         elif match:
             changed = dataclasses.replace(info, name=f"{name}.weight")
-            found[changed.name] = (changed, _plain(checkpoint, name))
+            found[changed.name] = Made(changed, (name,), _plain(checkpoint, name))
         else:
-            found[name] = (info, _plain(checkpoint, name))
+            found[name] = Made(info, (name,), _plain(checkpoint, name))
     for name, numbered in members.items():
         names = [numbered[index] for index in sorted(numbered)]
         first = checkpoint.tensors[names[0]]
         size = sum(checkpoint.tensors[one].nbytes for one in names)
         changed = dataclasses.replace(first, name=name, shape=(len(names), *first.shape), nbytes=size)
-        found[name] = (changed, _stack(checkpoint, names))
+        found[name] = Made(changed, tuple(names), _stack(checkpoint, names))
     return None if found.keys() == checkpoint.tensors.keys() else found
 
 
-def _single(checkpoint: Checkpoint) -> dict[str, tuple[TensorInfo, Read]] | None:
-    found: dict[str, tuple[TensorInfo, Read]] = {}
+def _single(checkpoint: Checkpoint) -> dict[str, Made] | None:
+    found: dict[str, Made] = {}
     for name, info in checkpoint.tensors.items():
         match = _ALL.fullmatch(name)
         if not match or len(info.shape) != 3:
-            found[name] = (info, _plain(checkpoint, name))
+            found[name] = Made(info, (name,), _plain(checkpoint, name))
             continue
         for index in range(info.shape[0]):
             one = f"{match[1]}.{index}.{match[2]}"
             changed = dataclasses.replace(info, name=one, shape=info.shape[1:], nbytes=info.nbytes // info.shape[0])
-            found[one] = (changed, _one(checkpoint, name, index))
+            found[one] = Made(changed, (name,), _one(checkpoint, name, index))
     return None if found.keys() == checkpoint.tensors.keys() else found
 
 

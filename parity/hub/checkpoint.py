@@ -63,6 +63,9 @@ class Checkpoint(Protocol):
     def read(self, name: str) -> torch.Tensor | Packed:
         """A tensor: a view of the mapped file wherever the format allows."""
 
+    def release(self, name: str) -> None:
+        """Gives back the memory that a mapped tensor took when it was looked at; looking again reads the disk."""
+
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a folder with config.json and safetensors files, or a `.gguf` file (any part of a split one).

@@ -45,3 +45,8 @@ class FolderCheckpoint:
         if folded.format is None:
             return arrays["data"]
         return Packed(folded.format, folded.shape, arrays, folded.meta)
+
+    def release(self, name: str) -> None:
+        """Gives back the memory of what was read."""
+        for source in self._folded[name].sources.values():
+            self._shards[source].release(source)

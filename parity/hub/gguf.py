@@ -115,6 +115,11 @@ class GgufFile:
         data = self._file.tensor(torch.uint8, (*tensor.shape[:-1], row_bytes), tensor.start)
         return Packed(tensor.format, tensor.shape, {"data": data})
 
+    def release(self, name: str) -> None:
+        """Gives back the memory of a tensor that was read; reading it again reads the file."""
+        tensor = self.tensors[name]
+        self._file.release(tensor.start, tensor.start + tensor.nbytes)
+
 
 class _Reader:
     """Walks a file from its beginning; every length is checked against what is left before it is believed."""

@@ -51,6 +51,11 @@ class GgufCheckpoint:
             return joined_kv_b(*(self._raw(source) for source in sources))
         return undo(self._change(name), self._raw(sources[0]), self.config, f"{self.path}: {name}")
 
+    def release(self, name: str) -> None:
+        """Gives back the memory of what was read."""
+        for source in self._sources[name]:
+            self._files[source].release(source)
+
     def _raw(self, source: str) -> torch.Tensor | Packed:
         return self._files[source].read(source)
 

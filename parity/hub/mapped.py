@@ -40,6 +40,12 @@ class MappedFile:
         except IsADirectoryError:
             raise FormatError(f"{path} is a folder, not a file") from None
 
+    def release(self, start: int, stop: int) -> None:
+        """Gives back the memory of a range, as far as whole pages lie in it; touching it again reads the file."""
+        first, last = start + -start % mmap.PAGESIZE, stop - stop % mmap.PAGESIZE
+        if first < last and hasattr(self.buffer, "madvise"):
+            self.buffer.madvise(mmap.MADV_DONTNEED, first, last - first)
+
     def tensor(self, dtype: torch.dtype, shape: tuple[int, ...], offset: int) -> torch.Tensor:
         """A view of the bytes from `offset`; copied only where the offset does not suit the dtype's alignment."""
         count = math.prod(shape)

@@ -26,7 +26,8 @@ log = logging.getLogger("parity")
 PLAIN = ("bfloat16", "float16", "float32")
 _FEWEST_ROWS = 32
 _WHOLE = (".kv_b_proj.", ".conv1d.")  # expanded by their layer whatever they come in
-_SENSITIVE = ("embed_tokens.", "lm_head.", ".v_proj.", ".down_proj")
+_SENSITIVE = ("lm_head.", ".v_proj.", ".down_proj")
+_HEAD = "embed_tokens."  # where there is no other
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,8 @@ class Recipe:
         """All that it may use."""
         return frozenset(self.usual + self.sensitive)
 
-    def format_of(self, name: str, width: int) -> str | None:
+    def format_of(self, width: int, *, sensitive: bool) -> str | None:
         """The format of a matrix; None if none fits."""
-        sensitive = any(part in name for part in _SENSITIVE)
         fitting = (form for form in (self.sensitive if sensitive else self.usual) if width % _multiple(form) == 0)
         return next(fitting, None)
 
@@ -94,10 +94,11 @@ class QuantisedCheckpoint:
                 f"{checkpoint.path} is quantised already ({', '.join(packed)}); run it as it is, or quantise the original"
             )
         self._checkpoint = checkpoint
+        sensitive = _SENSITIVE if "lm_head.weight" in checkpoint.tensors else (*_SENSITIVE, _HEAD)
         self._formats = {
             name: form
             for name, info in checkpoint.tensors.items()
-            if name not in kept and (form := _chosen(info, recipe)) is not None
+            if name not in kept and (form := _chosen(info, recipe, sensitive)) is not None
         }
         if not self._formats:
             raise Unsupported(f"{checkpoint.path} has no matrix whose width a block of {', '.join(recipe.formats)} divides")
@@ -131,7 +132,13 @@ class QuantisedCheckpoint:
         weight = self._checkpoint.read(name)
         if name not in self._formats or not isinstance(weight, torch.Tensor):
             return weight
-        return pack(weight, self._formats[name])
+        packed = pack(weight, self._formats[name])
+        self._checkpoint.release(name)
+        return packed
+
+    def release(self, name: str) -> None:
+        """Of the plain one; what is packed is in nobody's file."""
+        self._checkpoint.release(name)
 
     def describe(self) -> str:
         """How many matrices are in which format."""
@@ -141,12 +148,12 @@ class QuantisedCheckpoint:
         return ", ".join(f"{count} matrices {form}" for form, count in sorted(counts.items()))
 
 
-def _chosen(info: TensorInfo, recipe: Recipe) -> str | None:
+def _chosen(info: TensorInfo, recipe: Recipe, sensitive: tuple[str, ...]) -> str | None:
     if len(info.shape) not in (2, 3) or info.format not in PLAIN or info.shape[-2] < _FEWEST_ROWS:
         return None
     if any(part in info.name for part in _WHOLE):
         return None
-    return recipe.format_of(info.name, info.shape[-1])
+    return recipe.format_of(info.shape[-1], sensitive=any(part in info.name for part in sensitive))
 
 
 def _packed_info(info: TensorInfo, form: str) -> TensorInfo:

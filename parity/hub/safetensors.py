@@ -72,6 +72,11 @@ class SafetensorsFile:
         entry = self.entries[name]
         return self._file.tensor(entry.dtype, entry.shape, entry.start)
 
+    def release(self, name: str) -> None:
+        """Gives back the memory of a tensor that was read; reading it again reads the file."""
+        entry = self.entries[name]
+        self._file.release(entry.start, entry.stop)
+
 
 def _parse(path: Path, file: MappedFile) -> tuple[dict[str, Entry], dict[str, str]]:
     if file.size < _LENGTH_BYTES:

@@ -61,7 +61,8 @@ def test_what_is_packed_in_what(dense: Path) -> None:
     assert found[f"{layer}self_attn.v_proj.weight"] == "q8_0"
     assert found[f"{layer}mlp.gate_proj.weight"] == "q5_0"
     assert found[f"{layer}mlp.down_proj.weight"] == "q6_k"
-    assert found["lm_head.weight"] == found["model.embed_tokens.weight"] == "q8_0"
+    assert found["lm_head.weight"] == "q8_0"
+    assert found["model.embed_tokens.weight"] == "q5_0"
     plain = {name for name, form in found.items() if form not in FORMATS}
     assert plain == {name for name in found if "norm" in name or name.endswith(".bias")}
     assert {found[name] for name in plain} == {"float32"}
@@ -136,3 +137,12 @@ def test_refusals(dense: Path, tmp_path: Path) -> None:
     save(transformers.Qwen2ForCausalLM, narrow, tmp_path / "narrow")
     with pytest.raises(Unsupported, match="has no matrix whose width"):
         opened(tmp_path / "narrow", "q8")
+
+
+def test_an_embedding_that_is_the_head_too_is_sensitive(tmp_path: Path) -> None:
+    config = transformers.Qwen2Config(**SIZES, hidden_size=256, intermediate_size=256, tie_word_embeddings=True)
+    save(transformers.Qwen2ForCausalLM, config, tmp_path)
+    found = {name: info.format for name, info in opened(tmp_path, "q4").tensors.items()}
+    assert "lm_head.weight" not in found
+    assert found["model.embed_tokens.weight"] == "q6_k"
+    assert found["model.layers.0.self_attn.q_proj.weight"] == "q4_k"
