@@ -122,7 +122,6 @@ def halves(dtype: torch.dtype) -> Callable[[Tensor], Stored]:
 
 INDEXED = LATENT | {"index_topk": 12, "index_n_heads": 16, "index_head_dim": 16}
 SHARED = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 48}
-THREE = {"num_hidden_layers": 3, "layer_types": ["linear_attention", "full_attention", "linear_attention"]}
 DELTA = r"model\.layers\..*([qkvo]_proj|in_proj_qkvz?|in_proj_z|out_proj|(gate|up|down)_proj)\.weight$"
 LINEAR = r"model\.layers\..*(_proj|_mqa|experts.*)\.weight$"
 EXPERTS = r"model\.layers\..*\.experts\.\d+\..*\.weight$"
@@ -147,7 +146,6 @@ CASES: dict[str, Case] = {
     ),
     "qwen3-fp8-128": ("Qwen3", SIZES | {"hidden_size": 160, "head_dim": 40}, LINEAR, fp8(128, e8m0=False), FP8),
     "deepseek_v32-fp8-ue8m0": ("DeepseekV32", INDEXED, LINEAR, fp8(16, e8m0=True), FP8 | {"weight_block_size": [16, 16]}),
-    "qwen3_next-fp8": ("Qwen3Next", HYBRID | SHARED | THREE, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
     "qwen3_5-fp8": ("Qwen3_5", HYBRID, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
     "qwen3_5_moe-fp8": ("Qwen3_5Moe", HYBRID | SHARED, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
     "qwen3_5-bf16": ("Qwen3_5", HYBRID, r".*\.weight$", halves(torch.bfloat16), {}),
