@@ -79,8 +79,11 @@ def _packages() -> Iterator[Finding]:
 
 
 def _compiler() -> Finding:
-    for name in (os.environ.get("CXX"), *_COMPILERS):
-        if name and (path := shutil.which(name)):
+    named = os.environ.get("CXX", "").split()
+    if named and shutil.which(named[0]) is None:
+        return Finding("compiler", "note", f"CXX names {named[0]}, which is not there", "unset CXX, or name yours in it")
+    for name in (*named[:1], *_COMPILERS):
+        if path := shutil.which(name):
             return Finding("compiler", "ok", path)
     fix = "needed to build Parity from source: install g++ or clang (Debian: apt install g++), or name yours in CXX"
     return Finding("compiler", "note", "no C++ compiler", fix)
@@ -95,7 +98,12 @@ def _stacks() -> Iterator[Finding]:
         if stack["works"]:
             own = sum(op["origin"] != "parity.stacks.reference" for op in stack["ops"].values())
             device = ", ".join(f"{name} {value}" for name, value in stack["device"].items())
-            yield Finding(what, "ok", f"{device}; {own} of {len(stack['ops'])} ops are its own")
+            found_here = f"{device}; {own} of {len(stack['ops'])} ops are its own"
+            reasons = {op["why"] for op in stack["ops"].values()}
+            if own:
+                yield Finding(what, "ok", found_here)
+            else:
+                yield Finding(what, "note", found_here, f"to make it fast: {'; '.join(sorted(reasons))}")
         else:
             yield Finding(what, "note", stack["why"], "nothing, unless this machine has such a device")
     if not any(stack["works"] for stack in found):

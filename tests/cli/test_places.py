@@ -59,6 +59,8 @@ def test_doctor_says_how_to_mend(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert code == 0
     assert findings["stack cpu"]["state"] == "ok"
     assert findings["model"]["fix"] == "parity pull qwen2.5-coder-0.5b"
+    monkeypatch.setenv("CXX", "no/such/c++ -O2")
+    assert "CXX names no/such/c++, which is not there" in run("doctor")[1]
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PARITY_OFFLINE", "1")

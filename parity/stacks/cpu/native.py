@@ -10,6 +10,8 @@ from types import ModuleType
 
 log = logging.getLogger("parity")
 
+REMEDY = "install a C++20 compiler (Debian: apt install g++), then Parity again, without PARITY_NATIVE=0"
+
 
 @functools.cache
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -18,7 +20,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     try:
         _native = importlib.import_module(f"{__package__}._native")
     except ImportError as error:
-        reason = f"the native kernels are not built ({error}); install again with a C++20 compiler and CMake"
+        reason = f"the native kernels are not built ({error}); {REMEDY}"
         log.warning("cpu: %s. Going on with PyTorch's operators, which is slower.", reason)
         return None, reason
     if isa := os.environ.get("PARITY_ISA"):
