@@ -6,7 +6,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -115,6 +115,11 @@ class LLM:
     def info(self) -> ModelInfo:
         """What is being run."""
         return self.service.info
+
+    @property
+    def device(self) -> Mapping[str, str]:
+        """Names and versions that change numbers or speed: device, driver, threads, instruction set."""
+        return {name: str(value) for name, value in self._engine.runner.device.items()}
 
     def stats(self) -> Stats:
         """Counts since the start."""

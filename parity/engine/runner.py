@@ -54,6 +54,11 @@ class Runner:
         """Sees values inside the model, in steps computed without a graph."""
 
     @property
+    def device(self) -> Mapping[str, str]:
+        """What of the device changes numbers or speed."""
+        return self._stack.device.describe()
+
+    @property
     def recorded(self) -> Mapping[int, Recorded]:
         """The recorded decode steps by their numbers of sequences."""
         return MappingProxyType(self._graphs or {})

@@ -61,9 +61,10 @@ def capture(
     Raises:
         ParityError: the side cannot be asked at all.
     """
+    progress(outlook(suite, plan), 0, len(suite.items))
     identity = side.identity()
     parts = _Parts(path, identity, plan, reference)
-    _ask_all(_Asker(side, plan, reference, progress, len(suite.items)), suite, parts)
+    _ask_all(_Asker(side, plan, reference, progress, suite), suite, parts)
     with PackWriter(path, made_by=MADE_BY, identity=identity, plan=plan, signer=signer) as writer:
         _inside(side, suite, plan, writer, reference)
         exact = _ask_in_float32(side, suite, plan, path, reference, progress)
@@ -92,16 +93,17 @@ def _ask_in_float32(
     only = replace(plan, levels=(3,), num_samples=0)
     parts = _Parts(path, side.identity(), only, reference)
     named: Progress = lambda what, done, total: progress(f"{what} in float32", done, total)  # noqa: E731
-    _ask_all(_Asker(side, only, reference, named, len(suite.items)), suite, parts)
+    _ask_all(_Asker(side, only, reference, named, suite), suite, parts)
     return parts
 
 
 class _Asker:
     """Asks for a group of prompts and tells how long the rest will take."""
 
-    def __init__(self, side: Side, plan: Plan, reference: Pack | None, progress: Progress, total: int) -> None:
+    def __init__(self, side: Side, plan: Plan, reference: Pack | None, progress: Progress, suite: Suite) -> None:
         self._side, self._plan, self._reference = side, plan, reference
-        self._progress, self._total = progress, total
+        self._progress, self._total = progress, len(suite.items)
+        self._sizes = [_size(item) for item in suite.items]
         self.done = 0
 
     def ask(self, group: Sequence[Item]) -> list[Record]:
@@ -153,8 +155,30 @@ class _Asker:
 
     def _tell(self, what: str, started: float, index: int) -> None:
         done = self.done + index
-        rest = (time.monotonic() - started) / index * (self._total - done)
+        rest = (time.monotonic() - started) / sum(self._sizes[self.done : done]) * sum(self._sizes[done:])
         self._progress(f"{what}, about {rest:.0f} s more" if done < self._total else what, done, self._total)
+
+
+def _size(item: Item) -> int:
+    """What an item costs, roughly, in characters read: a forward pass, and for some four more and tokens one by one."""
+    letters = len(item.text) + sum(len(message.content) for message in item.messages) + 400 * len(item.tools) + 60
+    return letters * (5 if item.paths else 1)
+
+
+def outlook(suite: Suite, plan: Plan) -> str:
+    """What a capture will do, said before it begins."""
+    answers = [item.answer_tokens for item in suite.items if item.answer_tokens]
+    paths = sum(item.paths for item in suite.items)
+    text = (
+        f"{len(suite.items)} prompts of about {sum(map(_text_size, suite.items)):,} characters, {paths} of them on every path"
+    )
+    if answers and {4, 5, 6} & set(plan.levels):
+        text += f"; {len(answers)} answers of up to {max(answers)} tokens"
+    return text
+
+
+def _text_size(item: Item) -> int:
+    return len(item.text) + sum(len(message.content) for message in item.messages)
 
 
 def _inside(side: Side, suite: Suite, plan: Plan, writer: PackWriter, reference: Pack | None) -> None:

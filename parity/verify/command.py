@@ -221,10 +221,10 @@ class _Terminal:
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         live = self._stream.isatty()
-        if now - self._told_s < (0.1 if live else 10.0) and done < total:
+        if now - self._told_s < (0.1 if live else 10.0) and 0 < done < total:
             return
         self._told_s = now
-        end = "\n" if not live or done >= total else ""
+        end = "" if live and 0 < done < total else "\n"
         start = "\r\x1b[K" if live else ""
         print(f"{start}{what} {done}/{total}", end=end, file=self._stream, flush=True)
 

@@ -104,6 +104,52 @@ def test_packed_weights_are_judged_at_level_4(tmp_path: Path) -> None:
     assert result.verdict.word == "WITHIN PRECISION"
 
 
+def in_float32(exact: list[Record], served: list[Record]) -> list[Record]:
+    """What a side shows that serves `served` and computes `exact` in float32."""
+    return [dataclasses.replace(s, in_float32=e.paths) for s, e in zip(served, exact, strict=True)]
+
+
+def test_a_rounding_side_is_equivalent_to_what_it_rounds(tmp_path: Path) -> None:
+    """Level 3 on what both compute in float32, level 4 on what they serve; A's rounding, measured on A, explains changes."""
+    a = pack(tmp_path / "a.pack", in_float32(records(), records(0.02)), "packed")
+    b = pack(tmp_path / "b.pack", records(1e-6))
+    result = outcome(tmp_path, a, b)
+    assert found(result)["float32_kl"].tight
+    assert found(result)["flips"].outcome == "pass"
+    assert "explained by A's own rounding" in found(result)["flips"].text
+    assert found(result)["ratio"].estimate == pytest.approx(0, abs=1e-6), "A in float32 is the oracle"
+    assert result.verdict.word == "EQUIVALENT"
+
+
+def test_a_rounding_side_is_within_precision_of_what_does_not_round(tmp_path: Path) -> None:
+    """In the other direction the rounding is B's, and a side in question is no witness for itself."""
+    a = pack(tmp_path / "a.pack", records())
+    b = pack(tmp_path / "b.pack", in_float32(records(1e-6), records(0.02)), "packed")
+    result = outcome(tmp_path, a, b)
+    assert found(result)["float32_kl"].outcome == "pass"
+    assert found(result)["flips"].outcome == "precision"
+    assert result.verdict.word == "WITHIN PRECISION"
+
+
+def test_rounding_excuses_nothing_where_float32_differs(tmp_path: Path) -> None:
+    """A wrong computation cannot pass for a coarse one: level 3 fails, and the presumed band is all that is left."""
+    a = pack(tmp_path / "a.pack", in_float32(records(), records(0.02)), "packed")
+    b = pack(tmp_path / "b.pack", in_float32(records(0.01), records(0.02)), "packed")
+    result = outcome(tmp_path, a, b)
+    assert found(result)["float32_kl"].outcome == "fail"
+    assert result.evidence.rounding_band == 0
+    assert "level 3" in result.verdict.cause
+
+
+def test_a_coarser_side_than_the_one_that_rounds_is_seen(tmp_path: Path) -> None:
+    """Same in float32, but B serves four times as coarse: the triangle, with A in float32 for its oracle, says so."""
+    a = pack(tmp_path / "a.pack", in_float32(records(), records(0.01)), "packed")
+    b = pack(tmp_path / "b.pack", in_float32(records(1e-6), records(0.04)), "packed")
+    result = outcome(tmp_path, a, b)
+    assert found(result)["float32_kl"].outcome == "pass"
+    assert found(result)["ratio"].outcome == "fail"
+
+
 def test_the_same_noise_in_float32_is_a_difference(tmp_path: Path) -> None:
     a, b = pack(tmp_path / "a.pack", records()), pack(tmp_path / "b.pack", records(0.02))
     result = outcome(tmp_path, a, b, keep_going=False)

@@ -76,7 +76,7 @@ class LocalSide:
             self.llm.tokenizer.hash,
             text_hash(self.llm.tokenizer.chat_template),
             {key: value for key, value in info.sampling_defaults.items() if isinstance(value, (int, float, str))},
-            {**environment(), "page_size": str(info.page_size), "step_tokens": str(_STEP_TOKENS)},
+            {**environment(), **self.llm.device, "page_size": str(info.page_size), "step_tokens": str(_STEP_TOKENS)},
         )
 
     @property
