@@ -15,10 +15,11 @@ EXIT_FAILED = 2
 """It could not be done: a bad argument, pack or endpoint."""
 
 _MEANING: dict[Word, str] = {
-    "IDENTICAL": "Every compared bit is equal.",
-    "EQUIVALENT": "Every gate that was reached passed: what differs is smaller than the sides' own noise allows.",
-    "WITHIN PRECISION": "The sides differ as their number formats do, and in no other way that was found.",
-    "DIFFERENT": "At least one gate failed.",
+    "IDENTICAL": "The same model: every compared bit is equal.",
+    "EQUIVALENT": "The same model: every gate that was reached passed; what differs is within the sides' own noise.",
+    "WITHIN PRECISION": "The same model in another precision: the sides differ as their number formats do, and in no other way "
+    "that was found.",
+    "DIFFERENT": "Not the same model, or not the same computation: at least one gate failed.",
     "INCONCLUSIVE": "Nothing failed, and there is not enough evidence to say more.",
 }
 _CAUTION = (

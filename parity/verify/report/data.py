@@ -95,9 +95,12 @@ def _number(value: float | None) -> float | None:
 
 
 def _histogram(results: Sequence[PromptResult]) -> dict[str, Any]:
-    """Positions by the decade of their KL: A against B, and each side against itself."""
+    """Positions by the decade of their KL: A against B, as they serve and in float32 where that is another thing, and each
+    side against itself."""
+    exact = [r.float32 for r in results if r.float32 is not None and any(v is not r.kl.get(k) for k, v in r.float32.kl.items())]
     series = {
-        "between A and B": [kl for result in results for kl in result.kl.values()],
+        "A and B as they serve": [kl for result in results for kl in result.kl.values()],
+        "A and B in float32": [kl for forced in exact for kl in forced.kl.values()],
         "A on its other paths": [kl for result in results for kl in result.within_a.values()],
         "B on its other paths": [kl for result in results for kl in result.within_b.values()],
     }

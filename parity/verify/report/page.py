@@ -30,7 +30,7 @@ _WORDS = {
 
 def page(data: dict[str, Any]) -> str:
     """The whole page."""
-    parts = [_head(data), _ladder(data), _plots(data), _gates(data), _prompts(data), _forks(data), _tools(data)]
+    parts = [_head(data), _ladder(data), _figures(data), _plots(data), _gates(data), _prompts(data), _forks(data), _tools(data)]
     parts += [_coverage(data), _cost(data), _environments(data), _method(data), _reproduce(data)]
     title = f"{data['verdict']['word']}: {_name(data, 'a')} and {_name(data, 'b')}"
     return (
@@ -69,9 +69,29 @@ def _side(data: dict[str, Any], side: str) -> str:
     return f"<div><span>{side.upper()}</span> <b>{escape(identity['side'])}</b><br><span>{text}</span></div>"
 
 
+def _figures(data: dict[str, Any]) -> str:
+    """What a reader in a hurry looks for: how much was compared, and how far apart it is."""
+    found = {finding["gate"]: finding for finding in data["findings"]}
+    shown = [(str(len(data["prompts"])), "prompts")]
+    shown.append((f"{sum(seen['positions'] for seen in data['coverage'].values()):,}", "positions compared"))
+    for gate, words in (
+        ("float32_kl", "mean KL in float32"),
+        ("kl", "mean KL as they serve"),
+        ("ratio", "times as far off as A"),
+    ):
+        finding = found.get(gate)
+        if finding and finding["estimate"] is not None:
+            shown.append((_figure(finding["estimate"]), f"{words}, limit {_figure(finding['threshold'])}"))
+    answered = [prompt for prompt in data["prompts"] if prompt["same_answer"] is not None]
+    if answered:
+        shown.append((f"{sum(p['same_answer'] for p in answered)} of {len(answered)}", "answers the same"))
+    cells = "".join(f"<div><b>{escape(number)}</b><span>{escape(words)}</span></div>" for number, words in shown)
+    return f'<section class="figures">{cells}</section>'
+
+
 def _ladder(data: dict[str, Any]) -> str:
     rungs = "".join(
-        f'<li class="{level["outcome"].replace(" ", "-")}"><b>{level["level"]} {escape(level["name"])}</b>'
+        f'<li class="{level["outcome"].replace(" ", "-")}"><i>{level["level"]}</i><b>{escape(level["name"])}</b>'
         f"{_WORDS[level['outcome']]}</li>"
         for level in data["levels"]
     )
@@ -79,12 +99,16 @@ def _ladder(data: dict[str, Any]) -> str:
 
 
 def _plots(data: dict[str, Any]) -> str:
-    limit = next((f["threshold"] for f in data["findings"] if f["gate"] in ("float32_kl", "kl") and f["threshold"]), None)
+    limits = [
+        (f["threshold"], f"limit of the mean, level {f['level']}")
+        for f in data["findings"]
+        if f["gate"] in ("float32_kl", "kl") and f["threshold"]
+    ]
     layer_bands = data["rules"]["layer_bands"]
     dtypes = [data["sides"][side]["identity"]["dtype"] or "unknown" for side in ("a", "b")]
     band = max(layer_bands.get(dtype, layer_bands["unknown"]) for dtype in dtypes)
     drawn = [
-        ("How far apart, against each side's own noise", plots.histogram(data["histogram"], limit)),
+        ("How far apart, against each side's own noise", plots.histogram(data["histogram"], limits)),
         ("Over positions", plots.over_positions(data["positions"])),
         ("Over layers", plots.over_layers(data["layers"]["sites"], band)),
     ]
@@ -188,7 +212,7 @@ def _environments(data: dict[str, Any]) -> str:
     rows.append(_row(["sampling", *(_value(identity["sampling"]) for identity in identities)]))
     keys = sorted({key for identity in identities for key in identity["environment"]})
     rows += [_row([escape(key), *(_value(identity["environment"].get(key)) for identity in identities)]) for key in keys]
-    return f"<h2>Both environments</h2>{_table(['', 'A', 'B'], rows)}"
+    return f"<h2>Both environments</h2>{_table(['', 'A', 'B'], rows, css='facts')}"
 
 
 def _value(value: Any) -> str:
@@ -202,7 +226,8 @@ def _method(data: dict[str, Any]) -> str:
         f"{plan['top_k']} most likely tokens and {plan['sketch_size']} projections a position. These were fixed before B was "
         f"captured. The unit is the prompt. Both families of decisions are held at {100 * data['rules']['family_error']:g} % "
         f"over the report (Holm). A changed token is explained by A's own noise up to a margin of "
-        f"{_figure(data['bands']['noise'])} nats, and by the sides' precision up to {_figure(data['bands']['precision'])}."
+        f"{_figure(data['bands']['noise'])} nats, by A's own rounding up to {_figure(data['bands']['rounding'])}, and by the "
+        f"sides' precision up to {_figure(data['bands']['precision'])}."
     )
     packs = ", ".join(f"{side.upper()} {data['sides'][side]['pack'][:16]}" for side in ("a", "b"))
     return f"<h2>Method</h2><p>{escape(text)}</p><p>Packs: <code>{escape(packs)}</code></p>"
@@ -212,9 +237,9 @@ def _reproduce(data: dict[str, Any]) -> str:
     return f"<h2>Reproduce</h2><pre>{escape(data['command'])}</pre>"
 
 
-def _table(heads: Sequence[str], rows: Iterable[str], *, numeric: set[int] | None = None) -> str:
+def _table(heads: Sequence[str], rows: Iterable[str], *, numeric: set[int] | None = None, css: str = "plain") -> str:
     top = "".join(f'<th class="n">{h}</th>' if i in (numeric or ()) else f"<th>{h}</th>" for i, h in enumerate(heads))
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    return f'<table class="{css}"><thead><tr>{top}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
 def _row(cells: Sequence[str], *, numeric: set[int] | None = None) -> str:

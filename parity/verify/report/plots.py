@@ -13,8 +13,8 @@ _INNER_WIDTH, _INNER_HEIGHT = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 _SMALLEST = 1e-14
 
 
-def histogram(data: dict[str, Any], limit: float | None) -> str:
-    """Share of positions by decade of KL, a line of bars a series, and the gate's limit."""
+def histogram(data: dict[str, Any], limits: Sequence[tuple[float, str]]) -> str:
+    """Share of positions by decade of KL, a line of bars a series, and the gates' limits with what they are."""
     decades, series = data["decades"], {name: counts for name, counts in data["series"].items() if sum(counts)}
     if not series:
         return ""
@@ -32,9 +32,10 @@ def histogram(data: dict[str, Any], limit: float | None) -> str:
         label = f"≤1e{decade}" if place == 0 else f"1e{decade}"
         if place % 2 == 0:
             parts.append(_text(_LEFT + (place + 0.5) * slot, _HEIGHT - _BOTTOM + 16, label, "middle"))
-    if limit:
+    for limit, words in limits:
         x = _LEFT + (math.log10(limit) - decades[0]) * slot
-        parts.append(_line(x, _TOP, x, _TOP + _INNER_HEIGHT, "limit", f"limit of the mean, {limit:g}"))
+        parts.append(_line(x, _TOP, x, _TOP + _INNER_HEIGHT, "limit", f"{words}: {limit:g}"))
+        parts.append(_text(x - 5, _TOP + 10, words, "end"))
     parts.append(_text(_LEFT + _INNER_WIDTH / 2, _HEIGHT - 4, "KL at a position, nats", "middle"))
     return _svg(parts, "How many positions differ by how much") + _legend(list(series))
 
