@@ -33,9 +33,11 @@ class Tally:
     between_tokens_s: list[float] = field(default_factory=list)
     whole_s: list[float] = field(default_factory=list)
     num_output_tokens: int = 0
+    num_pieces: int = 0
     num_prompt_tokens: int = 0
     num_whole: int = 0
     num_left: int = 0
+    num_cancelled: int = 0
     num_refused: int = 0
     problems: list[str] = field(default_factory=list)
     answers: dict[str, str] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Load:
     num_clients: int
     seconds: float
     leaving: float
+    cancelling: float
     max_prompt_words: int
     max_tokens: int
 
@@ -63,7 +66,7 @@ async def main() -> None:
     async with httpx.AsyncClient(headers=headers, timeout=600, limits=limits) as client:
         model = arguments.model or (await client.get(f"{arguments.url}/v1/models")).json()["data"][0]["id"]
         load = Load(
-            arguments.url, model, arguments.key, arguments.clients, arguments.seconds, arguments.leaving,
+            arguments.url, model, arguments.key, arguments.clients, arguments.seconds, arguments.leaving, arguments.cancelling,
             arguments.max_prompt_words, arguments.max_tokens,
         )  # fmt: skip
         before = await status(client, load)
@@ -73,7 +76,7 @@ async def main() -> None:
         took_s = time.monotonic() - start_s
         report(tally, took_s)
         await asyncio.sleep(1)
-        after = await status(client, load)
+        after = await settled(client, load)
         if before and after:
             pages = f"{before['num_pages_used']} before, {after['num_pages_used']} after"
             print(f"pages in use   {pages}; running {after['num_running']}, waiting {after['num_waiting']}")
@@ -92,6 +95,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=180, help="no request is begun after this")
     parser.add_argument("--leaving", type=float, default=0.15, help="share of requests whose client leaves in the middle")
+    parser.add_argument(
+        "--cancelling", type=float, default=0.1, help="share that is cancelled at any moment, also before a token"
+    )
     parser.add_argument("--max-prompt-words", type=int, default=120)
     parser.add_argument("--max-tokens", type=int, default=64, help="the longest answer")
     parser.add_argument("--check", type=int, default=0, metavar="N", help="answers to compare with those of an idle server")
@@ -105,6 +111,7 @@ async def one_client(client: httpx.AsyncClient, load: Load, seed: int, start_s: 
         words = " ".join(chance.choices(WORDS, k=chance.randint(3, load.max_prompt_words)))
         prompt = f"Client {seed}: tell me about {words}."
         leaves_after = chance.randint(0, 8) if chance.random() < load.leaving else None
+        cancels_after_s = chance.uniform(0.05, 4.0) if chance.random() < load.cancelling else None
         body = {
             "model": load.model,
             "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
@@ -114,7 +121,10 @@ async def one_client(client: httpx.AsyncClient, load: Load, seed: int, start_s: 
             "stream_options": {"include_usage": True},
         }
         try:
-            await one_request(client, load, body, leaves_after, tally)
+            async with asyncio.timeout(cancels_after_s):
+                await one_request(client, load, body, leaves_after, tally)
+        except TimeoutError:
+            tally.num_cancelled += 1
         except (httpx.HTTPError, ValueError, KeyError) as error:
             tally.problems.append(f"{type(error).__name__}: {error}")
 
@@ -138,7 +148,6 @@ async def one_request(
         async for line in answer.aiter_lines():
             if leaves_after is not None and num_tokens >= leaves_after:
                 tally.num_left += 1
-                tally.num_output_tokens += num_tokens
                 return
             if not line.startswith("data: {"):
                 continue
@@ -154,6 +163,7 @@ async def one_request(
                         now - (last_s if num_tokens else start_s)
                     )
                     num_tokens, last_s = num_tokens + 1, now
+                    tally.num_pieces += 1
                     parts.append(text)
     if finish is None:
         raise ValueError("an answer ended without a finish reason")
@@ -174,6 +184,16 @@ async def whole(client: httpx.AsyncClient, load: Load, body: str) -> str:
     return text
 
 
+async def settled(client: httpx.AsyncClient, load: Load) -> dict[str, Any] | None:
+    """What a Parity server says once it has noticed that everybody has left."""
+    for _ in range(30):
+        told = await status(client, load)
+        if told is None or not told["num_running"] + told["num_waiting"]:
+            return told
+        await asyncio.sleep(1)
+    return told
+
+
 async def status(client: httpx.AsyncClient, load: Load) -> dict[str, Any] | None:
     """What a Parity server says of itself; None from another."""
     answer = await client.get(f"{load.url}/status")
@@ -182,10 +202,12 @@ async def status(client: httpx.AsyncClient, load: Load) -> dict[str, Any] | None
 
 def report(tally: Tally, took_s: float) -> None:
     """Prints the counts and the percentiles."""
-    print(f"requests       {tally.num_whole} whole, {tally.num_left} left in the middle, {tally.num_refused} refused (429)")
+    gone = f"{tally.num_left} left in the middle, {tally.num_cancelled} cancelled, {tally.num_refused} refused (429)"
+    print(f"requests       {tally.num_whole} whole, {gone}")
     print(f"problems       {len(tally.problems)} {sorted(set(tally.problems))[:5]}")
-    print(f"tokens         {tally.num_output_tokens} out, {tally.num_prompt_tokens} in, over {took_s:.1f} s")
-    print(f"output rate    {tally.num_output_tokens / took_s:.1f} tokens/s")
+    print(f"whole answers  {tally.num_output_tokens} tokens out, {tally.num_prompt_tokens} in, over {took_s:.1f} s")
+    print(f"output rate    {tally.num_output_tokens / took_s:.1f} tokens/s in whole answers")
+    print(f"streamed rate  {tally.num_pieces / took_s:.1f} pieces/s, with those of clients who left")
     for name, values in (
         ("first token", tally.first_token_s),
         ("between", tally.between_tokens_s),

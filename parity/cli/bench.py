@@ -8,8 +8,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.flags import positive
 from . import options
-from .parser import positive
 from .terminal import print_table, say, waiting
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.flags import positive
 from . import options
 from .conversation import Turn, play, user_turn
-from .parser import existing_file, positive, read_text
+from .parser import existing_file, read_text
 from .records import record
 from .terminal import piped_input, say, write
 

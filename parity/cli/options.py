@@ -3,43 +3,62 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
-from .parser import positive
+from ..core.flags import add_flags, flag, given, json_object, positive
 from .terminal import waiting
 
 if TYPE_CHECKING:
     from ..core.request import SamplingParams
     from ..llm import LLM
 
-_ENGINE = (
-    "dtype",
-    "max_model_len",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "memory_fraction",
-    "page_size",
-    "kv_cache_dtype",
-    "enable_prefix_caching",
-    "enforce_eager",
-    "quantize",
+PLACE = (
+    flag("stack", metavar="SPEC", help="where to run, such as cpu, cuda or cpu:reference:float32"),
+    flag("dtype", choices=("auto", "float32", "bfloat16", "float16"), help="compute dtype (default: auto)"),
+    flag("quantize", choices=("q8", "q4"), help="pack a plain model's matrices while loading"),
 )
-_SAMPLING = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "seed",
-    "max_tokens",
-    "min_tokens",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
+"""Where the model is loaded, and in what form: fields of `EngineConfig`."""
+
+ENGINE = (
+    *PLACE,
+    flag("max_model_len", type=positive, metavar="N", help="most tokens of prompt and answer together"),
+    flag("max_num_seqs", type=positive, metavar="N", help="most requests running at once"),
+    flag("max_num_batched_tokens", type=positive, metavar="N", help="most tokens computed in one step"),
+    flag(
+        "memory_fraction",
+        "--memory-fraction",
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="F",
+        help="share of the free memory that state may take, after the weights",
+    ),
+    flag("page_size", "--page-size", "--block-size", type=positive, metavar="N", help="tokens in a page of state"),
+    flag("kv_cache_dtype", metavar="DTYPE", help="dtype of the state (default: the compute dtype)"),
+    flag(
+        "enable_prefix_caching",
+        action=argparse.BooleanOptionalAction,
+        help="keep the state of prompts for requests to come (default: yes)",
+    ),
+    flag("enforce_eager", action="store_true", help="record no graphs"),
 )
+"""How the model is run: fields of `EngineConfig`."""
+
+SAMPLING = (
+    flag("temperature", "--temperature", "--temp", type=float, metavar="T", help="0 takes the most likely token"),
+    flag("top_p", type=float, metavar="P", help="keep the likeliest tokens that reach this probability"),
+    flag("top_k", type=int, metavar="K", help="keep this many of the likeliest tokens; 0 keeps all"),
+    flag("min_p", type=float, metavar="P", help="drop tokens less likely than this times the likeliest"),
+    flag("repetition_penalty", type=float, metavar="X", help="above 1 discourages what was said before"),
+    flag("presence_penalty", type=float, metavar="X", help="subtracted from tokens in the answer"),
+    flag("frequency_penalty", type=float, metavar="X", help="subtracted for each time in the answer"),
+    flag("seed", type=int, metavar="N", help="the same seed gives the same answer"),
+    flag("max_tokens", "--max-tokens", "-n", type=int, metavar="N", help="most tokens generated"),
+    flag("min_tokens", type=int, metavar="N", help="no end before this many"),
+    flag("stop", action="append", metavar="TEXT", help="ends the answer; may be repeated"),
+    flag("stop_token_ids", type=int, nargs="+", metavar="ID", help="tokens that end the answer"),
+    flag("ignore_eos", action="store_true", help="go on past the model's own end token"),
+)
+"""How tokens are chosen: fields of `SamplingParams`."""
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -68,35 +87,14 @@ def model_of(arguments: argparse.Namespace) -> str:
     return word or flag or default_model()
 
 
-def add_place(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_place(parser: argparse.ArgumentParser) -> None:
     """Where the model is loaded, and in what form."""
-    parser.add_argument("--stack", metavar="SPEC", help="where to run, such as cpu, cuda or cpu:reference:float32")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="compute dtype (default: auto)")
-    parser.add_argument("--quantize", choices=("q8", "q4"), help="pack a plain model's matrices while loading")
+    add_flags(parser, PLACE)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """How the model is run."""
-    group = parser.add_argument_group("engine")
-    add_place(group)
-    group.add_argument("--max-model-len", type=positive, metavar="N", help="most tokens of prompt and answer together")
-    group.add_argument("--max-num-seqs", type=positive, metavar="N", help="most requests running at once")
-    group.add_argument("--max-num-batched-tokens", type=positive, metavar="N", help="most tokens computed in one step")
-    group.add_argument(
-        "--memory-fraction",
-        "--gpu-memory-utilization",
-        type=float,
-        metavar="F",
-        help="share of the free memory that state may take, after the weights",
-    )
-    group.add_argument("--page-size", "--block-size", type=positive, metavar="N", help="tokens in a page of state")
-    group.add_argument("--kv-cache-dtype", metavar="DTYPE", help="dtype of the state (default: the compute dtype)")
-    group.add_argument(
-        "--enable-prefix-caching",
-        action=argparse.BooleanOptionalAction,
-        help="keep the state of prompts for requests to come (default: yes)",
-    )
-    group.add_argument("--enforce-eager", action="store_true", default=None, help="record no graphs")
+    add_flags(parser.add_argument_group("engine"), ENGINE)
 
 
 def open_model(arguments: argparse.Namespace, **more: Any) -> LLM:
@@ -110,27 +108,14 @@ def open_model(arguments: argparse.Namespace, **more: Any) -> LLM:
 
     name = model_of(arguments)
     pull(name)
-    options = {name: getattr(arguments, name) for name in _ENGINE if getattr(arguments, name) is not None}
     with waiting(f"loading {name}"):
-        return LLM(name, stack=arguments.stack, **options, **more)
+        return LLM(name, **given(arguments, ENGINE), **more)
 
 
 def add_sampling(parser: argparse.ArgumentParser) -> None:
     """How tokens are chosen."""
     group = parser.add_argument_group("sampling", "what is not given is taken from the model's generation_config")
-    group.add_argument("--temperature", "--temp", type=float, metavar="T", help="0 takes the most likely token")
-    group.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens that reach this probability")
-    group.add_argument("--top-k", type=int, metavar="K", help="keep this many of the likeliest tokens; 0 keeps all")
-    group.add_argument("--min-p", type=float, metavar="P", help="drop tokens less likely than this times the likeliest")
-    group.add_argument("--repetition-penalty", type=float, metavar="X", help="above 1 discourages what was said before")
-    group.add_argument("--presence-penalty", type=float, metavar="X", help="subtracted from tokens in the answer")
-    group.add_argument("--frequency-penalty", type=float, metavar="X", help="subtracted for each time in the answer")
-    group.add_argument("--seed", type=int, metavar="N", help="the same seed gives the same answer")
-    group.add_argument("--max-tokens", "-n", type=int, metavar="N", help="most tokens generated")
-    group.add_argument("--min-tokens", type=int, metavar="N", help="no end before this many")
-    group.add_argument("--stop", action="append", metavar="TEXT", help="ends the answer; may be repeated")
-    group.add_argument("--stop-token-ids", type=int, nargs="+", metavar="ID", help="tokens that end the answer")
-    group.add_argument("--ignore-eos", action="store_true", default=None, help="go on past the model's own end token")
+    add_flags(group, SAMPLING)
 
 
 def given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -141,14 +126,14 @@ def given_sampling(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     from ..core.request import SamplingParams
 
-    given = {name: getattr(arguments, name) for name in _SAMPLING if getattr(arguments, name) is not None}
-    SamplingParams.of(None, **given)
-    return given
+    values = given(arguments, SAMPLING)
+    SamplingParams.of(None, **values)
+    return values
 
 
-def params_of(llm: LLM, given: dict[str, Any]) -> SamplingParams:
+def params_of(llm: LLM, values: dict[str, Any]) -> SamplingParams:
     """The model's defaults with what was given."""
-    return llm.params(**given)
+    return llm.params(**values)
 
 
 def add_template(parser: argparse.ArgumentParser) -> None:
@@ -162,14 +147,3 @@ def add_template(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="more for the chat template, such as '{\"enable_thinking\": false}'",
     )
-
-
-def json_object(text: str) -> dict[str, Any]:
-    """A JSON object."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
-    return value

@@ -55,17 +55,6 @@ def existing_file(text: str) -> Path:
     return path
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return number
-
-
 def read_text(path: Path) -> str:
     """A file's text; `-` is standard input.
 

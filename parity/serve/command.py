@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..core.errors import UsageError
+from ..core.flags import add_flags, flag, given, json_object, positive, positive_seconds
 from ..core.request import SamplingParams
 from ..engine.grammar import Grammars
 from ..text.dialects import Dialect, dialect_by_name
@@ -31,74 +32,86 @@ if TYPE_CHECKING:
 KEY_VARIABLE = "PARITY_API_KEY"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The server's own flags. What is not given is None, so that a configuration file may say it."""
-    parser.add_argument("--config", action=_Config, metavar="YAML", help="flags from a file, by their names without dashes")
-    group = parser.add_argument_group("server")
-    group.add_argument("--host", help="the address to listen on (default: 127.0.0.1, this machine alone)")
-    group.add_argument("--port", type=int, help="the port; 0 takes a free one (default: 8000)")
-    group.add_argument("--served-model-name", nargs="+", metavar="NAME", help="names that requests may ask for")
-    group.add_argument("--allowed-origins", nargs="+", metavar="ORIGIN", help="web origins that may call (default: none)")
-    group.add_argument("--allowed-hosts", nargs="+", metavar="HOST", help="Host headers answered (default: this machine's)")
-    group.add_argument("--log-requests", action=argparse.BooleanOptionalAction, help="a line a request, without its text")
-    _add_limits(parser.add_argument_group("safety"))
-    _add_conversation(parser.add_argument_group("conversation"))
-
-
-def _add_limits(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--api-key", nargs="+", metavar="KEY", help=f"keys that are let in (also: ${KEY_VARIABLE}, by commas)")
-    group.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with a key on each line")
-    group.add_argument("--max-body-bytes", type=int, metavar="N", help="largest body (default: 16 MiB)")
-    group.add_argument("--max-prompt-tokens", type=int, metavar="N", help="longest prompt (default: the context)")
-    group.add_argument("--max-running-per-key", type=int, metavar="N", help="requests of a key at once (default: 256)")
-    group.add_argument("--max-queued-per-key", type=int, metavar="N", help="requests of a key that wait (default: 256)")
-    group.add_argument("--request-timeout", type=float, metavar="S", help="seconds until a request is ended (default: 600)")
-    group.add_argument("--stall-timeout", type=float, metavar="S", help="seconds a client may read nothing (default: 60)")
-    group.add_argument("--shutdown-timeout", type=float, metavar="S", help="seconds to finish at the end (default: 30)")
-    group.add_argument("--max-stored-responses", type=int, metavar="N", help="responses kept in memory (default: 1024)")
-    group.add_argument(
+SERVER = (
+    flag("host", help="the address to listen on (default: 127.0.0.1, this machine alone)"),
+    flag("port", type=int, help="the port; 0 takes a free one (default: 8000)"),
+    flag("names", "--served-model-name", become=tuple, nargs="+", metavar="NAME", help="names that requests may ask for"),
+    flag("allowed_origins", become=tuple, nargs="+", metavar="ORIGIN", help="web origins that may call (default: none)"),
+    flag("allowed_hosts", become=tuple, nargs="+", metavar="HOST", help="Host headers answered (default: this machine's)"),
+    flag("log_requests", action=argparse.BooleanOptionalAction, help="a line a request, without its text"),
+)
+LIMITS = (
+    flag("max_body_bytes", type=positive, metavar="N", help="largest body (default: 16 MiB)"),
+    flag("max_prompt_tokens", type=positive, metavar="N", help="longest prompt (default: the context)"),
+    flag("max_running_per_key", type=positive, metavar="N", help="requests of a key at once (default: 256)"),
+    flag("max_queued_per_key", type=int, metavar="N", help="requests of a key that wait (default: 256)"),
+    flag(
+        "request_timeout_s",
+        "--request-timeout",
+        type=positive_seconds,
+        metavar="S",
+        help="seconds until a request is ended (default: 600)",
+    ),
+    flag(
+        "stall_timeout_s",
+        "--stall-timeout",
+        type=positive_seconds,
+        metavar="S",
+        help="seconds a client may read nothing (default: 60)",
+    ),
+    flag(
+        "shutdown_timeout_s", "--shutdown-timeout", type=float, metavar="S", help="seconds to finish at the end (default: 30)"
+    ),
+    flag("max_stored_responses", type=int, metavar="N", help="responses kept in memory (default: 1024)"),
+    flag(
+        "request_templates",
         "--trust-request-chat-template",
         action=argparse.BooleanOptionalAction,
         help="let requests bring a chat template (default: no)",
-    )
-
-
-def _add_conversation(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--chat-template", metavar="FILE", help="a Jinja template in place of the model's own")
-    group.add_argument(
+    ),
+)
+CONVERSATION = (
+    flag(
+        "default_template",
         "--default-chat-template-kwargs",
         "--chat-template-kwargs",
-        type=_json_object,
+        become=lambda value: tuple(value.items()),
+        type=json_object,
         metavar="JSON",
         help="variables for the chat template, such as '{\"enable_thinking\": false}'",
-    )
-    group.add_argument("--override-generation-config", type=_json_object, metavar="JSON", help="sampling defaults")
-    group.add_argument("--tool-call-parser", metavar="NAME", help="how the model calls tools (default: by its template)")
-    group.add_argument("--reasoning-parser", metavar="NAME", help="how the model thinks (default: by its template)")
-    group.add_argument("--enable-auto-tool-choice", action="store_true", default=None, help="tools are always on; no effect")
-    group.add_argument(
+    ),
+    flag(
+        "sampling",
+        "--override-generation-config",
+        become=lambda value: tuple(value.items()),
+        type=json_object,
+        metavar="JSON",
+        help="sampling defaults",
+    ),
+    flag(
+        "constrain_calls",
         "--constrain-tool-calls",
         action=argparse.BooleanOptionalAction,
         help="hold every call to its tool's schema, not those of strict tools alone (default: yes)",
-    )
+    ),
+)
+"""Fields of `Settings`, in three groups."""
 
 
-_PLAIN = {
-    "host": "host",
-    "port": "port",
-    "max_body_bytes": "max_body_bytes",
-    "max_prompt_tokens": "max_prompt_tokens",
-    "max_running_per_key": "max_running_per_key",
-    "max_queued_per_key": "max_queued_per_key",
-    "request_timeout": "request_timeout_s",
-    "stall_timeout": "stall_timeout_s",
-    "shutdown_timeout": "shutdown_timeout_s",
-    "max_stored_responses": "max_stored_responses",
-    "trust_request_chat_template": "request_templates",
-    "constrain_tool_calls": "constrain_calls",
-    "log_requests": "log_requests",
-}
-_TUPLES = {"served_model_name": "names", "allowed_origins": "allowed_origins", "allowed_hosts": "allowed_hosts"}
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The server's own flags. What is not given is None, so that a configuration file may say it."""
+    parser.add_argument("--config", action=_Config, metavar="YAML", help="flags from a file, by their names without dashes")
+    add_flags(parser.add_argument_group("server"), SERVER)
+    safety = parser.add_argument_group("safety")
+    safety.add_argument("--api-key", nargs="+", metavar="KEY", help=f"keys that are let in (also: ${KEY_VARIABLE}, by commas)")
+    safety.add_argument("--api-key-file", type=Path, metavar="FILE", help="a file with a key on each line")
+    add_flags(safety, LIMITS)
+    talk = parser.add_argument_group("conversation")
+    talk.add_argument("--chat-template", metavar="FILE", help="a Jinja template in place of the model's own")
+    talk.add_argument("--tool-call-parser", metavar="NAME", help="how the model calls tools (default: by its template)")
+    talk.add_argument("--reasoning-parser", metavar="NAME", help="how the model thinks (default: by its template)")
+    talk.add_argument("--enable-auto-tool-choice", action="store_true", default=None, help="tools are always on; no effect")
+    add_flags(talk, CONVERSATION)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -107,15 +120,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     Raises:
         UsageError: a value makes no sense, or the file of keys cannot be read.
     """
-    given: dict[str, Any] = {name: getattr(arguments, flag) for flag, name in _PLAIN.items()}
-    given |= {name: tuple(getattr(arguments, flag) or ()) or None for flag, name in _TUPLES.items()}
-    given["api_keys"] = _keys(arguments)
-    given["default_template"] = tuple((arguments.default_chat_template_kwargs or {}).items())
-    given["sampling"] = tuple((arguments.override_generation_config or {}).items())
-    settings = Settings(**{name: value for name, value in given.items() if value is not None})
-    for name in ("max_body_bytes", "max_running_per_key", "request_timeout_s", "stall_timeout_s"):
-        if getattr(settings, name) <= 0:
-            raise UsageError(f"--{name.removesuffix('_s').replace('_', '-')} must be above 0, not {getattr(settings, name)}")
+    settings = Settings(**given(arguments, (*SERVER, *LIMITS, *CONVERSATION)), api_keys=_keys(arguments))
     if not 0 <= settings.port <= 65535:
         raise UsageError(f"--port must be between 0 and 65535, not {settings.port}")
     SamplingParams.of(None, **dict(settings.sampling))
@@ -224,8 +229,8 @@ class _Config(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         words = _words(Path(str(values)), parser)
-        given = parser.parse_args(words, argparse.Namespace())
-        for name, value in vars(given).items():
+        parsed = parser.parse_args(words, argparse.Namespace())
+        for name, value in vars(parsed).items():
             if value is not None and getattr(namespace, name, None) in (None, parser.get_default(name)):
                 setattr(namespace, name, value)
 
@@ -252,13 +257,3 @@ def _flag(flag: str, value: Any) -> list[str]:
     if isinstance(value, list):
         return [flag, *map(str, value)]
     return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
-    return value

@@ -82,12 +82,36 @@ def test_an_empty_file_of_keys_does_not_open_the_server(tmp_path):
         settings_of(parse("--api-key-file", str(tmp_path / "none")))
 
 
-@pytest.mark.parametrize(
-    "words", [("--port", "70000"), ("--request-timeout", "0"), ("--override-generation-config", '{"temperature": -1}')]
-)
+@pytest.mark.parametrize("words", [("--port", "70000"), ("--override-generation-config", '{"temperature": -1}')])
 def test_values_that_make_no_sense(words):
     with pytest.raises(UsageError):
         settings_of(parse(*words))
+
+
+@pytest.mark.parametrize("words", [("--request-timeout", "0"), ("--stall-timeout", "nan"), ("--max-body-bytes", "-1")])
+def test_numbers_that_are_none(words, capsys):
+    with pytest.raises(SystemExit):
+        parse(*words)
+    assert f"argument {words[0]}" in capsys.readouterr().err
+
+
+def test_each_flag_is_said_once_and_becomes_a_field_that_there_is():
+    from dataclasses import fields
+
+    from parity.cli import options
+    from parity.core.request import SamplingParams
+    from parity.engine.load import EngineConfig
+    from parity.serve import command
+
+    tables = {
+        Settings: (*command.SERVER, *command.LIMITS, *command.CONVERSATION),
+        EngineConfig: options.ENGINE,
+        SamplingParams: options.SAMPLING,
+    }
+    for kind, flags in tables.items():
+        names = [flag.field for flag in flags]
+        assert len(set(names)) == len(names)
+        assert set(names) <= {field.name for field in fields(kind)}
 
 
 def test_parsers_may_be_named():
