@@ -55,6 +55,7 @@ class Stats:
     num_preemptions: int = 0
     num_steps: int = 0
     step_s: float = 0.0
+    num_restarts: int = 0
 
 
 class Service(Protocol):
@@ -63,6 +64,10 @@ class Service(Protocol):
     @property
     def info(self) -> ModelInfo:
         """What is being run."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken; False once it has stopped, for whatever reason."""
 
     def submit(self, request: Request, emit: Callable[[Output], None]) -> None:
         """Queues a request. `emit` is called from the engine's thread, in order, and must return at once.

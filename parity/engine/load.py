@@ -239,40 +239,42 @@ def make_engine(
         num_pages = choose_num_pages(free, per_page, page_size, max_model_len, config.max_num_seqs)
     if config.max_model_len is None:
         max_model_len = min(max_model_len, num_pages * page_size)
-    memory = StateMemory(
-        specs,
-        num_pages=num_pages,
-        page_size=page_size,
-        num_slots=config.max_num_seqs,
-        num_snapshots=num_snapshots,
-        dtype=state_dtype,
-        device=stack.device,
-    )
     eos = eos_token_ids(checkpoint)
-    scheduler = Scheduler(
-        SchedulerConfig(
-            page_size=page_size,
-            num_pages=num_pages,
-            max_model_len=max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
-            max_num_waiting=config.max_num_waiting,
-            eos_token_ids=eos,
-            prefix_caching=config.enable_prefix_caching,
-            has_slots=bool(per_slot),
-            num_slots=config.max_num_seqs if per_slot else 0,
-            num_snapshots=num_snapshots,
-        )
-    )
-    runner = Runner(
-        stack,
-        model,
-        memory,
-        Sampler(stack.ops, eos),
+    rules = SchedulerConfig(
         page_size=page_size,
-        max_pages=-(-max_model_len // page_size),
-        graphs=not config.enforce_eager and model.recordable,
+        num_pages=num_pages,
+        max_model_len=max_model_len,
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
+        max_num_waiting=config.max_num_waiting,
+        eos_token_ids=eos,
+        prefix_caching=config.enable_prefix_caching,
+        has_slots=bool(per_slot),
+        num_slots=config.max_num_seqs if per_slot else 0,
+        num_snapshots=num_snapshots,
     )
+
+    def build() -> tuple[Scheduler, Runner]:
+        memory = StateMemory(
+            specs,
+            num_pages=num_pages,
+            page_size=page_size,
+            num_slots=config.max_num_seqs,
+            num_snapshots=num_snapshots,
+            dtype=state_dtype,
+            device=stack.device,
+        )
+        runner = Runner(
+            stack,
+            model,
+            memory,
+            Sampler(stack.ops, eos),
+            page_size=page_size,
+            max_pages=-(-max_model_len // page_size),
+            graphs=not config.enforce_eager and model.recordable,
+        )
+        return Scheduler(rules), runner
+
     log.info(
         "state: %d pages of %d tokens (%.0f MiB), context %d", num_pages, page_size, num_pages * per_page / 2**20, max_model_len
     )
@@ -289,7 +291,7 @@ def make_engine(
         sampling_defaults=sampling_defaults(checkpoint.generation_config),
         packed=any(tensor.format in stack.rounded for tensor in checkpoint.tensors.values()),
     )
-    return Engine(info, scheduler, runner)
+    return Engine(info, build)
 
 
 def eos_token_ids(checkpoint: Checkpoint) -> frozenset[int]:

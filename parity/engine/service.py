@@ -7,6 +7,7 @@ import queue
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,9 +21,26 @@ log = logging.getLogger("parity")
 
 Emit = Callable[[Output], None]
 
+MAX_RESTARTS = 3
+RESTART_WINDOW_S = 300.0
+"""An engine that fails is restarted, but at most this many times in this many seconds: then it stays stopped."""
+MAX_FAILURES_IN_A_ROW = 3
+"""Steps that may fail one after the other before the state, and not a request, is held to be at fault."""
+_COUNTERS = (
+    "num_prompt_tokens",
+    "num_cached_tokens",
+    "num_generated_tokens",
+    "num_preemptions",
+    "num_steps",
+    "step_s",
+)
+
 
 class EngineService:
     """A `core.service.Service` over one engine.
+
+    A step that raises ends its own requests. If steps go on failing, or anything else on the engine's thread raises, every
+    request ends with an error and the engine is restarted with its state built anew.
 
     Args:
         engine: stepped by the service's own thread and by nothing else from now on.
@@ -34,7 +52,9 @@ class EngineService:
         self._emits: dict[str, Emit] = {}
         self._closing = threading.Event()
         self._stop_at_s: float | None = None
+        self._before = Stats()
         self._stats = engine.stats()
+        self._restarts_s: list[float] = []
         self._thread = threading.Thread(target=self._loop, name="parity-engine", daemon=True)
         self._thread.start()
 
@@ -42,6 +62,11 @@ class EngineService:
     def info(self) -> ModelInfo:
         """What is being run."""
         return self._engine.info
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken."""
+        return self._thread.is_alive() and not self._closing.is_set()
 
     def submit(self, request: Request, emit: Emit) -> None:
         """Queues a request; see `core.service.Service.submit`. Waits for at most the step in progress."""
@@ -78,6 +103,9 @@ class EngineService:
                 answer.put((work(), None))
             except Exception as error:
                 answer.put((None, error))
+            except BaseException as error:  # ends the thread's work as well, but nobody may wait for ever
+                answer.put((None, EngineError(f"the engine failed: {error!r}")))
+                raise
 
         if self._closing.is_set():
             raise EngineError("the engine has stopped; open the model again")
@@ -107,10 +135,10 @@ class EngineService:
     def _loop(self) -> None:
         try:
             while not self._done():
-                self._take_calls(wait=not self._engine.has_work and not self._closing.is_set())
-                if self._engine.has_work:
-                    self._deliver(self._engine.step())
-                    self._stats = self._engine.stats()
+                try:
+                    self._turn()
+                except BaseException as error:
+                    self._restart(error)
         except BaseException as error:
             log.exception("the engine's thread stopped")
             self._end_all(Finish("error", message=f"the engine stopped: {error}"))
@@ -118,6 +146,44 @@ class EngineService:
             self._closing.set()
             self._end_all(Finish("abort"))
             self._take_calls(wait=False)
+
+    def _turn(self) -> None:
+        self._take_calls(wait=not self._engine.has_work and not self._closing.is_set())
+        if self._engine.has_work:
+            self._deliver(self._engine.step())
+            self._stats = self._count()
+            if self._engine.num_failures_in_a_row >= MAX_FAILURES_IN_A_ROW:
+                raise EngineError(f"{MAX_FAILURES_IN_A_ROW} steps failed one after the other")
+
+    def _restart(self, error: BaseException) -> None:
+        """Ends every request and builds the engine's state anew.
+
+        Raises:
+            BaseException: `error`, if the engine was restarted too often, or what the last restart raised.
+        """
+        self._end_all(Finish("error", message=f"the engine failed: {error}"))
+        while True:
+            now_s = time.monotonic()
+            self._restarts_s = [start_s for start_s in self._restarts_s if now_s - start_s < RESTART_WINDOW_S]
+            if len(self._restarts_s) >= MAX_RESTARTS:
+                raise error
+            self._restarts_s.append(now_s)
+            log.error("the engine failed and is restarted with empty state: %r", error, exc_info=error)
+            self._before = replace(self._stats, num_restarts=self._stats.num_restarts + 1)
+            self._stats = replace(self._before, num_running=0, num_waiting=0, num_pages_used=0)
+            traceback.clear_frames(error.__traceback__)  # which hold the old state's memory
+            try:
+                self._engine.restart()
+            except Exception as again:
+                error = again
+                continue
+            return
+
+    def _count(self) -> Stats:
+        """The engine's counts, with those from before its restarts."""
+        stats, before = self._engine.stats(), self._before
+        totals = {name: getattr(stats, name) + getattr(before, name) for name in _COUNTERS}
+        return replace(stats, **totals, num_restarts=before.num_restarts)
 
     def _done(self) -> bool:
         if not self._closing.is_set():
@@ -146,5 +212,9 @@ class EngineService:
                 self._engine.abort(output.request_id)
 
     def _end_all(self, finish: Finish) -> None:
-        for request_id in list(self._emits):
-            self._deliver([Output(request_id, finish=finish)])
+        for request_id, emit in list(self._emits.items()):
+            del self._emits[request_id]
+            try:
+                emit(Output(request_id, finish=finish))
+            except Exception:
+                log.exception("the receiver of request %s failed", request_id)

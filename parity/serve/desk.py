@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from ..core.chat import Event, Finished, ToolCallEnd
-from ..core.errors import ContextExceeded, EngineError, RequestError
+from ..core.errors import ContextExceeded, RequestError
 from ..core.request import Constraint, Finish, Output, Request, SamplingParams
 from ..core.service import ModelInfo, Service
 from .asks import ChatAsk, Form, TextAsk
@@ -47,7 +47,6 @@ class Desk:
         self.lanes = Lanes(settings.max_running_per_key, settings.max_queued_per_key)
         self.metrics = Metrics(service, self.names[0], lambda: self.lanes.num_waiting)
         self.is_stopping = False
-        self.has_engine = True
         self._grammars = grammars
         self._bridge = Bridge(service, self.metrics)
 
@@ -78,7 +77,7 @@ class Desk:
             for ask, prompt in zip(asks, prompts, strict=True):
                 requests += await aside(partial(self._requests, ask, prompt, deadline_s))
                 streams += [self.words.stream(ask, prompt) for _ in range(ask.params.n)]
-            run = await stack.enter_async_context(await self._run(requests))
+            run = await stack.enter_async_context(await self._bridge.start(requests))
             one_call = any(isinstance(ask, ChatAsk) and not ask.policy.parallel for ask in asks)
             return Job(run, streams, prompts, one_call, stack.pop_all())
 
@@ -90,20 +89,10 @@ class Desk:
             for text in tokens
         ]
         outputs: dict[int, Output] = {}
-        async with self.lanes.admitted(owner), await self._run(requests) as run:
+        async with self.lanes.admitted(owner), await self._bridge.start(requests) as run:
             async for index, output in run:
                 outputs[index] = output
         return [outputs[index] for index in range(len(requests))]
-
-    async def _run(self, requests: Sequence[Request]) -> Run:
-        """Starts requests; an engine that takes none any more is remembered, so that `/ready` can say so."""
-        try:
-            run = await self._bridge.start(requests)
-        except EngineError:
-            self.has_engine = False
-            raise
-        self.has_engine = True
-        return run
 
     def _prompt(self, ask: ChatAsk | TextAsk) -> Prompt:
         prompt = self.words.chat_prompt(ask) if isinstance(ask, ChatAsk) else self.words.text_prompt(ask)

@@ -106,6 +106,7 @@ class _EngineGauges(Collector):
         yield self._counter("prompt_tokens", "Prompt tokens", stats.num_prompt_tokens)
         yield self._counter("generation_tokens", "Tokens generated", stats.num_generated_tokens)
         yield self._counter("num_preemptions", "Requests put back to wait for pages", stats.num_preemptions)
+        yield self._counter("engine_restarts", "Times that the engine failed and was restarted", stats.num_restarts)
         yield self._counter("engine_steps", "Steps of the engine", stats.num_steps)
         yield self._counter("engine_step_seconds", "Seconds in steps of the engine", stats.step_s)
 

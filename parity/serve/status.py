@@ -51,6 +51,7 @@ class Status(msgspec.Struct):
     num_prompt_tokens: int
     num_cached_tokens: int
     num_generated_tokens: int
+    num_restarts: int
     tokens_per_s: float
     uptime_s: float
 
@@ -72,7 +73,7 @@ class StatusRoutes:
         """Answers 503 when the server is stopping, or its engine has stopped."""
         if self._desk.is_stopping:
             raise Refusal(503, "the server is stopping", code="stopping")
-        if not self._desk.has_engine:
+        if not self._desk.service.is_running:
             raise Refusal(503, "the engine has stopped; start the server again", code="engine_error")
         return json_response(Ready())
 
@@ -107,6 +108,7 @@ class StatusRoutes:
                 num_prompt_tokens=stats.num_prompt_tokens,
                 num_cached_tokens=stats.num_cached_tokens,
                 num_generated_tokens=stats.num_generated_tokens,
+                num_restarts=stats.num_restarts,
                 tokens_per_s=self._rate,
                 uptime_s=now - self._start_s,
             )

@@ -113,6 +113,10 @@ class ScriptedService:
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        return not self._is_closed
+
     def submit(self, request: Request, emit: Callable[[Output], None]) -> None:
         with self._changed:
             if self._is_closed:
