@@ -53,13 +53,36 @@ void pin(int processor) {
 }
 
 #if defined(__linux__)
-// Processors' worth of time that the control group grants, or 0 for no limit.
-double quota() {
-    std::ifstream file("/sys/fs/cgroup/cpu.max");
+// Processors' worth of time that one control group grants, or 0 for no limit.
+double quota_of(const std::string& folder) {
     std::string most;
     double period = 0;
-    if (!(file >> most >> period) || most == "max" || period <= 0) return 0;
-    return std::strtod(most.c_str(), nullptr) / period;
+    std::ifstream both(folder + "/cpu.max");  // version 2
+    if (!(both >> most >> period)) {
+        std::ifstream quota(folder + "/cpu.cfs_quota_us"), periods(folder + "/cpu.cfs_period_us");
+        if (!(quota >> most) || !(periods >> period)) return 0;
+    }
+    const double granted = std::strtod(most.c_str(), nullptr);
+    return granted > 0 && period > 0 ? granted / period : 0;  // "max" and -1 are no limit
+}
+
+// The least that our control group and those around it grant, or 0 for no limit.
+double quota() {
+    std::ifstream groups("/proc/self/cgroup");
+    double least = 0;
+    for (std::string line; std::getline(groups, line);) {
+        const size_t first = line.find(':'), second = line.find(':', first + 1);
+        if (first == std::string::npos || second == std::string::npos) continue;
+        const std::string kinds = "," + line.substr(first + 1, second - first - 1) + ",";
+        if (kinds != ",," && kinds.find(",cpu,") == std::string::npos) continue;
+        const std::string root = kinds == ",," ? "/sys/fs/cgroup" : "/sys/fs/cgroup/cpu";
+        for (std::string path = line.substr(second + 1);; path.resize(path.rfind('/'))) {
+            const double granted = quota_of(root + path);
+            if (granted > 0 && (least == 0 || granted < least)) least = granted;
+            if (path.rfind('/') == std::string::npos) break;
+        }
+    }
+    return least;
 }
 #endif
 

@@ -1,10 +1,11 @@
-// Choosing a token without sorting the vocabulary: weights are counted by size in buckets, and only the bucket in which a
-// limit falls is put in order.
+// Choosing a token without sorting the vocabulary: only tokens heavy enough to matter are counted by size in buckets, and only
+// the bucket in which a limit falls is put in order.
 #pragma once
 
 namespace parity::PARITY_ISA {
 
 constexpr int kBuckets = 1 << 12;
+constexpr int64_t kTokens = 256;  // whose weights are summed up together
 
 // By the exponent and four bits of the mantissa: larger weights, higher buckets.
 inline int bucket_of(float weight) {
@@ -22,16 +23,16 @@ struct Limit {
 
 struct Candidates {
     const float* weights;
-    int64_t columns;
-    int32_t* order;                 // room for all tokens
+    int32_t *ids, *order;  // the candidates in order, and room for as many
+    int64_t size;
     int32_t count[kBuckets];
     double mass[kBuckets];
 
     void fill() {
         for (int b = 0; b < kBuckets; ++b) count[b] = 0, mass[b] = 0;
-        for (int64_t t = 0; t < columns; ++t) {
-            const int b = bucket_of(weights[t]);
-            ++count[b], mass[b] += double(weights[t]);
+        for (int64_t i = 0; i < size; ++i) {
+            const int b = bucket_of(weights[ids[i]]);
+            ++count[b], mass[b] += double(weights[ids[i]]);
         }
     }
 
@@ -49,8 +50,8 @@ struct Candidates {
     // The tokens of a bucket, heaviest first, ties by id.
     int64_t sort_bucket(int bucket) {
         int64_t n = 0;
-        for (int64_t t = 0; t < columns; ++t)
-            if (bucket_of(weights[t]) == bucket) order[n++] = int32_t(t);
+        for (int64_t i = 0; i < size; ++i)
+            if (bucket_of(weights[ids[i]]) == bucket) order[n++] = ids[i];
         for (int64_t i = n / 2; i-- > 0;) sink(i, n);
         for (int64_t i = n; i-- > 1;) {
             const int32_t swap = order[0];
@@ -81,61 +82,151 @@ struct Candidates {
     }
 };
 
+// The first of the largest; -1 where one is no number or none is above -inf.
 inline int64_t largest_token(const float* x, int64_t columns) {
-    F best = set(-__builtin_inff());
-    int64_t c = 0;
-    for (; c + 16 <= columns; c += 16) best = max(load(x + c), best);
-    float most = largest(best);
-    for (; c < columns; ++c)
-        if (x[c] > most) most = x[c];
-    for (c = 0; c < columns; ++c)
-        if (x[c] == most) return c;
-    return 0;
+    constexpr int64_t piece = 1024;
+    float most = -__builtin_inff(), odd = 0;  // what is no number, or infinite, times 0 is no number
+    int64_t at = -1;
+    for (int64_t start = 0; start < columns; start += piece) {
+        const int64_t end = start + piece < columns ? start + piece : columns;
+        F best = set(-__builtin_inff()), strange = set(0);
+        int64_t c = start;
+        for (; c + 16 <= end; c += 16) {
+            const F value = load(x + c);
+            best = max(value, best), strange = fma(max(set(-3e38f), value), set(0), strange);
+        }
+        float here = largest(best);
+        odd += sum(strange);
+        for (; c < end; ++c) {
+            odd += (x[c] < -3e38f ? -3e38f : x[c]) * 0.0f;
+            if (x[c] > here) here = x[c];
+        }
+        if (!(here > most)) continue;
+        most = here;
+        for (at = start; x[at] != most;) ++at;
+    }
+    return odd == 0 ? at : -1;
 }
 
-inline int64_t sample_row(const SampleArgs& args, int64_t row, Candidates& candidates, float* weights) {
+// A row's weights, relative to the heaviest token's, and what is known of each `kTokens` of them.
+struct Weights {
+    float *weight, *peak;
+    double* mass;
+    int64_t columns, pieces;
+    double total = 0;
+
+    Weights(std::byte* memory, int64_t columns) : columns(columns), pieces((columns + kTokens - 1) / kTokens) {
+        mass = reinterpret_cast<double*>(memory), weight = reinterpret_cast<float*>(mass + pieces), peak = weight + pieces * kTokens;
+    }
+    static int64_t bytes(int64_t columns) { return (columns + kTokens - 1) / kTokens * (kTokens * 4 + 12); }
+
+    void fill(const float* logits, float most, float temperature) {
+        const F top = set(most), inverse = set(1.0f / temperature);
+        for (int64_t p = 0; p < pieces; ++p) {
+            F sums = set(0), peaks = set(0);
+            for (int64_t t = p * kTokens; t < (p + 1) * kTokens; t += 16) {
+                alignas(64) float last[16];
+                for (int i = 0; i < 16 && t + 16 > columns; ++i) last[i] = t + i < columns ? logits[t + i] : -__builtin_inff();
+                const F logit = load(t + 16 > columns ? last : logits + t);
+                // exp stops at 1.2e-38: what is that small weighs nothing.
+                const F one = max(set(0), exp((logit - top) * inverse) - set(1.3e-38f));
+                store(weight + t, one);
+                sums = sums + one, peaks = max(one, peaks);
+            }
+            mass[p] = double(sum(sums)), peak[p] = largest(peaks), total += mass[p];
+        }
+    }
+
+    // The tokens of at least the given weight, in order; what they weigh.
+    double gather(float least, int32_t* ids, int64_t* size) const {
+        double found = 0;
+        int64_t n = 0;
+        for (int64_t p = 0; p < pieces; ++p) {
+            if (peak[p] < least) continue;
+            for (int64_t t = p * kTokens; t < (p + 1) * kTokens && t < columns; ++t)
+                if (weight[t] >= least && weight[t] > 0) ids[n++] = int32_t(t), found += double(weight[t]);
+        }
+        *size = n;
+        return found;
+    }
+
+    // The first token at which the sum of the weights exceeds the target.
+    int64_t reach(double target) const {
+        double reached = 0;
+        int64_t last = 0;
+        for (int64_t p = 0; p < pieces; ++p) {
+            if (reached + mass[p] <= target && p + 1 < pieces) {
+                reached += mass[p];
+                if (mass[p] > 0) last = p;
+                continue;
+            }
+            double inside = reached;
+            for (int64_t t = p * kTokens; t < (p + 1) * kTokens && t < columns; ++t)
+                if ((inside += double(weight[t])) > target && weight[t] > 0) return t;
+            reached += mass[p];
+            if (mass[p] > 0) last = p;
+        }
+        // The sum was rounded below the target: the last token that weighs anything.
+        for (int64_t t = (last + 1) * kTokens; t-- > 0;)
+            if (t < columns && weight[t] > 0) return t;
+        return 0;
+    }
+};
+
+// Gathers candidates until the limits fall among them.
+inline void gather_enough(const Weights& all, int64_t top_k, double share, float min_p, Candidates& candidates) {
+    for (int round = 0; round < 3; ++round) {
+        const float least = round == 0 ? 1.0f / 256 : round == 1 ? 1.0f / (1 << 20) : 0.0f;
+        const double found = all.gather(top_k || share < 1 ? least : min_p, candidates.ids, &candidates.size);
+        if (top_k ? candidates.size >= top_k : share < 1 ? found >= share * all.total : true) return;
+    }
+}
+
+inline int64_t sample_row(const SampleArgs& args, int64_t row, Candidates& candidates, Weights weights) {
     const float* logits = args.logits + row * args.stride;
     const int64_t greedy = largest_token(logits, args.columns);
-    if (!(args.temperature[row] > 0)) return greedy;
-    const F most = set(logits[greedy]), inverse = set(1.0f / args.temperature[row]);
-    // exp stops at 1.2e-38: what is that small weighs nothing.
-    over(args.columns, [&](auto get, auto put) { put(weights, max(set(0), exp((get(logits) - most) * inverse) - set(1.3e-38f))); });
-    candidates.weights = weights, candidates.columns = args.columns;
-    const bool few = args.top_k[row] > 0 && args.top_k[row] < args.columns, share = args.top_p[row] < 1.0f;
+    if (greedy < 0 || !(args.temperature[row] > 0)) return greedy;
+    weights.fill(logits, logits[greedy], args.temperature[row]);
+    const int64_t top_k = args.top_k[row] > 0 && args.top_k[row] < args.columns ? args.top_k[row] : 0;
+    const double share = double(args.top_p[row]), uniform = double(args.uniform[row]);
+    const float min_p = args.min_p[row];
+    if (!top_k && share >= 1 && min_p <= 0) return weights.reach(uniform * weights.total);
+    gather_enough(weights, top_k, share, min_p, candidates);
+    candidates.weights = weights.weight;
     Limit limit;
-    if (few || share) {
+    if (top_k || share < 1) {
         candidates.fill();
-        double kept = 0;
-        for (double mass : candidates.mass) kept += mass;
-        if (few) limit = candidates.cut(args.top_k[row], __builtin_inf(), &kept);
-        if (share) {
-            const Limit nearer = candidates.cut(few ? args.top_k[row] : args.columns, double(args.top_p[row]) * kept, nullptr);
+        double kept = weights.total;
+        if (top_k) limit = candidates.cut(top_k, __builtin_inf(), &kept);
+        if (share < 1) {
+            const Limit nearer = candidates.cut(top_k ? top_k : args.columns, share * kept, nullptr);
             if (nearer.weight > limit.weight || (nearer.weight == limit.weight && nearer.token < limit.token)) limit = nearer;
         }
     }
-    if (args.min_p[row] > limit.weight) limit = Limit{args.min_p[row], INT64_MAX};
-    double total = 0;
-    for (int64_t t = 0; t < args.columns; ++t)
-        if (limit.keeps(weights[t], t)) total += double(weights[t]);
-    const double target = double(args.uniform[row]) * total;
-    double reached = 0;
-    int64_t last = greedy;
-    for (int64_t t = 0; t < args.columns; ++t)
-        if (weights[t] > 0 && limit.keeps(weights[t], t)) {
-            reached += double(weights[t]), last = t;
-            if (reached > target) return t;
-        }
-    return last;
+    if (min_p > limit.weight) limit = Limit{min_p, INT64_MAX};
+    double total = 0, reached = 0;
+    const auto each = [&](auto fn) {
+        for (int64_t i = 0; i < candidates.size; ++i)
+            if (limit.keeps(weights.weight[candidates.ids[i]], candidates.ids[i])) fn(candidates.ids[i], double(weights.weight[candidates.ids[i]]));
+    };
+    each([&](int64_t, double weight) { total += weight; });
+    int64_t chosen = -1, last = greedy;
+    each([&](int64_t token, double weight) {
+        reached += weight, last = token;
+        if (chosen < 0 && reached > uniform * total) chosen = token;
+    });
+    return chosen < 0 ? last : chosen;
 }
 
 inline void sample(const void* raw, Team& team) {
     const auto& args = *static_cast<const SampleArgs*>(raw);
-    const size_t size = size_t(round_up(4 * args.columns, 64));
-    std::byte* memory = team.local(2 * size + sizeof(Candidates) + 64);
-    auto& candidates = *reinterpret_cast<Candidates*>(memory + 2 * size);
-    candidates.order = reinterpret_cast<int32_t*>(memory + size);
+    const int64_t weights = round_up(Weights::bytes(args.columns), 64), ids = round_up(4 * args.columns, 64);
+    std::byte* memory = team.local(size_t(weights + 2 * ids) + sizeof(Candidates));
+    auto& candidates = *reinterpret_cast<Candidates*>(memory + weights + 2 * ids);
+    candidates.ids = reinterpret_cast<int32_t*>(memory + weights);
+    candidates.order = reinterpret_cast<int32_t*>(memory + weights + ids);
     for (int64_t row = team.claim(); row < args.rows; row = team.claim())
-        args.out[row] = sample_row(args, row, candidates, reinterpret_cast<float*>(memory));
+        args.out[row] = sample_row(args, row, candidates, Weights(memory, args.columns));
 }
 
 }  // namespace parity::PARITY_ISA

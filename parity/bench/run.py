@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.request import Request, SamplingParams
 from ..engine.engine import Engine
-from ..engine.load import EngineConfig, compute_dtype, load_model, make_engine, quantised
+from ..engine.load import EngineConfig, compute_dtype, load_model, make_engine, quantised, use_threads
 from ..hub.checkpoint import Checkpoint, open_checkpoint
 from ..stacks.base import Stack
 from ..stacks.registry import open_stack
@@ -108,7 +108,7 @@ class Bench:
         path: the model's files.
         name: what it is called.
         work: the sizes.
-        spec, dtype, quantize: where it runs and in what, as in `EngineConfig`.
+        spec, dtype, quantize, threads: where it runs and in what, as in `EngineConfig`.
 
     Raises:
         ParityError: the model cannot be loaded, or the work does not fit it.
@@ -122,8 +122,11 @@ class Bench:
         spec: str | None = None,
         dtype: str | None = None,
         quantize: str | None = None,
+        threads: int | None = None,
     ) -> None:
         self.stack, stack_dtype = open_stack(spec)
+        if threads is not None:
+            use_threads(self.stack, threads)
         self.name, self.work = name, work
         self.checkpoint: Checkpoint = open_checkpoint(path)
         self.dtype = compute_dtype(self.stack, stack_dtype, dtype, self.checkpoint.config)

@@ -58,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = options.model_of(arguments)
     path = pull(name)
     with waiting(f"loading {name}"):
-        bench = Bench(path, name, _work(arguments), arguments.stack, arguments.dtype, arguments.quantize)
+        places = {"quantize": arguments.quantize, "threads": arguments.threads}
+        bench = Bench(path, name, _work(arguments), arguments.stack, arguments.dtype, **places)
         threads = int(bench.stack.device.describe().get("threads", "0"))
         peer = Peer(bench.checkpoint.path, threads, arguments.peer_python) if arguments.vs else nullcontext()
     with peer as measured:

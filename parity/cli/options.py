@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 PLACE = (
     flag("stack", metavar="SPEC", help="where to run, such as cpu, cuda or cpu:reference:float32"),
+    flag("threads", type=positive, metavar="N", help="threads to compute with (default: all that we may use)"),
     flag("dtype", choices=("auto", "float32", "bfloat16", "float16"), help="compute dtype (default: auto)"),
     flag("quantize", choices=("q8", "q4"), help="pack a plain model's matrices while loading"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ class EngineConfig:
         enforce_eager: record no graphs.
         num_snapshots: copies of per-request state kept for prefix reuse.
         quantize: `q8` or `q4` packs the matrices of a plain checkpoint while loading; None keeps what it has.
+        threads: threads of the host to compute with; None takes all that this process may use.
     """
 
     stack: str | None = None
@@ -69,6 +71,7 @@ class EngineConfig:
     enforce_eager: bool = False
     num_snapshots: int = 32
     quantize: str | None = None
+    threads: int | None = None
 
 
 def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Checkpoint]:
@@ -79,6 +82,8 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Ch
     """
     started = time.monotonic()
     stack, stack_dtype = open_stack(config.stack)
+    if config.threads is not None:
+        use_threads(stack, config.threads)
     checkpoint = open_checkpoint(path)
     dtype = compute_dtype(stack, stack_dtype, config.dtype, checkpoint.config)
     if config.quantize is not None:
@@ -86,6 +91,19 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Ch
     model = load_model(checkpoint, stack, dtype)
     log.info("loaded %s on %s in %.1f s", name, stack.name, time.monotonic() - started)
     return make_engine(model, checkpoint, stack, dtype, name, config), checkpoint
+
+
+def use_threads(stack: Stack, count: int) -> None:
+    """Computes with so many threads of the host, at most as many as there are processors.
+
+    Raises:
+        UsageError: not a number that this machine has.
+        Unsupported: the stack does not compute on the host.
+    """
+    most = os.cpu_count() or 1
+    if not 1 <= count <= most:
+        raise UsageError(f"threads must be 1 to {most}, the processors of this machine, not {count}")
+    stack.device.use_threads(count)
 
 
 def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draft: bool = False) -> Decoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -110,19 +111,16 @@ class Runner:
         num_rows = len(plan.chunks)
         recorded = self._graphs.get(num_rows)
         if recorded is not None:
-            recorded.fill(plan)
+            recorded.inputs.fill(plan)
             recorded.graph.replay()
-            return recorded.logits.clone()
-        batch = self._prepare(plan)
-        pages = batch.pages.new_zeros(num_rows, self._max_pages)
-        pages[:, : batch.pages.shape[1]] = batch.pages
-        batch = _with_pages(batch, pages)
-        graph, logits = self._stack.device.capture(lambda: self.model(batch, self._memory.state))
+            return recorded.logits
+        inputs = Inputs(plan, self._max_pages, self._page_size, self._stack.device.torch_device)
+        graph, logits = self._stack.device.capture(lambda: self.model(inputs.batch, self._memory.state))
         if graph is None:
             self._graphs = None
-            return logits
-        self._graphs[num_rows] = Recorded(batch, graph, logits)
-        return logits.clone()
+        else:
+            self._graphs[num_rows] = Recorded(inputs, graph, logits)
+        return logits
 
     # The results
 
@@ -165,39 +163,66 @@ class Runner:
                 yield self.model.head(part)
 
 
-class Recorded:
-    """A recorded decode step and the tensors that it reads its batch from."""
+class Inputs:
+    """The batch of a decode step, in tensors that stay where they are: one packed array.
 
-    def __init__(self, batch: Batch, graph: Graph, logits: Tensor) -> None:
-        self.batch, self.graph, self.logits = batch, graph, logits
+    Args:
+        plan: its first.
+        max_pages: most pages of one sequence.
+        page_size: tokens in a page.
+        device: where the batch is read.
+    """
+
+    def __init__(self, plan: Plan, max_pages: int, page_size: int, device: torch.device) -> None:
+        num_rows = len(plan.chunks)
+        self._host = np.zeros((4 + max_pages) * num_rows, np.int32)
+        self._staged = torch.from_numpy(self._host)
+        self._packed = self._staged.to(device)  # the same memory where the device is the host
+        self._columns = self._host[: 4 * num_rows].reshape(4, num_rows)
+        self._pages = self._host[4 * num_rows :].reshape(num_rows, max_pages)
+        self._written: list[tuple[int, ...]] = [()] * num_rows
+        tokens, positions, lengths, slots = self._packed[: 4 * num_rows].view(4, num_rows)
+        ones = range(num_rows + 1)
+        self.batch = Batch(
+            tokens,
+            positions,
+            torch.tensor(ones, dtype=torch.int32, device=device),
+            lengths,
+            self._packed[4 * num_rows :].view(num_rows, max_pages),
+            slots,
+            page_size,
+            host_starts=tuple(ones),
+            host_lengths=tuple(chunk.length for chunk in plan.chunks),
+        )
+        self.fill(plan)
 
     def fill(self, plan: Plan) -> None:
-        """Brings a plan into the tensors of the recording."""
-        arrays = _arrays(plan, max(len(chunk.pages) for chunk in plan.chunks))
-        tokens, positions, _, lengths, pages, slots = map(torch.from_numpy, arrays)
-        self.batch.tokens.copy_(tokens)
-        self.batch.positions.copy_(positions)
-        self.batch.lengths.copy_(lengths)
-        self.batch.pages[:, : pages.shape[1]].copy_(pages)
-        self.batch.slots.copy_(slots)
+        """Brings a plan into the batch."""
+        chunks = plan.chunks
+        self._columns[:] = (
+            [chunk.tokens[0] for chunk in chunks],
+            [chunk.start for chunk in chunks],
+            [chunk.start + 1 for chunk in chunks],
+            [chunk.slot for chunk in chunks],
+        )
+        for row, chunk in enumerate(chunks):
+            if chunk.pages != self._written[row]:
+                self._pages[row, : len(chunk.pages)] = self._written[row] = chunk.pages
+        if self._packed is not self._staged:
+            self._packed.copy_(self._staged)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recorded decode step, what it reads its batch from, and where it leaves its logits."""
+
+    inputs: Inputs
+    graph: Graph
+    logits: Tensor
 
 
 def _decodes(plan: Plan) -> bool:
     return all(len(chunk.tokens) == 1 and chunk.sample and chunk.rows == "last" for chunk in plan.chunks)
-
-
-def _with_pages(batch: Batch, pages: Tensor) -> Batch:
-    return Batch(
-        batch.tokens,
-        batch.positions,
-        batch.starts,
-        batch.lengths,
-        pages,
-        batch.slots,
-        batch.page_size,
-        batch.host_starts,
-        batch.host_lengths,
-    )
 
 
 def _arrays(plan: Plan, max_pages: int) -> Sequence[np.ndarray]:

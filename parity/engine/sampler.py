@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..core.batch import Chunk, Result
-from ..core.request import SamplingParams, TokenLogprobs
+from ..core.request import Request, SamplingParams, TokenLogprobs
 from ..stacks.ops import Ops
 from .philox import uniforms
+
+_AHEAD = 32  # positions whose random numbers are drawn together
 
 
 class Sampler:
@@ -25,38 +27,28 @@ class Sampler:
     def __init__(self, ops: Ops, eos_token_ids: frozenset[int]) -> None:
         self._ops = ops
         self._eos = eos_token_ids
+        self._settings: Settings | None = None
 
     def __call__(self, logits: Tensor, chunks: Sequence[Chunk]) -> list[Result]:
-        """One result for each row of `logits`, float32 [R, V], which is changed in place."""
-        asked = [chunk.request.params.logprobs for chunk in chunks]
-        raw = [logits[row].clone() if count is not None else None for row, count in enumerate(asked)]
-        errors = [self._adjust(logits[row], chunk) for row, chunk in enumerate(chunks)]
-        tokens = self._choose(logits, chunks)
-        results = []
-        for row, (token, error) in enumerate(zip(tokens, errors, strict=True)):
-            error = error or (None if token >= 0 else "no token can be chosen: the logits are not numbers or all are masked")
-            values, count = raw[row], asked[row]
-            logprob = None
-            if error is None and values is not None and count is not None:
-                logprob = token_logprobs(values[None], [token], count)[0]
-            results.append(Result(token=None if error else token, logprob=logprob, error=error))
+        """One result for each row of `logits`, float32 [R, V]; rows of requests that ask for it are changed in place."""
+        settings = self._settings
+        if settings is None or not settings.fit(chunks):
+            settings = self._settings = Settings([chunk.request for chunk in chunks], logits.device)
+        raw = {row: logits[row].clone() for row in settings.adjusted if row in settings.logprobs}
+        errors = {row: self._adjust(logits[row], chunks[row]) for row in settings.adjusted}
+        tokens: list[int] = self._ops.sample(logits, *settings.columns, settings.uniform(chunks)).tolist()
+        results = [Result(token) for token in tokens]
+        for row, count in settings.logprobs.items():
+            if tokens[row] >= 0:
+                (logprob,) = token_logprobs(raw.get(row, logits[row])[None], [tokens[row]], count)
+                results[row] = Result(tokens[row], logprob)
+        for row, token in enumerate(tokens):
+            if token < 0:
+                results[row] = Result(error="no token can be chosen: the logits are not numbers or all are masked")
+        for row, error in errors.items():
+            if error is not None:
+                results[row] = Result(error=error)
         return results
-
-    def _choose(self, logits: Tensor, chunks: Sequence[Chunk]) -> list[int]:
-        """The token of each row; -1 where a row holds something that is no number, or nothing but -inf."""
-        params = [chunk.request.params for chunk in chunks]
-        numbers = uniforms(
-            [p.seed or 0 for p in params],
-            [chunk.request.sample for chunk in chunks],
-            [chunk.num_generated for chunk in chunks],
-        )
-        columns = np.array([[p.temperature, p.top_p, p.min_p] for p in params], dtype=np.float32)
-        temperature, top_p, min_p, uniform = (
-            torch.from_numpy(np.ascontiguousarray(column)).to(logits.device) for column in (*columns.T, numbers)
-        )
-        top_k = torch.tensor([p.top_k for p in params], dtype=torch.int32, device=logits.device)
-        tokens = self._ops.sample(logits, temperature, top_k, top_p, min_p, uniform).long()
-        return tokens.where(logits.amax(-1).isfinite(), -1).tolist()
 
     def _adjust(self, row: Tensor, chunk: Chunk) -> str | None:
         """Penalties, bias and constraint on one row [V], in place; says what failed, if anything."""
@@ -77,6 +69,63 @@ class Sampler:
                 bits = np.unpackbits(allowed.view(np.uint8), bitorder="little", count=row.shape[0])
                 row.masked_fill_(torch.from_numpy(bits).to(row.device) == 0, -torch.inf)
         return None
+
+
+class Settings:
+    """What the requests of a step ask for, as the op takes it; kept while the same ones are decoded.
+
+    Args:
+        requests: one for each row.
+        device: where the logits are.
+    """
+
+    def __init__(self, requests: Collection[Request], device: torch.device) -> None:
+        self._requests = list(requests)
+        self._device = device
+        params = [request.params for request in requests]
+        floats = np.array([(p.temperature, p.top_p, p.min_p) for p in params], np.float32).T.copy()
+        temperature, top_p, min_p = torch.from_numpy(floats).to(device)
+        top_k = torch.tensor([p.top_k for p in params], dtype=torch.int32, device=device)
+        self.columns = (temperature, top_k, top_p, min_p)
+        """temperature, top_k, top_p and min_p of each row."""
+        self.adjusted = [row for row, request in enumerate(requests) if _is_adjusted(request)]
+        """Rows whose logits are changed before a token is chosen."""
+        self.logprobs = {row: p.logprobs for row, p in enumerate(params) if p.logprobs is not None}
+        """How many log-probabilities each row wants, where it wants any."""
+        self._greedy = all(p.temperature == 0 for p in params)
+        self._rows = np.arange(len(params))
+        self._first = np.zeros(len(params), np.int64)  # the position of each row's first number in the table
+        self._table = np.zeros((len(params), 0), np.float32)
+        self._none = torch.zeros(len(params), device=device)
+
+    def fit(self, chunks: Sequence[Chunk]) -> bool:
+        """Whether these are the same requests in the same rows."""
+        if len(chunks) != len(self._requests):
+            return False
+        return all(chunk.request is request for chunk, request in zip(chunks, self._requests, strict=True))
+
+    def uniform(self, chunks: Sequence[Chunk]) -> Tensor:
+        """Each row's random number, float32 [R]; where no row samples they are not drawn."""
+        if self._greedy:
+            return self._none
+        positions = np.array([chunk.num_generated for chunk in chunks], np.int64)
+        places = positions - self._first
+        if not ((places >= 0) & (places < self._table.shape[1])).all():
+            self._draw(positions)
+            places[:] = 0
+        return torch.from_numpy(self._table[self._rows, places]).to(self._device)
+
+    def _draw(self, first: np.ndarray) -> None:
+        seeds = [request.params.seed or 0 for request in self._requests for _ in range(_AHEAD)]
+        samples = [request.sample for request in self._requests for _ in range(_AHEAD)]
+        positions = (first[:, None] + np.arange(_AHEAD)).ravel()
+        self._first, self._table = first, uniforms(seeds, samples, positions.tolist()).reshape(len(first), _AHEAD)
+
+
+def _is_adjusted(request: Request) -> bool:
+    params = request.params
+    penalised = params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
+    return penalised or bool(params.logit_bias) or params.min_tokens > 0 or request.constraint is not None
 
 
 def _penalise(row: Tensor, chunk: Chunk, params: SamplingParams) -> None:

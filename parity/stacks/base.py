@@ -42,6 +42,13 @@ class Device(Protocol):
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Zeroed memory for state. Much of it may never be used, so where the device can, it is taken on first touch."""
 
+    def use_threads(self, count: int) -> None:
+        """Computes with so many threads of the host from now on; 0 takes all that this process may use.
+
+        Raises:
+            Unsupported: this device does not compute on the host.
+        """
+
     def synchronize(self) -> None:
         """Waits for all work given to the device."""
 

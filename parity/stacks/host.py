@@ -36,6 +36,10 @@ class HostDevice:
             return torch.zeros(shape, dtype=dtype)
         return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
 
+    def use_threads(self, count: int) -> None:
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(count or usable)
+
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
 

@@ -191,7 +191,8 @@ class Ops:
     # --- choosing a token ------------------------------------------------------------------------------------------------
     # (logits float32 [R, V], temperature [R], top_k int [R], top_p [R], min_p [R], uniform float32 [R]) -> int64 [R]:
     # temperature 0 takes the largest logit. Else softmax(logits / temperature), restricted by top_k, then top_p, then
-    # min_p, and the first token in id order whose cumulated probability exceeds uniform * total
+    # min_p, and the first token in id order whose cumulated probability exceeds uniform * total. -1 where a logit is NaN or
+    # +inf, or none is above -inf
     sample: Callable[..., Tensor]
 
     def origin(self, name: str) -> str:

@@ -315,7 +315,8 @@ def _unit(x: Tensor) -> Tensor:
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:
     # argmax does not promise the first of equals; the first true value of a comparison does.
-    greedy = (logits == logits.amax(-1, keepdim=True)).int().argmax(-1)
+    most = logits.amax(-1, keepdim=True)
+    greedy = (logits == most).int().argmax(-1).where(most[:, 0].isfinite(), -1)
     if bool((temperature == 0).all()):
         return greedy
     # Two sorted passes keep it plain: the order decides what is kept, the sum then runs in id order.
@@ -332,7 +333,7 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, mi
     allowed = torch.zeros_like(kept).scatter_(-1, order.indices, kept)
     cumulated = (probs * allowed).double().cumsum(-1)
     reached = (cumulated > uniform[:, None].double() * cumulated[:, -1:]) & allowed
-    return torch.where(temperature > 0, reached.int().argmax(-1), greedy)
+    return torch.where((temperature > 0) & (greedy >= 0), reached.int().argmax(-1), greedy)
 
 
 OPS = Ops(

@@ -56,6 +56,7 @@ def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="what local stacks run; its vocabulary also helps to read endpoints")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads that local stacks compute with (default: all)")
     parser.add_argument("--suite", default="quick", help=f"{', '.join(names())}, or a JSONL file")
     parser.add_argument("--levels", default="0-7", help="such as 0-7, 3 or 0,1,4")
     parser.add_argument("--samples", type=int, default=0, help="sampled answers a prompt, for endpoints that show texts only")
@@ -182,6 +183,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         limits=limits,
         signer=Signer(arguments.sign) if arguments.sign else None,
         signed_by=values.get("signed_by"),
+        options={} if arguments.threads is None else {"threads": arguments.threads},
     )
 
 

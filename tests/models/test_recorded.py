@@ -12,7 +12,7 @@ import transformers
 from parity.core.request import Output
 from parity.engine.engine import Engine
 from parity.models import registry
-from parity.stacks.cpu.native import missing
+from parity.stacks.cpu.native import missing, native
 
 from . import test_deepseek_v4, test_deepseek_v41, test_dense, test_experts, test_kimi_k3, test_qwen4_exp, tiny
 
@@ -75,6 +75,11 @@ def decoded(engine: Engine) -> dict[str, list[Output]]:
     return tiny.finish(engine, requests)
 
 
+def values(outputs: dict[str, list[Output]]) -> dict[str, list[object]]:
+    """Tokens and log-probabilities."""
+    return {name: [(one.tokens, one.logprobs) for one in some] for name, some in outputs.items()}
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_replayed_steps_are_the_same_to_the_bit(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     MAKERS[name](tmp_path)
@@ -87,5 +92,46 @@ def test_replayed_steps_are_the_same_to_the_bit(name: str, tmp_path: Path, caplo
         assert "the reference computes it" not in caplog.text
         assert set(recording.runner.recorded) == {1, 2, 3}, caplog.text
     expected = decoded(tiny.open_engine(tmp_path, stack="cpu", enforce_eager=True))
-    for request, outputs in expected.items():
-        assert [(one.tokens, one.logprobs) for one in found[request]] == [(one.tokens, one.logprobs) for one in outputs]
+    assert values(found) == values(expected)
+    # Once more, in other pages and slots.
+    assert values(decoded(recording)) == values(expected)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny Llama."""
+    folder = tmp_path_factory.mktemp("llama")
+    MAKERS["llama"](folder)
+    return folder
+
+
+def test_a_recording_outlives_another_number_of_threads(llama: Path) -> None:
+    engine, before = tiny.open_engine(llama, stack="cpu"), native().threads()
+    expected = values(decoded(engine))
+    try:
+        for threads in (1, 3):
+            native().set_threads(threads)
+            assert values(decoded(engine)) == expected
+    finally:
+        native().set_threads(before)
+
+
+def test_a_probe_sees_steps_that_are_recorded(llama: Path) -> None:
+    engine = tiny.open_engine(llama, stack="cpu")
+    expected = values(decoded(engine))
+    seen: list[int] = []
+    engine.runner.probe = lambda layer, site, value: seen.append(len(value))  # type: ignore[func-returns-value]
+    assert values(decoded(engine)) == expected
+    assert set(seen) >= {1, 2, 3}
+    engine.runner.probe = None
+    seen.clear()
+    assert values(decoded(engine)) == expected
+    assert not seen
+
+
+def test_more_sequences_than_are_recorded_are_computed_all_the_same(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = values(decoded(tiny.open_engine(llama, stack="cpu")))
+    monkeypatch.setattr("parity.engine.runner._MAX_GRAPH_ROWS", 2)
+    engine = tiny.open_engine(llama, stack="cpu")
+    assert values(decoded(engine)) == expected
+    assert set(engine.runner.recorded) == {1, 2}

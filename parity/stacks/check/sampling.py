@@ -75,9 +75,14 @@ def _ties(make: Make) -> Iterator[Case]:
     yield Case("zeros of both signs, top-k", _args(signed, uniform[:2], top_k=10), rows=_ROWS)
     poisoned = make.normal(3, 40, dtype=torch.float32)
     poisoned[1] = torch.nan
-    # What a row without numbers gives is open; its neighbours are not.
-    yield Case("a row of NaN", _args(poisoned, uniform), judged=(0, 2))
+    yield Case("a row of NaN", _args(poisoned, uniform))
     poisoned[1] = -torch.inf
-    yield Case("a row with nothing allowed", _args(poisoned, uniform), judged=(0, 2))
+    yield Case("a row with nothing allowed", _args(poisoned, uniform))
+    for label, bad in (("a NaN", torch.nan), ("an infinity", torch.inf)):
+        for at in (0, 17, 39):
+            poisoned = make.normal(3, 40, dtype=torch.float32)
+            poisoned[1, at] = bad
+            yield Case(f"{label} at {at}", _args(poisoned, uniform))
+            yield Case(f"{label} at {at}, greedy", _args(poisoned, uniform, temperature=0.0))
     edges = torch.tensor([0.0, 0.999, 0.5])
     yield Case("the ends of the range", _args(make.normal(3, 40, dtype=torch.float32), edges), rows=_ROWS)

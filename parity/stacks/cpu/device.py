@@ -9,12 +9,16 @@ from torch import Tensor
 
 from ..base import Graph
 from ..host import HostDevice
-from .graph import capture
+from .graph import TORCH_THREADS, capture
 from .native import native
 
 
 class NativeDevice(HostDevice):
     """Plain memory and the threads of the native kernels."""
+
+    def use_threads(self, count: int) -> None:
+        native().set_threads(count)
+        TORCH_THREADS.use(native().threads())
 
     def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         return capture(run)

@@ -38,6 +38,13 @@ class TorchThreads:
             self._before = torch.get_num_threads()
             torch.set_num_threads(1)
 
+    def use(self, count: int) -> None:
+        """So many, but while they rest."""
+        if self._before is None:
+            torch.set_num_threads(count)
+        else:
+            self._before = count
+
     def restore(self) -> None:
         """As many as before `rest`, for a stack that computes with PyTorch."""
         if self._before is not None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...core.errors import Unsupported
 from ..base import Graph, Memory
 
 log = logging.getLogger("parity")
@@ -35,6 +36,9 @@ class CudaDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.torch_device)
+
+    def use_threads(self, count: int) -> None:
+        raise Unsupported("the cuda stack computes on the GPU: leave the number of threads out, or choose --stack cpu")
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)

@@ -170,4 +170,4 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, mi
     logits = inner(logits)
     columns = [x.contiguous() for x in (temperature, top_k, top_p, min_p, uniform)]
     _sample[(num_rows,)](logits, *columns, out, size, logits.stride(0), min(_BLOCK, power(size)), num_warps=8)
-    return out
+    return out.where(logits.amax(-1).isfinite(), -1)
