@@ -2,8 +2,8 @@
 
     python bench/engine.py MODEL [--stack cpu] [--streams 1,4,16] [--tokens 48] [--temperature 0.7] [--profile]
 
-For each number of streams, in turns: the median step of the engine (plan, step, sampling, bookkeeping), the median replay of
-that step's recording, and the time from submitting a prompt to the first text through `LLM`. Prints a table and a JSON object.
+For each number of streams: the median step of the engine (plan, step, sampling, bookkeeping), the median replay of the
+recording within it, and what is left; then the time from asking to the first text through `LLM`. Prints a table and JSON.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ import random
 import statistics
 import sys
 import time
+from dataclasses import replace
 
 from parity import LLM, SamplingParams
 from parity.core.request import Request
+from parity.stacks.base import Graph
 
 PROMPT = 32
+Times = tuple[float, float]
 
 
 def requests(streams: int, tokens: int, params: SamplingParams, rng: random.Random) -> list[Request]:
@@ -29,40 +32,45 @@ def requests(streams: int, tokens: int, params: SamplingParams, rng: random.Rand
     return [Request(f"{streams}-{rng.random()}", prompt, chosen, cache=False) for prompt in prompts]
 
 
-def engine_steps(llm: LLM, streams: int, tokens: int, params: SamplingParams, profile: cProfile.Profile | None) -> list[float]:
-    """Seconds of the steps in which every stream decodes."""
+class Timed:
+    """A recorded step that notes how long each replay takes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph, self.seconds = graph, 0.0
+
+    def replay(self) -> None:
+        start = time.perf_counter()
+        self._graph.replay()
+        self.seconds = time.perf_counter() - start
+
+
+def decode(llm: LLM, streams: int, tokens: int, params: SamplingParams, profile: cProfile.Profile | None) -> list[Times]:
+    """(seconds of a step, of the replay within it) of the steps in which every stream decodes."""
     engine, times = llm._engine, []
 
     def run() -> None:
         for request in requests(streams, tokens, params, random.Random(streams)):
             engine.add(request)
+        while engine.has_work and not (streams in engine.runner.recorded and len(engine.scheduler.running) == streams):
+            engine.step()
         engine.step()
-        engine.step()
+        recorded = engine.runner.recorded[streams]
+        timed = Timed(recorded.graph)
+        engine.runner._graphs[streams] = replace(recorded, graph=timed)
         if profile is not None:
             profile.enable()
-        while engine.has_work:
+        while len(engine.scheduler.running) == streams:
             start = time.perf_counter()
             engine.step()
-            times.append(time.perf_counter() - start)
+            times.append((time.perf_counter() - start, timed.seconds))
         if profile is not None:
             profile.disable()
+        engine.runner._graphs[streams] = recorded
+        while engine.has_work:
+            engine.step()
 
     llm.service.call(run)
-    return times[: tokens - 4]
-
-
-def replays(llm: LLM, streams: int, repeats: int) -> list[float]:
-    """Seconds of the recorded step alone."""
-    times = []
-
-    def run() -> None:
-        for _ in range(repeats):
-            start = time.perf_counter()
-            llm._engine.runner.recorded[streams].graph.replay()
-            times.append(time.perf_counter() - start)
-
-    llm.service.call(run)
-    return times
+    return times[:-1]
 
 
 def first_text(llm: LLM, words: int) -> float:
@@ -89,18 +97,15 @@ def main() -> None:
     with LLM(arguments.model, stack=arguments.stack, max_num_seqs=64, max_model_len=4096) as llm:
         for streams in map(int, arguments.streams.split(",")):
             profile = cProfile.Profile() if arguments.profile else None
-            steps: list[float] = []
-            alone: list[float] = []
-            for _ in range(arguments.rounds):
-                steps += engine_steps(llm, streams, arguments.tokens, params, profile)
-                alone += replays(llm, streams, arguments.tokens // 2)
+            times = [one for _ in range(arguments.rounds) for one in decode(llm, streams, arguments.tokens, params, profile)]
             if profile is not None:
                 pstats.Stats(profile).sort_stats("tottime").print_stats(25)
-            engine, stack = statistics.median(steps), statistics.median(alone)
-            results[streams] = {"engine_s": engine, "stack_s": stack}
+            engine, stack = (statistics.median(seconds) for seconds in zip(*times, strict=True))
+            above = statistics.median(step - replay for step, replay in times)
+            results[streams] = {"engine_s": engine, "stack_s": stack, "above_s": above}
             print(
                 f"{streams:>3} streams: engine {1000 * engine:7.2f} ms {streams / engine:7.1f} tok/s   stack "
-                f"{1000 * stack:7.2f} ms {streams / stack:7.1f} tok/s   above the kernels {1000 * (engine - stack):5.2f} ms"
+                f"{1000 * stack:7.2f} ms {streams / stack:7.1f} tok/s   above the kernels {1000 * above:5.2f} ms"
             )
         waits = [first_text(llm, 4) for _ in range(5)]
         print(f"first text of a short prompt after {1000 * statistics.median(waits):.1f} ms")

@@ -1,4 +1,4 @@
-"""The default model on the cpu stack: a request gets the same tokens and log-probabilities, to the bit, whatever runs beside it."""
+"""The default model on the cpu stack: a request gets the same tokens and log-probabilities whatever runs beside it."""
 
 from __future__ import annotations
 
