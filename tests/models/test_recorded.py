@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
+from parity.core.errors import UsageError
 from parity.core.request import Output
 from parity.engine.engine import Engine
 from parity.models import registry
@@ -18,6 +20,8 @@ from . import test_deepseek_v4, test_deepseek_v41, test_dense, test_experts, tes
 
 if missing() is not None:
     pytest.skip(f"the cpu stack's kernels: {missing()}", allow_module_level=True)
+
+from parity.stacks.cpu.graph import TORCH_THREADS
 
 
 def plain(family: str, options: dict[str, object]) -> Callable[[Path], object]:
@@ -114,6 +118,28 @@ def test_a_recording_outlives_another_number_of_threads(llama: Path) -> None:
             assert values(decoded(engine)) == expected
     finally:
         native().set_threads(before)
+
+
+def test_threads_are_as_many_as_asked(llama: Path) -> None:
+    before, of_torch = native().threads(), torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            engine = tiny.open_engine(llama, stack="cpu", threads=count)
+            assert native().threads() == count
+            assert TORCH_THREADS.count == count
+        decoded(engine)
+        assert torch.get_num_threads() == 1, "two pools share the processors"
+        tiny.open_engine(llama, threads=2)
+        assert torch.get_num_threads() == 2
+    finally:
+        native().set_threads(before)
+        torch.set_num_threads(of_torch)
+
+
+@pytest.mark.parametrize("count", [0, -1, 100_000])
+def test_impossible_numbers_of_threads_are_refused(llama: Path, count: int) -> None:
+    with pytest.raises(UsageError, match=rf"threads must be 1 to \d+, the processors of this machine, not {count}"):
+        tiny.open_engine(llama, stack="cpu", threads=count)
 
 
 def test_a_probe_sees_steps_that_are_recorded(llama: Path) -> None:

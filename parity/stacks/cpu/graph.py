@@ -32,6 +32,11 @@ class TorchThreads:
     def __init__(self) -> None:
         self._before: int | None = None
 
+    @property
+    def count(self) -> int:
+        """Its threads while they do not rest."""
+        return torch.get_num_threads() if self._before is None else self._before
+
     def rest(self) -> None:
         """One thread from now on."""
         if self._before is None:

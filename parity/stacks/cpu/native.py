@@ -8,6 +8,8 @@ import logging
 import os
 from types import ModuleType
 
+from ...core.errors import UsageError
+
 log = logging.getLogger("parity")
 
 REMEDY = "install a C++20 compiler (Debian: apt install g++), then Parity again, without PARITY_NATIVE=0"
@@ -25,7 +27,10 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, reason
     if isa := os.environ.get("PARITY_ISA"):
         _native.set_isa(isa)
-    _native.set_threads(int(os.environ.get("PARITY_THREADS", "0")))
+    threads = os.environ.get("PARITY_THREADS", "0")
+    if not threads.isdecimal():
+        raise UsageError(f"PARITY_THREADS={threads!r} is not a number of threads; leave it out to take all")
+    _native.set_threads(int(threads))
     return _native, None
 
 
