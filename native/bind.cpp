@@ -135,8 +135,8 @@ void add(const SpacedTuple& a, const SpacedTuple& b, Address out, int64_t rows, 
     state().submit("add", state().kernels->add, args, rows * columns);
 }
 
-void copy(const SpacedTuple& x, Address out, int64_t rows, int64_t columns) {
-    const CopyArgs args{spaced(x), at<float>(out), rows, columns};
+void copy(const SpacedTuple& x, Address factors, Address out, int64_t rows, int64_t columns) {
+    const CopyArgs args{spaced(x), at<const float>(factors), at<float>(out), rows, columns};
     state().submit("copy", state().kernels->copy, args, rows * columns);
 }
 
@@ -230,9 +230,20 @@ void mix(const std::vector<Address>& values, Address norm, Address proj, Address
     state().submit("mix", state().kernels->mix, args, tokens * columns * args.count * 2);
 }
 
-void token_windows(Address tokens, Address history, Address starts, Address slots, int64_t sequences, int64_t width, Address out) {
-    const WindowsArgs args{at<const int32_t>(tokens), at<int32_t>(history), at<const int32_t>(starts), at<const int32_t>(slots), sequences, width, at<int64_t>(out)};
+void token_windows(Address tokens, Address ids, Address history, Address starts, Address slots, int64_t sequences, int64_t width, Address out) {
+    const WindowsArgs args{at<const int32_t>(tokens), at<const int32_t>(ids), at<int32_t>(history), at<const int32_t>(starts), at<const int32_t>(slots), sequences, width, at<int64_t>(out)};
     state().submit("token_windows", state().kernels->windows, args, 0);
+}
+
+void hash_windows(Address windows, Address multipliers, Address primes, Address offsets, Address out, int64_t tokens, int64_t width, int64_t heads, int64_t fill, int64_t stop) {
+    const HashArgs args{at<const int64_t>(windows), at<const int64_t>(multipliers), at<const int64_t>(primes), at<const int64_t>(offsets), at<int64_t>(out), tokens, width, heads, fill, stop};
+    state().submit("hash_windows", state().kernels->hash, args, tokens * width * heads * 16);
+}
+
+void gather(Address rows, Address data, Address out, int64_t count, int64_t first, int64_t num_rows, int64_t columns, int64_t format) {
+    need(format == kF32 || format == kF16 || format == kBf16, "not a plain number format");
+    const GatherArgs args{at<const int64_t>(rows), at<const void>(data), at<float>(out), count, first, num_rows, columns, format};
+    state().submit("gather", state().kernels->gather, args, count * columns);
 }
 
 void experts(Address x, Address gate_up, Address down, Address weights, Address chosen, Address out, int64_t tokens, int64_t columns, int64_t inner, int64_t experts, int64_t top_k, int32_t gate_up_format, int32_t down_format, int32_t kind, float limit, float beta, float linear, bool as_floats) {
@@ -340,5 +351,7 @@ NB_MODULE(_native, m) {
     m.def("stream_gate", &stream_gate);
     m.def("mix", &mix);
     m.def("token_windows", &token_windows);
+    m.def("hash_windows", &hash_windows);
+    m.def("gather", &gather);
     m.attr("MAX_MIXED") = kMaxMixed;
 }

@@ -126,6 +126,7 @@ struct AddArgs {
 
 struct CopyArgs {
     Spaced x;
+    const float* factors;  // or null; one for each row
     float* out;
     int64_t rows, columns;
 };
@@ -311,10 +312,27 @@ struct MixArgs {
 
 struct WindowsArgs {
     const int32_t* tokens;
+    const int32_t* ids;  // or null; stand for the tokens
     int32_t* history;
     const int32_t *starts, *slots;
     int64_t sequences, width;
     int64_t* out;
+};
+
+// Rows of a table, found by hashing a row's latest tokens.
+struct HashArgs {
+    const int64_t *windows, *multipliers, *primes, *offsets;
+    int64_t* out;
+    int64_t tokens, width, heads;  // heads of each n-gram
+    int64_t fill, stop;            // stop is -1 where none hides what is before it
+};
+
+// The rows of a table that are in one of its parts.
+struct GatherArgs {
+    const int64_t* rows;
+    const void* data;
+    float* out;
+    int64_t count, first, num_rows, columns, format;
 };
 
 struct SampleArgs {
@@ -337,7 +355,7 @@ struct Kernels {
     const char* isa;
     Kernel linear, reorder, embed, pack, pack_groups, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample, read;
     Kernel add, copy, activate, select, pool, route, delta_gates;
-    Kernel hyper_weights, hyper_read, hyper_write, gated_mean, stream_gate, mix, windows;
+    Kernel hyper_weights, hyper_read, hyper_write, gated_mean, stream_gate, mix, windows, hash, gather;
     size_t (*linear_scratch)(const LinearArgs& args);
     size_t (*experts_scratch)(const ExpertsArgs& args);
     size_t (*select_scratch)(const SelectArgs& args);

@@ -332,21 +332,22 @@ class LLM:
         """(job, its progress) after each output, until all have ended; leaving early ends the rest."""
         outputs = _Outputs(_LOGITS_AHEAD if want == "logits" else 0)
         started_s = time.monotonic()
-        index_of: dict[str, int] = {}
         progress = [Progress(prompt, started_s) for prompt, _ in jobs]
+        requests = [
+            Request(
+                id=f"llm-{next(self._ids)}",
+                tokens=prompt,
+                params=params.replace(n=1),
+                sample=sample,
+                arrival_s=started_s,
+                want=want,
+                cache=cache,
+            )
+            for prompt, sample in jobs
+        ]
+        self.service.submit_all(requests, outputs.put)
+        index_of = {request.id: index for index, request in enumerate(requests)}
         try:
-            for index, (prompt, sample) in enumerate(jobs):
-                request = Request(
-                    id=f"llm-{next(self._ids)}",
-                    tokens=prompt,
-                    params=params.replace(n=1),
-                    sample=sample,
-                    arrival_s=started_s,
-                    want=want,
-                    cache=cache,
-                )
-                self.service.submit(request, outputs.put)
-                index_of[request.id] = index
             open_ids = set(index_of)
             while open_ids:
                 output = outputs.get()

@@ -95,7 +95,11 @@ inline void add(const void* raw, Team& team) {
 inline void copy(const void* raw, Team& team) {
     const auto& args = *static_cast<const CopyArgs*>(raw);
     share_rows(team, args.rows, args.columns, [&](int64_t row) {
-        __builtin_memcpy(args.out + row * args.columns, row_of(args.x, row), size_t(4 * args.columns));
+        const float* x = row_of(args.x, row);
+        float* out = args.out + row * args.columns;
+        if (!args.factors) return void(__builtin_memcpy(out, x, size_t(4 * args.columns)));
+        const F factor = set(args.factors[row]);
+        over(args.columns, [&](auto get, auto put) { put(out, get(x) * factor); });
     });
 }
 

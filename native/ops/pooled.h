@@ -1,4 +1,4 @@
-// Entries pooled from groups of tokens, and the windows of tokens that hashed memories look at.
+// Entries pooled from groups of tokens; and hashed memories: windows of tokens, their rows in a table, and those rows.
 #pragma once
 
 namespace parity::PARITY_ISA {
@@ -76,12 +76,51 @@ inline void windows(const void* raw, Team& team) {
     for (int64_t s = team.claim(); s < args.sequences; s = team.claim()) {
         int32_t* history = args.history + args.slots[s] * past;  // tokens + 1, newest first
         const int64_t start = args.starts[s], rows = args.starts[s + 1] - start;
-        const auto token = [&](int64_t row) { return row < 0 ? history[-1 - row] : args.tokens[start + row] + 1; };
+        const auto token = [&](int64_t row) {
+            if (row < 0) return history[-1 - row];
+            return (args.ids ? args.ids[args.tokens[start + row]] : args.tokens[start + row]) + 1;
+        };
         for (int64_t row = 0; row < rows; ++row)
             for (int64_t i = 0; i < args.width; ++i) args.out[(start + row) * args.width + i] = int64_t(token(row - i)) - 1;
         // Oldest first: each is read before its place is written.
         for (int64_t i = past; rows && i-- > 0;) history[i] = token(rows - 1 - i);
     }
+}
+
+inline void hash(const void* raw, Team& team) {
+    const auto& args = *static_cast<const HashArgs*>(raw);
+    share_rows(team, args.tokens, 8 * args.width * args.heads, [&](int64_t t) {
+        const int64_t* window = args.windows + t * args.width;
+        int64_t* out = args.out + t * (args.width - 1) * args.heads;
+        int64_t mixed = 0;
+        bool hidden = false;
+        for (int64_t i = 0; i < args.width; ++i) {
+            hidden = hidden || window[i] < 0 || (i > 0 && args.stop >= 0 && window[i] == args.stop);
+            mixed ^= (hidden ? args.fill : window[i]) * args.multipliers[i];
+            for (int64_t h = (i - 1) * args.heads; i > 0 && h < i * args.heads; ++h) {
+                const int64_t left = mixed % args.primes[h];
+                out[h] = (left < 0 ? left + args.primes[h] : left) + args.offsets[h];
+            }
+        }
+    });
+}
+
+inline void gather(const void* raw, Team& team) {
+    const auto& args = *static_cast<const GatherArgs*>(raw);
+    share_rows(team, args.count, args.columns, [&](int64_t i) {
+        const int64_t row = args.rows[i] - args.first;
+        if (row < 0 || row >= args.num_rows) return;
+        float* out = args.out + i * args.columns;
+        const auto* half = static_cast<const uint16_t*>(args.data) + row * args.columns;
+        const auto* whole = static_cast<const float*>(args.data) + row * args.columns;
+        if (args.format == kF32) return void(__builtin_memcpy(out, whole, size_t(4 * args.columns)));
+        int64_t c = 0;
+        for (; c + 16 <= args.columns; c += 16) store(out + c, args.format == kF16 ? load_half(half + c) : load_bfloat(half + c));
+        if (c == args.columns) return;
+        uint16_t last[16] = {};
+        __builtin_memcpy(last, half + c, size_t(2 * (args.columns - c)));
+        store_some(out + c, args.format == kF16 ? load_half(last) : load_bfloat(last), args.columns - c);
+    });
 }
 
 }  // namespace parity::PARITY_ISA

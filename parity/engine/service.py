@@ -8,7 +8,7 @@ import secrets
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -70,17 +70,33 @@ class EngineService:
 
     def submit(self, request: Request, emit: Emit) -> None:
         """Queues a request; see `core.service.Service.submit`. Waits for at most the step in progress."""
+        self.submit_all([request], emit)
+
+    def submit_all(self, requests: Sequence[Request], emit: Emit) -> None:
+        """Queues requests between two steps, so that they start together; if one is refused, none of them runs."""
+        ready = [self._checked(request) for request in requests]
+        self.call(lambda: self._add_all(ready, emit))
+
+    def _checked(self, request: Request) -> Request:
         top = max(request.tokens, default=0)
         if top >= self.info.vocab_size or min(request.tokens, default=0) < 0:
             bad = top if top >= self.info.vocab_size else min(request.tokens)
             raise RequestError(f"token id {bad} is not in the vocabulary of {self.info.vocab_size}", field="prompt")
         if request.params.seed is None and request.params.temperature > 0:
             request = replace(request, params=request.params.replace(seed=secrets.randbits(63)))
-        self.call(lambda: self._add(request, emit))
+        return request
 
-    def _add(self, request: Request, emit: Emit) -> None:
-        self._engine.add(request)
-        self._emits[request.id] = emit
+    def _add_all(self, requests: Sequence[Request], emit: Emit) -> None:
+        added: list[str] = []
+        try:
+            for request in requests:
+                self._engine.add(request)
+                added.append(request.id)
+        except Exception:
+            for request_id in added:
+                self._engine.abort(request_id)
+            raise
+        self._emits.update(dict.fromkeys(added, emit))
 
     def abort(self, request_id: str) -> None:
         """Ends a request with `abort`; unknown ids are ignored."""

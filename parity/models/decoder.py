@@ -116,9 +116,9 @@ class Decoder(nn.Module):
         return isinstance(self.lm_head, TiedHead)
 
     @property
-    def recordable(self) -> bool:
-        """Whether a step can be recorded and replayed: not where tables are read on the host."""
-        return not any(isinstance(module, HostTable) for module in self.modules())
+    def reads_host(self) -> bool:
+        """Whether a step looks rows up in tables that stay on the host."""
+        return any(isinstance(module, HostTable) for module in self.modules())
 
     @property
     def state(self) -> list[tuple[StateSpec, ...]]:

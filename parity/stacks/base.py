@@ -36,6 +36,10 @@ class Device(Protocol):
     def torch_device(self) -> torch.device:
         """Where tensors live."""
 
+    @property
+    def reads_host(self) -> bool:
+        """Whether a recorded step may read plain memory of the host."""
+
     def memory(self) -> Memory:
         """Bytes now."""
 

@@ -19,6 +19,7 @@ class HostDevice:
     """Plain memory and PyTorch's threads."""
 
     torch_device = torch.device("cpu")
+    reads_host = True
 
     def memory(self) -> Memory:
         """What the machine and our control group leave us."""

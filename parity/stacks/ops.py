@@ -160,7 +160,7 @@ class Ops:
     gated_delta: Callable[..., Tensor]
 
     # --- several residual streams (streams [T, N, D]) -----------------------------------------------------------------------
-    # (x [T, D], count) -> [T, count, D]: each row so many times
+    # (x [T, D], count, weights [T, count] | None = None) -> [T, count, D]: each row so many times, times its weights
     spread: Callable[..., Tensor]
     # (streams, fn float32 [N (2 + N), N D] or [N, N D], base float32 [rows of fn], scale float32 [3] or [1], norm_eps, eps,
     #  iterations) -> float32 (pre [T, N], post [T, N], comb [T, N, N]), or (pre,): with m = fn (streams / rms over N D), in
@@ -184,9 +184,17 @@ class Ops:
     # (values: a tuple of [T, D], norm float32 [D], proj float32 [1, D], eps) -> [T, D]: sum_i p_i values_i, p the softmax over
     # i of proj . rms_norm(values_i, norm, eps)
     mix: Callable[..., Tensor]
-    # (tokens int [T], history int32 [slots, W - 1], batch) -> int64 [T, W]: each row's token and the W - 1 before it, newest
-    # first, -1 where the sequence begins; the history holds a sequence's latest tokens + 1, newest first
+    # (tokens int [T], history int32 [slots, W - 1], batch, ids int32 [V] | None = None) -> int64 [T, W]: each row's token (or
+    # what stands for it in ids) and the W - 1 before it, newest first, -1 where the sequence begins; the history holds a
+    # sequence's latest ones + 1, newest first
     token_windows: Callable[..., Tensor]
+    # (windows int64 [T, W], multipliers int64 [W], primes int64 [W - 1, n], offsets int64 [W - 1, n], fill, stop=None) -> int64
+    # [T, (W - 1) n]: for i = 1 .. W - 1 the exclusive or of the latest i + 1 tokens times their multipliers, modulo primes_i,
+    # plus offsets_i; a token below 0, or equal to stop and not the newest, and all before it are taken as fill
+    hash_windows: Callable[..., Tensor]
+    # (rows int64 [T, n], parts: a tuple of weights [R, D] on the host, part_rows, dtype) -> [T, n D]: rows of a table cut
+    # into parts of part_rows each, the last one shorter
+    gather: Callable[..., Tensor]
 
     # --- choosing a token ------------------------------------------------------------------------------------------------
     # (logits float32 [R, V], temperature [R], top_k int [R], top_p [R], min_p [R], uniform float32 [R]) -> int64 [R]:

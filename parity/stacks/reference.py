@@ -18,6 +18,7 @@ from ..formats import expand, rows
 from .ops import Activation, Ops, Routing
 from .paged import entries_at, entries_of, sequences, softmax, visible
 from .reference_entries import attend_pooled, attend_selected, pool, select, select_blocks, write_pooled
+from .reference_memory import gather, hash_windows, token_windows
 from .reference_streams import (
     activate,
     gated_mean,
@@ -28,7 +29,6 @@ from .reference_streams import (
     spread,
     stream_gate,
     stream_norm,
-    token_windows,
 )
 
 
@@ -375,5 +375,7 @@ OPS = Ops(
     stream_gate=stream_gate,
     mix=mix,
     token_windows=token_windows,
+    hash_windows=hash_windows,
+    gather=gather,
     sample=sample,
 )

@@ -1,4 +1,4 @@
-"""The plain definitions of the ops on several residual streams, and of token histories."""
+"""The plain definitions of the ops on several residual streams."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.batch import Batch
-from .paged import sequences
-
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
 
 
@@ -19,8 +16,9 @@ def _normalized(x: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
-def spread(x: Tensor, count: int) -> Tensor:
-    return x[:, None].repeat(1, count, 1)
+def spread(x: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    copies = x[:, None].repeat(1, count, 1)
+    return copies if weights is None else (copies.float() * weights.float()[..., None]).to(x.dtype)
 
 
 def hyper_weights(
@@ -74,14 +72,3 @@ def mix(values: tuple[Tensor, ...], norm: Tensor, proj: Tensor, eps: float) -> T
     stacked = torch.stack(values, dim=1)
     scores = (_normalized(stacked, eps) * norm.float() * proj.float()).sum(-1)
     return hyper_read(stacked, scores.softmax(-1))
-
-
-def token_windows(tokens: Tensor, history: Tensor, batch: Batch) -> Tensor:
-    width = history.shape[1] + 1
-    out = torch.empty(len(tokens), width, dtype=torch.int64, device=tokens.device)
-    for s, span, _ in sequences(batch):
-        slot = int(batch.slots[s])
-        known = torch.cat([history[slot].long().flip(0), tokens[span].long() + 1])
-        out[span] = known.unfold(0, width, 1).flip(1) - 1
-        history[slot] = known[len(known) - width + 1 :].flip(0).to(history.dtype)
-    return out

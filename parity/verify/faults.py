@@ -214,14 +214,14 @@ def state_kept(llm: Any) -> None:
 def silent_penalty(llm: Any) -> None:
     """The server's own sampling defaults are applied to whoever asks for none."""
     service = llm.service
-    submit = service.submit
+    submit_all = service.submit_all
 
-    def wrong(request: Any, emit: Any) -> None:
+    def penalised(request: Any) -> Any:
         if request.want == "tokens" and request.constraint is None:
-            request = dataclasses.replace(request, params=request.params.replace(repetition_penalty=1.3))
-        submit(request, emit)
+            return dataclasses.replace(request, params=request.params.replace(repetition_penalty=1.3))
+        return request
 
-    service.submit = wrong
+    service.submit_all = lambda requests, emit: submit_all([penalised(request) for request in requests], emit)
 
 
 def truncated(llm: Any) -> None:

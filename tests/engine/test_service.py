@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_refusals_reach_the_caller(folder: Path) -> None:
     service.close()
     with pytest.raises(EngineError, match="stopped"):
         service.submit(tiny.greedy("late", [5], 4), Inbox())
+
+
+def test_requests_given_together_start_together_or_not_at_all(folder: Path) -> None:
+    service = EngineService(tiny.open_engine(folder))
+    outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+    with pytest.raises(RequestError, match="empty"):
+        service.submit_all([tiny.greedy("good", [5, 6], 4), tiny.greedy("bad", [], 4)], outputs.put)
+    service.submit_all([tiny.greedy(name, [5, number], 4) for number, name in enumerate("abc")], outputs.put)
+    found = [outputs.get(timeout=30) for _ in range(12)]
+    service.close()
+    assert [output.request_id for output in found] == [*"abc"] * 4
+    assert outputs.empty()
 
 
 def test_abort_deadline_and_close_each_end_a_request(folder: Path) -> None:

@@ -375,7 +375,10 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         without_norm,
         lambda q, k, v, d, b, s, batch, scale: REF.gated_delta(q, k, v, d, b, s.clone(), batch, scale),
     ],
-    "spread": [lambda x, count: x[:, None].repeat(1, count, 1) * torch.arange(count)[:, None]],
+    "spread": [
+        lambda x, count, weights=None: REF.spread(x, count),
+        lambda x, count, weights=None: REF.spread(x, count, None if weights is None else weights.flip(-1)),
+    ],
     "hyper_weights": [
         lambda x, fn, base, scale, norm, eps, n: REF.hyper_weights(x, fn, base, scale, norm, eps, n + 1),
         lambda x, fn, base, scale, norm, eps, n: REF.hyper_weights(x * 2, fn, base * 0, scale, norm, eps, n),
@@ -398,8 +401,18 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         lambda values, norm, proj, eps: REF.mix(values, norm * 0 + 1, proj, eps),
     ],
     "token_windows": [
-        lambda tokens, history, b: REF.token_windows(tokens, history.clone(), b),
-        lambda tokens, history, b: REF.token_windows(tokens, history, off_by_one_slot(b)),
+        lambda tokens, history, b, ids=None: REF.token_windows(tokens, history.clone(), b, ids),
+        lambda tokens, history, b, ids=None: REF.token_windows(tokens, history, off_by_one_slot(b), ids),
+        lambda tokens, history, b, ids=None: REF.token_windows(tokens, history, b),
+    ],
+    "hash_windows": [
+        lambda w, m, p, o, fill, stop=None: REF.hash_windows(w, m, p, o, fill),
+        lambda w, m, p, o, fill, stop=None: REF.hash_windows(w, m, p, o, fill + 1, stop),
+        lambda w, m, p, o, fill, stop=None: REF.hash_windows(w, m, p, o.flip(-1), fill, stop),
+    ],
+    "gather": [
+        lambda rows, parts, part_rows, dtype: REF.gather(rows.flip(-1), parts, part_rows, dtype),
+        lambda rows, parts, part_rows, dtype: REF.gather(rows % part_rows, parts, part_rows, dtype),
     ],
     "sample": [
         top_k_keeps_ties,

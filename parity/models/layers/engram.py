@@ -109,9 +109,10 @@ class Engram(nn.Module):
     def forward(self, streams: Tensor, step: Step, state: LayerState) -> Tensor:
         """streams [T, N, hidden] -> what is added to each, [T, N, hidden]."""
         keys_value = self.wkv(self.memory(step, state)).view(len(streams), -1, streams.shape[-1])
-        keys, value = keys_value[:, :-1], keys_value[:, -1:]
+        keys, value = keys_value[:, :-1], keys_value[:, -1]
         gates = self.ops.stream_gate(
             self.ops.stream_norm(streams, self.q_weight.tensor, self.eps),
             self.ops.stream_norm(keys, self.k_weight.tensor, self.eps),
         )
-        return (gates[..., None] * value.float()).to(streams.dtype)
+        result: Tensor = self.ops.spread(value, streams.shape[1], gates)
+        return result

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from ...core.errors import WeightError
 from ...core.state import LayerState, PerRequest, StateSpec
 from ...core.weights import Packed, Weight
-from ...formats import expand, rows
 from ...stacks.ops import Ops
 from ..step import Step
 from .weight import Place, Slot
@@ -74,19 +73,6 @@ class NgramHash(nn.Module):
             if name in self._present:
                 yield Slot(f".{name}", tuple(values.shape), _Same(name, values))
 
-    def forward(self, windows: Tensor) -> Tensor:
-        """windows int64 [T, W], the latest token first and -1 for none -> rows int64 [T, (W - 1) heads]."""
-        missing = windows < 0
-        if self.stop is not None:
-            missing[:, 1:] |= windows[:, 1:] == self.stop
-        tokens = windows.masked_fill(missing.cumsum(1) > 0, self.fill)
-        products = tokens * self.multipliers
-        mixed, hashes = products[:, 0], []
-        for place, primes in zip(range(1, self.width), self.primes.view(self.width - 1, -1), strict=True):
-            mixed = mixed ^ products[:, place]
-            hashes.append(mixed[:, None] % primes)
-        return torch.cat(hashes, dim=1) + self.offsets
-
 
 class _Same:
     """A constant of the checkpoint, which must be the one that was computed."""
@@ -128,6 +114,15 @@ class HostTable(nn.Module):
             count = min(self._part_rows, self.num_rows - first)
             yield Slot(f"{self._part}_{index}.weight", (count, self.dim), self._keep(index))
 
+    @property
+    def part_rows(self) -> int:
+        """Rows of each part but the last."""
+        return self._part_rows
+
+    def in_order(self) -> tuple[Tensor | Packed, ...]:
+        """The parts in order."""
+        return tuple(self.parts[index] for index in range(len(self.parts)))
+
     def _keep(self, index: int):  # type: ignore[no-untyped-def]  # a `Slot.put`
         def put(weight: Weight, place: Place) -> None:
             # Not placed: it is read through the map, row by row.
@@ -135,17 +130,6 @@ class HostTable(nn.Module):
             self.parts[index] = weight
 
         return put
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """indices int64 [T, n], on any device -> [T, n dim] on the same."""
-        wanted = indices.cpu().flatten()
-        out = torch.empty(len(wanted), self.dim, dtype=self.dtype)
-        parts = wanted // self._part_rows
-        for part in parts.unique().tolist():
-            chosen = parts == part
-            found = rows(self.parts[part], wanted[chosen] - part * self._part_rows)
-            out[chosen] = expand(found, self.dtype)
-        return out.view(len(indices), -1).to(indices.device)
 
 
 class NgramMemory(nn.Module):
@@ -162,14 +146,15 @@ class NgramMemory(nn.Module):
         self.state: tuple[StateSpec, ...] = (PerRequest("ngram", (hashing.width - 1,), torch.int32),)
 
     def map_tokens(self, token_ids: Tensor) -> None:
-        """The ids that are hashed in place of tokens: int64 [vocabulary]."""
-        self.token_ids = token_ids
+        """The ids that are hashed in place of tokens: int [vocabulary]."""
+        self.token_ids = token_ids.int()
 
     def forward(self, step: Step, state: LayerState) -> Tensor:
         """[T, heads dim]; moves the requests' latest tokens on."""
-        tokens = step.batch.tokens
-        if self.token_ids is not None:
-            tokens = self.token_ids[tokens.long()]
-        table = self._table[0]
-        rows_of: Tensor = self.hashing(self.ops.token_windows(tokens, state["ngram"], step.batch))
-        return table(rows_of)
+        ops, hashing, table = self.ops, self.hashing, self._table[0]
+        windows = ops.token_windows(step.batch.tokens, state["ngram"], step.batch, self.token_ids)
+        shape = (hashing.width - 1, -1)
+        primes, offsets = hashing.primes.view(shape), hashing.offsets.view(shape)
+        rows = ops.hash_windows(windows, hashing.multipliers, primes, offsets, hashing.fill, hashing.stop)
+        result: Tensor = ops.gather(rows, table.in_order(), table.part_rows, table.dtype)
+        return result

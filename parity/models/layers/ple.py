@@ -82,6 +82,6 @@ class PerLayerEmbedding(nn.Module):
         """streams [T, N, hidden] -> what is added to each, [T, N, hidden]."""
         key, value = self.project(self.ple_embedding(step, state)).split(self.sizes, dim=-1)
         gates = self.ops.stream_gate(self.norm_query(streams), self.norm_key(key.view_as(streams)))
-        gated = (gates[..., None] * value[:, None].float()).to(streams.dtype)
+        gated = self.ops.spread(value, self.count, gates)
         moved = self.conv1d(self.norm_conv(gated).flatten(1), step, state)
         return self.ops.add(gated, moved.view_as(gated))

@@ -58,6 +58,8 @@ CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "stream_gate": streams.stream_gate,
     "mix": streams.mix,
     "token_windows": streams.token_windows,
+    "hash_windows": streams.hash_windows,
+    "gather": streams.gather,
     "sample": sampling.sample,
 }
 """Op to the function that builds its cases."""

@@ -15,7 +15,10 @@ _SHAPES = ((1, 4, 32), (7, 4, 65), (3, 2, 16))
 
 def spread(make: Make) -> Iterator[Case]:
     for t, n, d in (*_SHAPES, (0, 2, 8)):
-        yield Case(f"{t} x {n} x {d}", {"x": make.normal(t, d), "count": n}, equal=True, rows=("x",))
+        args = {"x": make.normal(t, d), "count": n}
+        yield Case(f"{t} x {n} x {d}", args, equal=True, rows=("x",))
+        weighted = args | {"weights": make.uniform(t, n)}
+        yield Case(f"{t} x {n} x {d}, weighted", weighted, rows=("x", "weights"))
     yield Case("strided", {"x": make.strided(make.normal(3, 4, 16))[:, 1], "count": 2}, equal=True)
 
 
@@ -95,3 +98,29 @@ def token_windows(make: Make) -> Iterator[Case]:
             history[batch.slots.long()[batch.lengths == batch.starts.diff()]] = 0
             args = {"tokens": batch.tokens, "history": history, "batch": batch}
             yield Case(f"{label}, {width} tokens", args, equal=True, rows=("tokens",), state=("history",))
+            ids = {"ids": make.integers(0, 40, 50)}
+            yield Case(f"{label}, {width} tokens by class", args, ids, equal=True, rows=("tokens",), state=("history",))
+
+
+def hash_windows(make: Make) -> Iterator[Case]:
+    for t, width, heads in ((1, 2, 1), (9, 4, 2), (5, 3, 8)):
+        windows = make.integers(-1, 50, t, width, dtype=torch.int64)
+        constants = {
+            "multipliers": make.integers(0, 1 << 40, width, dtype=torch.int64) * 2 + 1,
+            "primes": make.integers(50, 90, width - 1, heads, dtype=torch.int64),
+            "offsets": make.integers(0, 1000, width - 1, heads, dtype=torch.int64),
+        }
+        for stop in (None, 7):
+            windows[-1, 1:] = 7
+            args: Args = {"windows": windows.clone(), **constants, "fill": 3}
+            options: Args = {} if stop is None else {"stop": stop}
+            yield Case(f"{t} x {width}, {heads} heads, stop {stop}", args, options, equal=True, rows=("windows",))
+
+
+def gather(make: Make) -> Iterator[Case]:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for num_rows, part_rows, d in ((20, 20, 16), (37, 10, 33)):
+            table = make.normal(num_rows, d, dtype=dtype)
+            args: Args = {"rows": make.integers(0, num_rows, 7, 3, dtype=torch.int64), "parts": table.split(part_rows)}
+            args |= {"part_rows": part_rows, "dtype": make.dtype}
+            yield Case(f"{num_rows} rows of {d} by {part_rows}, {dtype}", args, rows=("rows",))

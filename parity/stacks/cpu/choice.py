@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...core.batch import Batch
-from .. import reference_entries, reference_streams
+from .. import reference_entries
 from .dense import plain
 from .fallback import told, usable
 from .native import native
@@ -108,17 +108,4 @@ def pool(
         overlap,
         tokens,
     )
-    return out
-
-
-def token_windows(tokens: Tensor, history: Tensor, batch: Batch) -> Tensor:
-    if not all(x.dtype == torch.int32 and x.is_contiguous() for x in (tokens, history)):
-        told("token_windows", tokens, history)
-        return reference_streams.token_windows(tokens, history, batch)
-    width = history.shape[1] + 1
-    out = torch.empty(tokens.shape[0], width, dtype=torch.int64)
-    native().token_windows(
-        tokens.data_ptr(), history.data_ptr(), batch.starts.data_ptr(), batch.slots.data_ptr(), batch.num_sequences, width,
-        out.data_ptr(),
-    )  # fmt: skip
     return out

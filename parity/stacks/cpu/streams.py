@@ -33,13 +33,14 @@ def hyper_weights(
     return pre, post, comb
 
 
-def spread(x: Tensor, count: int) -> Tensor:
-    if not usable(x):
+def spread(x: Tensor, count: int, weights: Tensor | None = None) -> Tensor:
+    if not (usable(x) and plain(weights)):
         told("spread", x)
-        return reference.spread(x, count)
+        return reference.spread(x, count, weights)
     tokens, columns = x.shape
     out = torch.empty(tokens, count, columns)
-    native().copy((x.data_ptr(), x.stride(0), count, 0), out.data_ptr(), tokens * count, columns)
+    factors = 0 if weights is None else weights.data_ptr()
+    native().copy((x.data_ptr(), x.stride(0), count, 0), factors, out.data_ptr(), tokens * count, columns)
     return out
 
 

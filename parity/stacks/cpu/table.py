@@ -9,7 +9,7 @@ from torch import Tensor
 from ...core.weights import Weight
 from .. import reference
 from ..ops import Activation
-from . import choice, dense, paged, sparse, streams
+from . import choice, dense, memory, paged, sparse, streams
 
 OPS = replace(
     reference.OPS,
@@ -50,7 +50,9 @@ OPS = replace(
     gated_mean=streams.gated_mean,
     stream_gate=streams.stream_gate,
     mix=streams.mix,
-    token_windows=choice.token_windows,
+    token_windows=memory.token_windows,
+    hash_windows=memory.hash_windows,
+    gather=memory.gather,
     sample=sparse.sample,
 )
 

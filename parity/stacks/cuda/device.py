@@ -23,6 +23,8 @@ class CudaDevice:
         records: whether steps of the table in use can be recorded: none of its ops brings a number to the host.
     """
 
+    reads_host = False
+
     def __init__(self, index: int, *, records: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
         self._records = records

@@ -42,13 +42,13 @@ NOTES: Mapping[str, str] = {
     "add": "one launch, at the memory's rate",
     "rope_angles": "once a step, for all layers",
     **dict.fromkeys(
-        ("select_blocks", "attend_selected", "pool", "write_pooled", "attend_pooled", "token_windows"),
+        ("select_blocks", "attend_selected", "pool", "write_pooled", "attend_pooled", "token_windows", "gather"),
         "no kernel yet: the reference, which asks the host for lengths, so that its steps are not recorded",
     ),
     **dict.fromkeys(
         (
             *("route_to", "activate", "spread", "hyper_weights", "hyper_read", "hyper_write"),
-            *("stream_norm", "gated_mean", "stream_gate", "mix"),
+            *("stream_norm", "gated_mean", "stream_gate", "mix", "hash_windows"),
         ),
         "no kernel yet: the reference runs on the device",
     ),
