@@ -73,6 +73,11 @@ class NgramHash(nn.Module):
             if name in self._present:
                 yield Slot(f".{name}", tuple(values.shape), _Same(name, values))
 
+    def forward(self, ops: Ops, windows: Tensor) -> Tensor:
+        """windows int64 [T, W], the latest token first and -1 for none -> rows int64 [T, (W - 1) heads]."""
+        primes, offsets = (constant.view(self.width - 1, -1) for constant in (self.primes, self.offsets))
+        return ops.hash_windows(windows, self.multipliers, primes, offsets, self.fill, self.stop)
+
 
 class _Same:
     """A constant of the checkpoint, which must be the one that was computed."""
@@ -114,15 +119,6 @@ class HostTable(nn.Module):
             count = min(self._part_rows, self.num_rows - first)
             yield Slot(f"{self._part}_{index}.weight", (count, self.dim), self._keep(index))
 
-    @property
-    def part_rows(self) -> int:
-        """Rows of each part but the last."""
-        return self._part_rows
-
-    def in_order(self) -> tuple[Tensor | Packed, ...]:
-        """The parts in order."""
-        return tuple(self.parts[index] for index in range(len(self.parts)))
-
     def _keep(self, index: int):  # type: ignore[no-untyped-def]  # a `Slot.put`
         def put(weight: Weight, place: Place) -> None:
             # Not placed: it is read through the map, row by row.
@@ -130,6 +126,11 @@ class HostTable(nn.Module):
             self.parts[index] = weight
 
         return put
+
+    def forward(self, ops: Ops, indices: Tensor) -> Tensor:
+        """indices int64 [T, n], on any device -> [T, n dim] on the same."""
+        in_order = tuple(self.parts[index] for index in range(len(self.parts)))
+        return ops.gather(indices, in_order, self._part_rows, self.dtype)
 
 
 class NgramMemory(nn.Module):
@@ -151,10 +152,6 @@ class NgramMemory(nn.Module):
 
     def forward(self, step: Step, state: LayerState) -> Tensor:
         """[T, heads dim]; moves the requests' latest tokens on."""
-        ops, hashing, table = self.ops, self.hashing, self._table[0]
-        windows = ops.token_windows(step.batch.tokens, state["ngram"], step.batch, self.token_ids)
-        shape = (hashing.width - 1, -1)
-        primes, offsets = hashing.primes.view(shape), hashing.offsets.view(shape)
-        rows = ops.hash_windows(windows, hashing.multipliers, primes, offsets, hashing.fill, hashing.stop)
-        result: Tensor = ops.gather(rows, table.in_order(), table.part_rows, table.dtype)
+        windows = self.ops.token_windows(step.batch.tokens, state["ngram"], step.batch, self.token_ids)
+        result: Tensor = self._table[0](self.ops, self.hashing(self.ops, windows))
         return result
