@@ -189,6 +189,62 @@ void experts_of(const Kernels& kernels, Pool& pool, Pool& one) {
     check(out[0] == out[1], kernels.isa, "experts on several threads");
 }
 
+// What chooses, pools, routes and mixes, on odd sizes: the same bits on one thread and on several.
+void choices(const Kernels& kernels, Pool& pool, Pool& one) {
+    const Pages pages({{0, 21}, {70, 1}, {5, 3}}, 8);
+    const int64_t tokens = pages.places.num_tokens, sequences = 3, every = 4, heads = 3, dim = 21, entries = pages.count * 8;
+    Places pooled_places = pages.places;
+    pooled_places.page_size = 8 / every;
+    const auto q = normal(static_cast<size_t>(tokens * heads * dim)), keys = normal(static_cast<size_t>(entries * dim)), pooled = normal(static_cast<size_t>(entries / every * dim)), x = normal(static_cast<size_t>(tokens * 200));
+    const std::vector<int32_t> slots{4, 0, 2};
+    std::vector<int64_t> windows(static_cast<size_t>(tokens * 3));
+    for (int64_t& token : windows) token = static_cast<int64_t>(random_bits() % 50) - 1;
+    const int64_t multipliers[3] = {13, 77777, 1234567}, primes[4] = {53, 59, 61, 67}, offsets[4] = {0, 53, 112, 173};
+    std::vector<float> floats[2];
+    std::vector<int32_t> integers[2];
+    std::vector<int64_t> rows[2];
+    Pool* pools[2] = {&one, &pool};
+    for (int i = 0; i < 2; ++i) {
+        Pool& on = *pools[i];
+        const auto room = [&](int64_t size) {
+            floats[i].resize(floats[i].size() + static_cast<size_t>(size));
+            return floats[i].data() + floats[i].size() - size;
+        };
+        floats[i].reserve(1 << 16), integers[i].resize(static_cast<size_t>(tokens * 13)), rows[i].resize(static_cast<size_t>(tokens * 4));
+        int32_t *best = integers[i].data(), *blocks = best + tokens * 5, *experts = blocks + tokens * 4;
+        for (int32_t* out : {blocks, best}) {  // the blocks first: the choice is among them
+            const bool whole = out == blocks;
+            const SelectArgs args{q.data(), nullptr, pooled.data(), whole ? nullptr : blocks, out, heads * dim, dim, 0, heads, dim, whole ? 4 : 5, every, whole ? 0 : 4, 3, whole, pooled_places};
+            run(on, kernels.select, args, kernels.select_scratch(args));
+        }
+        const int32_t seen[3] = {kChosen, kGroups, kPooled};
+        for (int32_t kind : seen) {
+            AttendArgs args{q.data(), nullptr, heads * dim, dim, 0, 0, keys.data(), nullptr, keys.data(), pooled.data(), nullptr, best, room(tokens * heads * dim), heads, 1, dim, 0, dim, 5, kind == kPooled ? 6 : 0, kind, every, 0.2f, pages.places};
+            run(on, kernels.attend, args);
+        }
+        for (int overlap : {0, 1}) {
+            std::vector<float> tail(5 * 2 * every * 2 * 66, 0.5f);
+            run(on, kernels.pool, PoolArgs{x.data(), x.data() + 66, overlap ? x.data() : nullptr, tail.data(), room(tokens * 66), pages.starts.data(), pages.lengths.data(), slots.data(), 200, 200, sequences, 66, every, overlap});
+        }
+        for (int32_t score : {0, 1, 2})
+            run(on, kernels.route, RouteArgs{x.data(), 200, x.data(), nullptr, nullptr, room(tokens * 4), experts, tokens, 36, 4, score, 4, 2, score == 1, true, 1.5f});
+        for (int64_t wide : {1, 19}) run(on, kernels.delta_gates, DeltaGatesArgs{x.data(), x.data() + 100, x.data(), x.data(), room(tokens * 5 * wide), room(tokens * 5), 200, 200, tokens, 5, wide, wide > 1, -5.0f});
+        float *pre = room(tokens * 3), *post = room(tokens * 3), *comb = room(tokens * 9), *streams = room(tokens * 3 * 21);
+        run(on, kernels.hyper_weights, HyperWeightsArgs{x.data(), x.data(), x.data(), pre, post, comb, tokens, 3, 4, 1e-6f});
+        run(on, kernels.copy, CopyArgs{{x.data(), 200, 3, 0}, pre, streams, tokens * 3, 21});
+        run(on, kernels.hyper_write, HyperArgs{streams, x.data(), post, comb, room(tokens * 3 * 21), tokens, 3, 21});
+        run(on, kernels.hyper_read, HyperArgs{streams, nullptr, pre, nullptr, room(tokens * 21), tokens, 3, 21});
+        run(on, kernels.gated_mean, StreamGateArgs{streams, streams, room(tokens * 21), tokens, 3, 21});
+        run(on, kernels.stream_gate, StreamGateArgs{streams, streams, room(tokens * 3), tokens, 3, 21});
+        run(on, kernels.mix, MixArgs{{x.data(), x.data() + 1000}, x.data(), x.data() + 40, room(tokens * 21), tokens, 21, 2, 1e-6f});
+        run(on, kernels.hash, HashArgs{windows.data(), multipliers, primes, offsets, rows[i].data(), tokens, 3, 2, 3, 7});
+        run(on, kernels.gather, GatherArgs{rows[i].data(), x.data(), room(tokens * 4 * 17), tokens * 4, 0, 240, 17, kF32});
+        run(on, kernels.gather, GatherArgs{rows[i].data(), x.data(), room(tokens * 4 * 17), tokens * 4, 0, 240, 17, kBf16});
+    }
+    check(std::memcmp(floats[0].data(), floats[1].data(), floats[0].size() * 4) == 0, kernels.isa, "choices on several threads");
+    check(integers[0] == integers[1] && rows[0] == rows[1], kernels.isa, "what is chosen on several threads");
+}
+
 }  // namespace
 
 int main() {
@@ -198,6 +254,7 @@ int main() {
             for (int64_t rows : {1, 16, 50}) linear_of(*kernels, pool, format, rows, 512);
         others(*kernels, pool, one);
         experts_of(*kernels, pool, one);
+        choices(*kernels, pool, one);
         for (int i = 0; i < 200; ++i) experts_of(*kernels, pool, one);
         std::printf("%s: done\n", kernels->isa);
     }
