@@ -8,6 +8,7 @@
 namespace parity::PARITY_ISA {
 
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 2048;
+constexpr bool kPairSums = true;
 
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
@@ -107,6 +108,14 @@ inline F load_e4m3(const uint8_t* p) {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(all)), _mm256_cvtph_ps(_mm256_extracti128_si256(all, 1))};
 }
 
+// Minus the sums of the even and of the odd pairs of sixteen numbers, as two words.
+inline int32_t minus_pairs(const int8_t* q) {
+    const __m128i pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), load128(q));
+    __m128i total = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0x4e));
+    total = _mm_add_epi16(total, _mm_shuffle_epi32(total, 0xb1));
+    return _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), total));
+}
+
 inline __m256i four(const int8_t* a) {
     int32_t x;
     __builtin_memcpy(&x, a, 4);
@@ -135,34 +144,80 @@ template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     return start;
 }
 
-template <int kBound, int kSteps, int kTokens> void dot_half(__m256i* sums, const uint8_t* w, const int8_t* a) {
-    constexpr int most = kGroup<kBound> < 4 ? kGroup<kBound> : 4;
-    constexpr int group = most < kSteps ? most : kSteps;
+// What the words of a token start from: minus the offset times the activations' sums, of one half or of both.
+template <int kLogOffset, int kHalves> __m256i start_words(const int32_t* pairs) {
+    if constexpr (kLogOffset < 0) return _mm256_setzero_si256();
+    __m256i start = _mm256_set1_epi32(*pairs);
+    if constexpr (kHalves == 1) start = _mm256_add_epi16(start, _mm256_set1_epi32(pairs[kTileTokens]));
+    return _mm256_slli_epi16(start, kLogOffset < 0 ? 0 : kLogOffset);
+}
+
+// The compiler would compute all products of a block before it adds any, and has no registers for them: it has to have
+// `sum` here.
+inline void settle(__m256i& sum) { asm volatile("" : "+x"(sum)); }
+
+// words[half of the rows][token] += products of `kSteps` times four columns; they wrap around.
+template <int kSteps, int kTokens> void add_words(__m256i (*words)[kTokens], const uint8_t* w, const int8_t* a) {
 #pragma GCC unroll 8
-    for (int s = 0; s < kSteps; s += group) {
-        __m256i weights[group];
-#pragma GCC unroll 4
-        for (int i = 0; i < group; ++i) weights[i] = load256(w + 64 * (s + i));
+    for (int s = 0; s < kSteps; ++s) {
+        const __m256i low = load256(w + 64 * s), high = load256(w + 64 * s + 32);
 #pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) {
-            const int8_t* at = a + 4 * (s * kTileTokens + t);
-            __m256i words = products<kBound>(weights[0], four(at));
-#pragma GCC unroll 4
-            for (int i = 1; i < group; ++i) words = _mm256_add_epi16(words, products<kBound>(weights[i], four(at + 4 * i * kTileTokens)));
-            sums[t] = add_pairs(sums[t], words);
+            const __m256i activations = four(a + 4 * (s * kTileTokens + t));
+            words[0][t] = _mm256_add_epi16(words[0][t], _mm256_maddubs_epi16(low, activations));
+            words[1][t] = _mm256_add_epi16(words[1][t], _mm256_maddubs_epi16(high, activations));
+            settle(words[0][t]), settle(words[1][t]);
         }
     }
 }
 
-template <int kBound, int kSteps, int kPanels, int kTokens>
-void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
-    for (int p = 0; p < kPanels; ++p, w += panel_bytes) {
-        __m256i low[kTokens], high[kTokens];
-        for (int t = 0; t < kTokens; ++t) low[t] = sums[p][t].a, high[t] = sums[p][t].b;
-        dot_half<kBound, kSteps, kTokens>(low, w, a);
-        dot_half<kBound, kSteps, kTokens>(high, w + 32, a);
-        for (int t = 0; t < kTokens; ++t) sums[p][t] = {low[t], high[t]};
+// sums[half of the rows][token] += products of eight times four columns of weights of any size: one at a time.
+template <int kTokens> void add_wide(__m256i (*sums)[kTokens], const uint8_t* w, const int8_t* a) {
+#pragma GCC unroll 8
+    for (int s = 0; s < 8; ++s) {
+        const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
+        const __m256i low = _mm256_xor_si256(load256(w + 64 * s), sign), high = _mm256_xor_si256(load256(w + 64 * s + 32), sign);
+        const __m256i low_size = _mm256_abs_epi8(low), high_size = _mm256_abs_epi8(high);
+#pragma GCC unroll 8
+        for (int t = 0; t < kTokens; ++t) {
+            const __m256i activations = four(a + 4 * (s * kTileTokens + t));
+            sums[0][t] = add_pairs(sums[0][t], _mm256_maddubs_epi16(low_size, _mm256_sign_epi8(activations, low)));
+            sums[1][t] = add_pairs(sums[1][t], _mm256_maddubs_epi16(high_size, _mm256_sign_epi8(activations, high)));
+            settle(sums[0][t]), settle(sums[1][t]);
+        }
     }
+}
+
+// The same number twice in each lane's two words.
+inline __m256i twice(const int32_t* p) {
+    const __m256i x = load256(p);
+    return _mm256_blend_epi16(x, _mm256_slli_epi32(x, 16), 0xaa);
+}
+
+// A word holds the sum of two columns of each step. With the offset taken out, |w| is at most half the bound, and a word has
+// room for all steps of a half, whatever it wraps around to on the way; without one it is widened after each `kGroup`.
+template <int kBound, int kLogOffset, int kHalves, int kPanels, int kTokens>
+void dot_block(I (*sums)[kTokens], const uint8_t* w, const int32_t* sub, ptrdiff_t panel_bytes, const int8_t* a, const int32_t* pairs) {
+    constexpr int steps = 8 / kHalves, group = kLogOffset < 0 && kGroup<kBound> < steps ? kGroup<kBound> : steps;
+    static_assert(kPanels == 1);
+    (void)panel_bytes;
+    __m256i all[2][kTokens];
+    for (int t = 0; t < kTokens; ++t) all[0][t] = all[1][t] = _mm256_setzero_si256();
+    if constexpr (kBound > 127) {
+        add_wide<kTokens>(all, w, a);
+    } else {
+#pragma GCC unroll 8
+        for (int s = 0; s < 8; s += group) {
+            __m256i words[2][kTokens];
+            for (int t = 0; t < kTokens; ++t) words[0][t] = words[1][t] = start_words<kLogOffset, kHalves>(pairs + s / steps * kTileTokens + t);
+            add_words<group, kTokens>(words, w + 64 * s, a + 4 * kTileTokens * s);
+            for (int i = 0; i < 2; ++i) {
+                const __m256i factor = kHalves == 2 ? twice(sub + 16 * (s / steps) + 8 * i) : _mm256_set1_epi16(1);
+                for (int t = 0; t < kTokens; ++t) all[i][t] = _mm256_add_epi32(all[i][t], _mm256_madd_epi16(words[i][t], factor));
+            }
+        }
+    }
+    for (int t = 0; t < kTokens; ++t) sums[0][t] = {all[0][t], all[1][t]};
 }
 
 // to[8 columns][8 rows, `stride` apart] from 8 rows of 8 numbers.

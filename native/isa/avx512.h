@@ -10,6 +10,7 @@ namespace parity::PARITY_ISA {
 // A product of matrices takes `kTilePanels` panels and `kTileTokens` rows of activations at a time; for up to `kDirectTokens`
 // rows, weights are unpacked as they are used. Panels are fetched `kAhead` bytes before they are read.
 constexpr int kTilePanels = 2, kTileTokens = 6, kDirectTokens = 4, kAhead = 2048;
+constexpr bool kPairSums = false;
 
 struct F { __m512 v; };
 struct I { __m512i v; };

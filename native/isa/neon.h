@@ -10,6 +10,7 @@ namespace parity::PARITY_ISA {
 // The product of signed bytes wants signed weights: those stored with 128 are brought back, smaller ones already fit.
 constexpr int kSignOffset = 0;
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 1024;
+constexpr bool kPairSums = false;
 
 struct F { float32x4_t v[4]; };
 struct I { int32x4_t v[4]; };

@@ -15,6 +15,8 @@ namespace parity::PARITY_ISA {
 // A product of matrices takes `kTilePanels` panels and `kTileTokens` rows of activations at a time; for up to `kDirectTokens`
 // rows, weights are unpacked as they are used. Panels are fetched `kAhead` bytes before they are read.
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 1, kAhead = 0;
+// Whether a tile's products are summed in words, which start from the sums of pairs of activations (`dot_block`).
+constexpr bool kPairSums = false;
 
 struct F { float v[16]; };
 struct I { int32_t v[16]; };

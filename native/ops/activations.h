@@ -13,10 +13,11 @@ struct Activations {
     float* sum;       // scale times the sum of q
     int32_t* minus;   // minus the sum of q
     int32_t* minus2;  // [tiles, blocks, 2, width]: the same over 16 columns each
+    int32_t* pairs;   // where the kernels want them: those again, as two words, of the even and of the odd pairs of columns
 
     static size_t bytes(int64_t tokens, int64_t columns, int64_t width) {
         const int64_t blocks = round_up(tokens, width) * (columns / kBlock);
-        return size_t(blocks * (kBlock + 20) + 6 * 64);
+        return size_t(blocks * (kBlock + 20 + (kPairSums ? 8 : 0)) + 7 * 64);
     }
 
     Activations(std::byte* memory, int64_t tokens, int64_t columns, int64_t width) : width(width), blocks(columns / kBlock) {
@@ -32,6 +33,12 @@ struct Activations {
         sum = reinterpret_cast<float*>(take(4 * count));
         minus = reinterpret_cast<int32_t*>(take(4 * count));
         minus2 = reinterpret_cast<int32_t*>(take(8 * count));
+        pairs = reinterpret_cast<int32_t*>(take(kPairSums ? 8 * count : 0));
+    }
+
+    template <class Q> void put_pairs(const Q* bytes, int64_t at) const {
+        if constexpr (kPairSums)
+            for (int half = 0; half < 2; ++half) pairs[at + half * width] = minus_pairs(bytes + 16 * half);
     }
 
     void quantise(const float* x, int64_t token) const {
@@ -51,6 +58,7 @@ struct Activations {
             const int one = parity::PARITY_ISA::sum(first), two = parity::PARITY_ISA::sum(second);
             scale[at] = step, sum[at] = step * float(one + two), minus[at] = -(one + two);
             minus2[2 * block * width + place] = -one, minus2[(2 * block + 1) * width + place] = -two;
+            put_pairs(bytes, 2 * block * width + place);
         }
     }
 };

@@ -10,12 +10,13 @@ template <class C> constexpr int kHalves = C::kind == kSub || C::kind == kSubMin
 // The scales and sums of one token's activations over a block.
 struct TokenBlock {
     const float *scale, *sum;
-    const int32_t *minus, *minus2[2];
+    const int32_t *minus, *minus2[2], *pairs;
 
     TokenBlock(const Activations& a, int64_t tile, int64_t b, int64_t place) {
         const int64_t block = tile * a.blocks + b, at = block * a.width + place;
         scale = a.scale + at, sum = a.sum + at, minus = a.minus + at;
         for (int i = 0; i < 2; ++i) minus2[i] = a.minus2 + (2 * block + i) * a.width + place;
+        pairs = a.pairs + 2 * block * a.width + place;
     }
 };
 
@@ -108,10 +109,40 @@ struct Ahead {
     }
 };
 
+// The products of one block of a tile, with the offset taken out and, where the kind has them, times the integer scales.
+template <class C, int kPanels, int kTokens>
+inline void tile_sums(I (*sums)[kTokens], const std::byte* unpacked, int64_t panel_bytes, const int8_t* q, const TokenBlock& token) {
+    constexpr int halves = kHalves<C>, steps = 8 / halves;
+    const auto* w = reinterpret_cast<const uint8_t*>(unpacked);
+    const auto sub = [&](int p, int half) { return reinterpret_cast<const Unpacked*>(unpacked + p * panel_bytes)->sub[half]; };
+    if constexpr (kPairSums) {
+        dot_block<C::bound, C::log_offset, halves, kPanels, kTokens>(sums, w, sub(0, 0), panel_bytes, q, token.pairs);
+    } else {
+        I part[halves][kPanels][kTokens];
+#pragma GCC unroll 2
+        for (int half = 0; half < halves; ++half) {
+            const int at = steps * half;
+#pragma GCC unroll 8
+            for (int t = 0; t < kTokens; ++t) {
+                TokenBlock one = token;
+                one.minus += t, one.minus2[0] += t, one.minus2[1] += t;
+                for (int p = 0; p < kPanels; ++p) part[half][p][t] = start_sum<C>(one, half);
+            }
+            dot_tile<C::bound, steps, kPanels, kTokens>(part[half], w + 64 * at, panel_bytes, q + 4 * kTileTokens * at);
+        }
+#pragma GCC unroll 2
+        for (int p = 0; p < kPanels; ++p)
+#pragma GCC unroll 8
+            for (int t = 0; t < kTokens; ++t) {
+                if constexpr (halves == 2) sums[p][t] = part[0][p][t] * load_int(sub(p, 0)) + part[1][p][t] * load_int(sub(p, 1));
+                else sums[p][t] = part[0][p][t];
+            }
+    }
+}
+
 // Some tokens of a tile times `kPanels` unpacked panels, `panel_bytes` apart: results [kPanels, kTokens].
 template <class C, int kPanels, int kTokens>
 void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, Ahead& ahead, F* results) {
-    constexpr int halves = kHalves<C>, steps = 8 / halves;
     F totals[kPanels][kTokens];
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
@@ -121,28 +152,8 @@ void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activation
     for (int64_t b = 0; b < a.blocks; ++b, unpacked += kUnpackedBytes<C>, q += kBlock * kTileTokens) {
         const TokenBlock token(a, tile, b, 0);
         ahead.fetch();
-        I sums[kPanels][kTokens], whole[kPanels][kTokens];
-#pragma GCC unroll 2
-        for (int half = 0; half < halves; ++half) {
-            const int at = steps * half;
-#pragma GCC unroll 8
-            for (int t = 0; t < kTokens; ++t) {
-                TokenBlock one = token;
-                one.minus += t, one.minus2[0] += t, one.minus2[1] += t;
-                sums[0][t] = start_sum<C>(one, half);
-                if constexpr (kPanels == 2) sums[1][t] = sums[0][t];
-            }
-            const auto* w = reinterpret_cast<const uint8_t*>(unpacked) + 64 * at;
-            dot_tile<C::bound, steps, kPanels, kTokens>(sums, w, panel_bytes, q + 4 * kTileTokens * at);
-            if constexpr (halves == 2) {
-#pragma GCC unroll 2
-                for (int p = 0; p < kPanels; ++p) {
-                    const I sub = load_int(reinterpret_cast<const Unpacked*>(unpacked + p * panel_bytes)->sub[half]);
-#pragma GCC unroll 8
-                    for (int t = 0; t < kTokens; ++t) whole[p][t] = half ? whole[p][t] + sums[p][t] * sub : sums[p][t] * sub;
-                }
-            }
-        }
+        I sums[kPanels][kTokens];
+        tile_sums<C, kPanels, kTokens>(sums, unpacked, panel_bytes, q, token);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
             Scales s;
@@ -151,7 +162,7 @@ void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activation
             for (int t = 0; t < kTokens; ++t) {
                 TokenBlock one = token;
                 one.scale += t, one.sum += t, one.minus2[0] += t, one.minus2[1] += t;
-                totals[p][t] = add_block<C>(totals[p][t], halves == 2 ? whole[p][t] : sums[p][t], s, one);
+                totals[p][t] = add_block<C>(totals[p][t], sums[p][t], s, one);
             }
         }
     }

@@ -29,12 +29,13 @@ std::vector<float> normal(size_t n) {
     return out;
 }
 
-// Random bytes with harmless scales: every half-float of a block is found by setting it to 0.01.
-std::vector<uint8_t> blocks(int64_t format, int64_t rows, int64_t columns) {
+// Bytes, random ones or all the same, with harmless scales: every half-float of a block is found by setting it to 0.01.
+constexpr int kRandom = -1;
+std::vector<uint8_t> blocks(int64_t format, int64_t rows, int64_t columns, int fill) {
     const FormatInfo& info = format_info(format);
     const int64_t count = rows * columns / info.columns;
     std::vector<uint8_t> out(static_cast<size_t>(count * info.bytes));
-    for (uint8_t& x : out) x = static_cast<uint8_t>(random_bits());
+    for (uint8_t& x : out) x = static_cast<uint8_t>(fill == kRandom ? static_cast<int>(random_bits()) : fill);
     const std::vector<int64_t> at = format == kQ2_K   ? std::vector<int64_t>{80, 82}
                                     : format == kQ3_K ? std::vector<int64_t>{108}
                                     : format == kQ6_K ? std::vector<int64_t>{208}
@@ -71,20 +72,23 @@ template <class Args> void run(Pool& pool, Kernel kernel, const Args& args, size
     pool.run(&task, 1, scratch);
 }
 
-void linear_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows, int64_t columns) {
+void linear_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows, int64_t columns, int fill = kRandom) {
     const FormatInfo& info = format_info(format);
     std::vector<uint8_t> panels(static_cast<size_t>((rows + 15) / 16 * (columns / info.columns) * info.panel_bytes));
     if (format >= kFirstGroups) {
         pack_groups_of(format, rows, columns, panels.data(), [&](const PackGroupsArgs& args) { run(pool, kernels.pack_groups, args); });
     } else {
-        const auto data = blocks(format, rows, columns);
+        const auto data = blocks(format, rows, columns, fill);
         run(pool, kernels.pack, PackArgs{data.data(), format, rows, columns, panels.data()});
     }
     std::vector<int32_t> all(static_cast<size_t>(rows));
     for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int32_t>(i);
     std::vector<float> plain(static_cast<size_t>(rows * columns));
     run(pool, kernels.embed, EmbedArgs{all.data(), rows, columns, panels.data(), format, rows, plain.data()});
-    const auto x = normal(static_cast<size_t>(19 * columns)), bias = normal(static_cast<size_t>(rows));
+    auto x = normal(static_cast<size_t>(19 * columns));
+    // The largest sums there are: every activation at the end of its range, with one sign for each row.
+    for (size_t i = 0; fill != kRandom && i < x.size(); ++i) x[i] = i / static_cast<size_t>(columns) % 2 ? -1.0f : 1.0f;
+    const auto bias = normal(static_cast<size_t>(rows));
     std::vector<float> whole;
     for (int64_t tokens : {19, 1, 2, 3, 4, 5, 6, 7, 12}) {
         std::vector<float> out(static_cast<size_t>(tokens * rows));
@@ -250,8 +254,10 @@ void choices(const Kernels& kernels, Pool& pool, Pool& one) {
 int main() {
     Pool pool(3), one(1);
     for (const Kernels* kernels : usable_kernels()) {
-        for (int64_t format = kQ4_0; format < kNumFormats; ++format)
+        for (int64_t format = kQ4_0; format < kNumFormats; ++format) {
             for (int64_t rows : {1, 16, 50}) linear_of(*kernels, pool, format, rows, 512);
+            for (int fill : {0x00, 0x7f, 0x80, 0xff}) linear_of(*kernels, pool, format, 17, 512, fill);
+        }
         others(*kernels, pool, one);
         experts_of(*kernels, pool, one);
         choices(*kernels, pool, one);
