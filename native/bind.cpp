@@ -106,6 +106,8 @@ void pack_groups(Address data, Address scale, Address zeros, int64_t format, int
     drop_mapped(at<const void>(data), static_cast<size_t>(rows * info.bytes * (columns / info.columns)));
 }
 
+void need_page_type(int32_t type) { need(type >= kPageFloat && type <= kPageByte, "no such type of pages"); }
+
 using SpacedTuple = std::tuple<Address, int64_t, int64_t, int64_t>;  // data, stride, inner, inner stride
 
 Spaced spaced(const SpacedTuple& rows) {
@@ -155,28 +157,33 @@ void rope(Address x, int64_t x_stride, int64_t x_head_stride, Address angles, Ad
     state().submit("rope", state().kernels->rope, args, tokens * heads * dim * 4);
 }
 
-void write_rows(Address values, Address pages, int64_t value_stride_bytes, int64_t row_bytes, int64_t every, const Places& where) {
+void write_rows(Address values, Address pages, int64_t value_stride_bytes, int64_t row_bytes, int64_t every, int64_t rows, int64_t columns, int32_t type, const Places& where) {
     need(every > 0, "an entry is of at least one token");
-    const WriteArgs args{at<const void>(values), at<void>(pages), value_stride_bytes, row_bytes, every, where};
+    need_page_type(type);
+    const WriteArgs args{at<const void>(values), at<void>(pages), value_stride_bytes, row_bytes, every, rows, columns, type, where};
     state().submit("write", state().kernels->write, args, where.num_tokens * row_bytes);
 }
 
-void rope_write(Address q, int64_t q_stride, Address k, int64_t k_stride, Address v, int64_t v_stride, Address angles, Address out, Address k_pages, Address v_pages, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t v_dim, int32_t half, int32_t offset, bool interleaved, const Places& where) {
-    const RopeWriteArgs args{at<const float>(q), at<const float>(k), at<const float>(v), q_stride, k_stride, v_stride, at<const float>(angles), at<float>(out), at<float>(k_pages), at<float>(v_pages), heads, kv_heads, k_dim, v_dim, half, offset, interleaved, where};
+void rope_write(Address q, int64_t q_stride, Address k, int64_t k_stride, Address v, int64_t v_stride, Address angles, Address out, Address k_pages, Address v_pages, int32_t page_type, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t v_dim, int32_t half, int32_t offset, bool interleaved, const Places& where) {
+    need_page_type(page_type);
+    const RopeWriteArgs args{at<const float>(q), at<const float>(k), at<const float>(v), q_stride, k_stride, v_stride, at<const float>(angles), at<float>(out), at<void>(k_pages), at<void>(v_pages), page_type, heads, kv_heads, k_dim, v_dim, half, offset, interleaved, where};
     state().submit("rope_write", state().kernels->rope_write, args, where.num_tokens * (heads + 2 * kv_heads) * k_dim * 4);
 }
 
-void attend(Address q, int64_t q_stride, int64_t q_head_stride, Address q2, int64_t q2_stride, int64_t q2_head_stride, Address k_pages, Address k2_pages, Address v_pages, Address pooled, Address sinks, Address selected, Address out, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t k2_dim, int32_t v_dim, int32_t num_selected, int32_t window, int32_t seen, int32_t every, float scale, const Places& where) {
+void attend(Address q, int64_t q_stride, int64_t q_head_stride, Address q2, int64_t q2_stride, int64_t q2_head_stride, Address k_pages, Address k2_pages, Address v_pages, Address pooled, Address sinks, Address selected, Address out, int32_t page_type, int32_t heads, int32_t kv_heads, int32_t k_dim, int32_t k2_dim, int32_t v_dim, int32_t num_selected, int32_t window, int32_t seen, int32_t every, float scale, const Places& where) {
     need(kv_heads > 0 && heads % kv_heads == 0, "query heads are a multiple of key heads");
     need(seen == kAll || seen == kPooled || selected, "what a row attends to is chosen");
     need(every > 0, "an entry is of at least one token");
-    const AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q_head_stride, q2_stride, q2_head_stride, at<const float>(k_pages), at<const float>(k2_pages), at<const float>(v_pages), at<const float>(pooled), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, seen, every, scale, where};
-    state().submit("attend", state().kernels->attend, args, kSoloWork);  // lengths are known only when it runs
+    need_page_type(page_type);
+    AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q_head_stride, q2_stride, q2_head_stride, at<const void>(k_pages), at<const void>(k2_pages), at<const void>(v_pages), at<const void>(pooled), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), page_type, heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, seen, every, 0, scale, where};
+    const size_t scratch = state().kernels->attend_scratch(args, state().engine.pool().size());
+    state().submit("attend", state().kernels->attend, args, kSoloWork, scratch);  // lengths are known only when it runs
 }
 
-void select_entries(Address q, int64_t q_stride, int64_t q_head_stride, Address weights, int64_t weight_stride, Address k_pages, Address within, Address out, int32_t heads, int32_t dim, int32_t top_k, int32_t every, int32_t num_within, int32_t length, bool blocks, const Places& where) {
+void select_entries(Address q, int64_t q_stride, int64_t q_head_stride, Address weights, int64_t weight_stride, Address k_pages, Address within, Address out, int32_t page_type, int32_t heads, int32_t dim, int32_t top_k, int32_t every, int32_t num_within, int32_t length, bool blocks, const Places& where) {
     need(every > 0 && length > 0, "an entry is of at least one token, and a block of one entry");
-    const SelectArgs args{at<const float>(q), at<const float>(weights), at<const float>(k_pages), at<const int32_t>(within), at<int32_t>(out), q_stride, q_head_stride, weight_stride, heads, dim, top_k, every, num_within, length, blocks, where};
+    need_page_type(page_type);
+    const SelectArgs args{at<const float>(q), at<const float>(weights), at<const void>(k_pages), at<const int32_t>(within), at<int32_t>(out), q_stride, q_head_stride, weight_stride, page_type, heads, dim, top_k, every, num_within, length, blocks, where};
     state().submit("select", state().kernels->select, args, kSoloWork, state().kernels->select_scratch(args));
 }
 

@@ -163,11 +163,17 @@ struct Places {
     int64_t num_sequences, num_tokens, max_pages, page_size;
 };
 
+// How pages keep numbers: signed bytes have a bfloat16 scale behind each row of them.
+enum PageType : int32_t { kPageFloat, kPageHalf, kPageBfloat, kPageByte };
+
+// Rows of bytes, copied; or where `columns` is not 0, `rows` times that many float32 numbers, kept as `type`.
 struct WriteArgs {
     const void* values;
     void* pages;
     int64_t value_stride_bytes, row_bytes;
     int64_t every;  // tokens of an entry, written by the last of them; the page size counts entries
+    int64_t rows, columns;
+    int32_t type;
     Places places;
 };
 
@@ -175,8 +181,9 @@ struct RopeWriteArgs {
     const float *q, *k, *v;
     int64_t q_stride, k_stride, v_stride;
     const float* angles;
-    float *out, *k_pages, *v_pages;
-    int32_t heads, kv_heads, k_dim, v_dim, half, offset, interleaved;
+    float* out;
+    void *k_pages, *v_pages;
+    int32_t page_type, heads, kv_heads, k_dim, v_dim, half, offset, interleaved;
     Places places;
 };
 
@@ -187,15 +194,16 @@ enum Seen : int32_t { kAll, kChosen, kGroups, kPooled };
 struct AttendArgs {
     const float *q, *q2;  // q2 . k2 is added to the scores, with one k2 for all heads
     int64_t q_stride, q_head_stride, q2_stride, q2_head_stride;
-    const float *k_pages, *k2_pages, *v_pages;
-    const float* pooled;      // pages of pooled entries, or null
+    const void *k_pages, *k2_pages, *v_pages;
+    const void* pooled;       // pages of pooled entries, or null
     const float* sinks;       // or null
     const int32_t* selected;  // or null; [tokens, num_selected], -1 is none
     float* out;
-    int32_t heads, kv_heads, k_dim, k2_dim, v_dim, num_selected;
-    int32_t window;  // or 0
-    int32_t seen;    // of `Seen`
-    int32_t every;   // tokens of a chosen group, or of a pooled entry
+    int32_t page_type, heads, kv_heads, k_dim, k2_dim, v_dim, num_selected;
+    int32_t window;    // or 0
+    int32_t seen;      // of `Seen`
+    int32_t every;     // tokens of a chosen group, or of a pooled entry
+    int32_t segments;  // where threads share the entries of a row, the most that it can have; or 0
     float scale;
     Places places;
 };
@@ -204,11 +212,11 @@ struct AttendArgs {
 struct SelectArgs {
     const float* q;
     const float* weights;   // [tokens, heads], or null: 1 each
-    const float* k_pages;
+    const void* k_pages;
     const int32_t* within;  // or null; [tokens, num_within], the blocks of `length` entries to choose from, -1 is none
     int32_t* out;           // [tokens, top_k], ascending, -1 where there are fewer
     int64_t q_stride, q_head_stride, weight_stride;
-    int32_t heads, dim, top_k, every, num_within, length;
+    int32_t page_type, heads, dim, top_k, every, num_within, length;
     int32_t blocks;  // whether blocks of `length` entries are chosen
     Places places;
 };
@@ -359,6 +367,8 @@ struct Kernels {
     size_t (*linear_scratch)(const LinearArgs& args);
     size_t (*experts_scratch)(const ExpertsArgs& args);
     size_t (*select_scratch)(const SelectArgs& args);
+    // Sets `segments`.
+    size_t (*attend_scratch)(AttendArgs& args, int threads);
 };
 
 const FormatInfo& format_info(int64_t format);

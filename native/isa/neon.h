@@ -39,6 +39,17 @@ inline void store_some(float* p, F a, int64_t n) {
 }
 inline F load_half(const uint16_t* p) { return each<F>([=](int i) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i))); }); }
 inline F load_bfloat(const uint16_t* p) { return each<F>([=](int i) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p + 4 * i), 16)); }); }
+inline void store_half(uint16_t* p, F a) {
+    for (int i = 0; i < 4; ++i) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
+}
+inline void store_bfloat(uint16_t* p, F a) {
+    for (int i = 0; i < 4; ++i) {
+        const uint32x4_t bits = vreinterpretq_u32_f32(a.v[i]), odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+        const uint32x4_t rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+        const uint32x4_t number = vceqq_f32(a.v[i], a.v[i]);
+        vst1_u16(p + 4 * i, vshrn_n_u32(vbslq_u32(number, rounded, vorrq_u32(bits, vdupq_n_u32(0x400000))), 16));
+    }
+}
 inline F operator+(F a, F b) { return each<F>([&](int i) { return vaddq_f32(a.v[i], b.v[i]); }); }
 inline F operator-(F a, F b) { return each<F>([&](int i) { return vsubq_f32(a.v[i], b.v[i]); }); }
 inline F operator*(F a, F b) { return each<F>([&](int i) { return vmulq_f32(a.v[i], b.v[i]); }); }

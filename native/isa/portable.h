@@ -51,6 +51,34 @@ inline float half_to_float(uint16_t h) {
 }
 inline F load_half(const uint16_t* p) { return each<F>([=](size_t i) { return half_to_float(p[i]); }); }
 inline F load_bfloat(const uint16_t* p) { return each<F>([=](size_t i) { return bits_to_float(uint32_t(p[i]) << 16); }); }
+// Rounded to nearest, halves to even; what is no number stays one.
+inline uint16_t float_to_bfloat(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (x != x) return uint16_t(bits >> 16 | 0x40);
+    return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+inline uint16_t float_to_half(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    const uint32_t sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;
+    if (size > 0x7f800000) return uint16_t(sign | 0x7e00);
+    if (size >= 0x477ff000) return uint16_t(sign | 0x7c00);
+    // Below 2^-14 the sum with 0.5 has the half's last place in its own last one.
+    if (size < 0x38800000) {
+        const float moved = bits_to_float(size) + 0.5f;
+        uint32_t tiny;
+        memcpy(&tiny, &moved, 4);
+        return uint16_t(sign | (tiny - 0x3f000000));
+    }
+    return uint16_t(sign | ((size - 0x38000000 + 0xfff + (size >> 13 & 1)) >> 13));
+}
+inline void store_half(uint16_t* p, F a) {
+    for (int i = 0; i < 16; ++i) p[i] = float_to_half(a.v[i]);
+}
+inline void store_bfloat(uint16_t* p, F a) {
+    for (int i = 0; i < 16; ++i) p[i] = float_to_bfloat(a.v[i]);
+}
 inline F operator+(F a, F b) { return each<F>([&](size_t i) { return a.v[i] + b.v[i]; }); }
 inline F operator-(F a, F b) { return each<F>([&](size_t i) { return a.v[i] - b.v[i]; }); }
 inline F operator*(F a, F b) { return each<F>([&](size_t i) { return a.v[i] * b.v[i]; }); }

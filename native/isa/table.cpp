@@ -20,6 +20,7 @@
 #include "../ops/linear.h"
 #include "../ops/elementwise.h"
 #include "../ops/reorder.h"
+#include "../ops/pages.h"
 #include "../ops/rope.h"
 #include "../ops/attend.h"
 #include "../ops/select.h"
@@ -73,6 +74,7 @@ const Kernels kernels = {
     .linear_scratch = linear_scratch,
     .experts_scratch = experts_scratch,
     .select_scratch = select_scratch,
+    .attend_scratch = attend_scratch,
 };
 
 }  // namespace parity::PARITY_ISA

@@ -209,39 +209,89 @@ inline int64_t find_entries(const AttendArgs& args, const Block& block, int64_t 
     return count;
 }
 
-inline void attend_block(const AttendArgs& args, const Block& block, float* memory) {
+// A row's entries are summed in segments that start at fixed places, and the segments' sums joined in order: threads may
+// share the segments of a row without a bit of its result depending on it.
+constexpr int64_t kSegment = 512;
+
+// A block's memory, for one segment and for what came before it.
+struct AttendMemory {
+    int64_t width;
+    float *keys, *scores, *sums, *total_sums, *key_rows, *value_rows;
+    Softmax *softmax, *total;
+    const float **q, **q2;
+
+    static int64_t queries(const Cut& cut) { return cut.rows * cut.heads + kQueryRows; }
+    static size_t bytes(const AttendArgs& args, const Cut& cut) {
+        const int64_t count = queries(cut), width = round_up(args.v_dim, 16);
+        int64_t floats = (args.k_dim + args.k2_dim) * kEntries + count * (kEntries + 2 * width);
+        if (args.page_type != kPageFloat) floats += kEntries * (args.k_dim + args.k2_dim + args.v_dim);
+        return size_t(4 * floats + (count + 8) * int64_t(2 * sizeof(Softmax) + 2 * sizeof(float*)) + 256);
+    }
+    AttendMemory(const AttendArgs& args, const Cut& cut, std::byte* memory) : width(round_up(args.v_dim, 16)) {
+        const int64_t count = queries(cut);
+        keys = reinterpret_cast<float*>(memory), scores = keys + (args.k_dim + args.k2_dim) * kEntries;
+        sums = scores + count * kEntries, total_sums = sums + count * width;
+        key_rows = total_sums + count * width;
+        value_rows = key_rows + (args.page_type == kPageFloat ? 0 : kEntries * (args.k_dim + args.k2_dim));
+        softmax = reinterpret_cast<Softmax*>(value_rows + (args.page_type == kPageFloat ? 0 : kEntries * args.v_dim));
+        total = softmax + round_up(count, 8);
+        q = reinterpret_cast<const float**>(total + round_up(count, 8)), q2 = q + count;
+    }
+};
+
+// Rows in pages: row `row` of entry e is the (e * rows_per_entry + row)-th; entry ~e is the e-th among the pooled.
+struct PageRows {
+    int32_t type;
+    const void *pages, *pooled;
+    int64_t rows_per_entry, row, dim;
+};
+
+// The rows of up to 64 entries as float32: where they lie, or read into `memory`.
+inline void find_rows(const PageRows& from, const int64_t* entries, int64_t count, float* memory, const float** rows) {
+    const auto *bytes = static_cast<const uint8_t*>(from.pages), *pooled = static_cast<const uint8_t*>(from.pooled);
+    const int64_t size = row_bytes(from.type, from.dim), dim = from.dim;
+    const int32_t type = from.type;
+    for (int64_t e = 0; e < count; ++e) {
+        const uint8_t* at = entries[e] < 0 ? pooled + ~entries[e] * size : bytes + (entries[e] * from.rows_per_entry + from.row) * size;
+        if (type == kPageFloat) {
+            rows[e] = reinterpret_cast<const float*>(at);
+            continue;
+        }
+        read_row(type, at, dim, memory + e * dim);
+        rows[e] = memory + e * dim;
+    }
+}
+
+// The softmax and the sums of a segment's entries, into `memory`.
+inline void attend_segment(const AttendArgs& args, const Block& block, int64_t segment, const AttendMemory& memory) {
     const Places& places = args.places;
-    const int64_t queries = block.rows * block.heads, width = round_up(args.v_dim, 16);
-    float *keys = memory, *scores = keys + (args.k_dim + args.k2_dim) * kEntries, *sums = scores + (queries + kQueryRows) * kEntries;
-    auto* softmax = reinterpret_cast<Softmax*>(sums + (queries + kQueryRows) * width);
-    auto** q = reinterpret_cast<const float**>(softmax + round_up(queries, 8));
-    const float** q2 = q + queries;
+    const int64_t queries = block.rows * block.heads, width = memory.width;
     for (int64_t m = 0; m < queries; ++m) {
-        const int64_t row = block.row + m / block.heads, head = block.first + m % block.heads;
-        q[m] = args.q + row * args.q_stride + head * args.q_head_stride;
-        if (args.k2_dim) q2[m] = args.q2 + row * args.q2_stride + head * args.q2_head_stride;
-        softmax[m] = args.sinks ? Softmax{args.sinks[head], 1.0f} : Softmax{-__builtin_inff(), 0.0f};
-        for (int64_t c = 0; c < width; ++c) sums[m * width + c] = 0;
+        memory.softmax[m] = Softmax{-__builtin_inff(), 0.0f};
+        for (int64_t c = 0; c < width; c += 16) store(memory.sums + m * width + c, set(0));
     }
     const int64_t first = places.positions[block.row], last = places.positions[block.row + block.rows - 1];
     const bool all = args.seen == kAll;
     const int64_t oldest = all && args.window && first - args.window + 1 > 0 ? first - args.window + 1 : 0;
-    const int64_t end = all ? last : list_size(args, last) - 1;
-    for (int64_t start = oldest / kEntries * kEntries; start <= end; start += kEntries) {
+    int64_t start = segment * kSegment, end = all ? last : list_size(args, last) - 1;
+    if (end >= start + kSegment) end = start + kSegment - 1;
+    if (oldest > start) start = oldest / kEntries * kEntries;
+    for (; start <= end; start += kEntries) {
         int64_t entries[kEntries];
+        const float *keys[kEntries], *keys2[kEntries], *values[kEntries];
         const int64_t count = find_entries(args, block, start, oldest, last, end, entries);
         if (count == 0) continue;
-        const auto row = [&](const float* pages, int64_t e, int64_t width) {
-            return entries[e] < 0 ? args.pooled + ~entries[e] * width : pages + (entries[e] * args.kv_heads + block.head) * width;
-        };
-        const auto key = [&](int64_t e) { return row(args.k_pages, e, args.k_dim); };
-        const auto key2 = [&](int64_t e) { return args.k2_pages + entries[e] * args.k2_dim; };
-        const auto value = [&](int64_t e) { return row(args.v_pages, e, args.v_dim); };
-        transpose_keys(key, count, args.k_dim, keys);
-        if (args.k2_dim) transpose_keys(key2, count, args.k2_dim, keys + args.k_dim * kEntries);
+        const auto rows = [&](const void* pages, int64_t dim) { return PageRows{args.page_type, pages, args.pooled, args.kv_heads, block.head, dim}; };
+        find_rows(rows(args.k_pages, args.k_dim), entries, count, memory.key_rows, keys);
+        if (args.k2_dim) find_rows({args.page_type, args.k2_pages, nullptr, 1, 0, args.k2_dim}, entries, count, memory.key_rows + kEntries * args.k_dim, keys2);
+        const bool same = args.v_pages == args.k_pages;
+        if (!same) find_rows(rows(args.v_pages, args.v_dim), entries, count, memory.value_rows, values);
+        const auto value = [&](int64_t e) { return same ? keys[e] : values[e]; };
+        transpose_keys([&](int64_t e) { return keys[e]; }, count, args.k_dim, memory.keys);
+        if (args.k2_dim) transpose_keys([&](int64_t e) { return keys2[e]; }, count, args.k2_dim, memory.keys + args.k_dim * kEntries);
         const auto score = [&]<int kRows>(int64_t m) {
-            score_rows<kRows>(q + m, keys, args.k_dim, scores + m * kEntries, false);
-            if (args.k2_dim) score_rows<kRows>(q2 + m, keys + args.k_dim * kEntries, args.k2_dim, scores + m * kEntries, true);
+            score_rows<kRows>(memory.q + m, memory.keys, args.k_dim, memory.scores + m * kEntries, false);
+            if (args.k2_dim) score_rows<kRows>(memory.q2 + m, memory.keys + args.k_dim * kEntries, args.k2_dim, memory.scores + m * kEntries, true);
         };
         int64_t m = 0;
         for (; m + kQueryRows <= queries; m += kQueryRows) score.template operator()<kQueryRows>(m);
@@ -253,32 +303,142 @@ inline void attend_block(const AttendArgs& args, const Block& block, float* memo
                 if (args.window && position - args.window + 1 > start) from = position - args.window + 1 - start;
                 if (position + 1 - start < to) to = position + 1 - start;
             }
-            const float factor = softmax[m].take(scores + m * kEntries, from, to, args.scale);
+            const float factor = memory.softmax[m].take(memory.scores + m * kEntries, from, to, args.scale);
+            float* sums = memory.sums + m * width;
             if (factor != 1.0f)
-                for (int64_t c = 0; c < width; c += 16) store(sums + m * width + c, load(sums + m * width + c) * set(factor));
+                for (int64_t c = 0; c < width; c += 16) store(sums + c, load(sums + c) * set(factor));
         }
         for (m = 0; m + kQueryRows <= queries; m += kQueryRows)
-            add_all_values<kQueryRows>(scores + m * kEntries, value, count, sums + m * width, width, args.v_dim);
-        for (; m < queries; ++m) add_all_values<1>(scores + m * kEntries, value, count, sums + m * width, width, args.v_dim);
-    }
-    for (int64_t m = 0; m < queries; ++m) {
-        float* out = args.out + ((block.row + m / block.heads) * args.heads + block.first + m % block.heads) * args.v_dim;
-        const float inverse = 1.0f / softmax[m].total;
-        for (int64_t c = 0; c < args.v_dim; ++c) out[c] = sums[m * width + c] * inverse;
+            add_all_values<kQueryRows>(memory.scores + m * kEntries, value, count, memory.sums + m * width, width, args.v_dim);
+        for (; m < queries; ++m) add_all_values<1>(memory.scores + m * kEntries, value, count, memory.sums + m * width, width, args.v_dim);
     }
 }
 
-inline size_t attend_scratch(const AttendArgs& args) {
+// What a query's softmax starts from: its head's sink, or nothing.
+inline Softmax start_of(const AttendArgs& args, int64_t head) {
+    return args.sinks ? Softmax{args.sinks[head], 1.0f} : Softmax{-__builtin_inff(), 0.0f};
+}
+
+// Adds a later segment's softmax and sums to those of the entries before it.
+inline void join(const Softmax& later, const float* later_sums, int64_t width, Softmax& total, float* sums) {
+    if (later.total == 0) return;
+    const float most = later.most > total.most ? later.most : total.most;
+    alignas(64) float factors[16];
+    store(factors, exp(set(total.most - most)));
+    const float before = total.total == 0 ? 0.0f : factors[0];
+    store(factors, exp(set(later.most - most)));
+    const float after = factors[0];
+    total = Softmax{most, total.total * before + later.total * after};
+    for (int64_t c = 0; c < width; c += 16) store(sums + c, fma(load(sums + c), set(before), load(later_sums + c) * set(after)));
+}
+
+inline void put_sums(const AttendArgs& args, int64_t row, int64_t head, const Softmax& total, const float* sums) {
+    float* out = args.out + (row * args.heads + head) * args.v_dim;
+    const F inverse = set(1.0f / total.total);
+    over(args.v_dim, [&](auto get, auto put) { put(out, get(sums) * inverse); });
+}
+
+inline void find_queries(const AttendArgs& args, const Block& block, const AttendMemory& memory) {
+    for (int64_t m = 0; m < block.rows * block.heads; ++m) {
+        const int64_t row = block.row + m / block.heads, head = block.first + m % block.heads;
+        memory.q[m] = args.q + row * args.q_stride + head * args.q_head_stride;
+        if (args.k2_dim) memory.q2[m] = args.q2 + row * args.q2_stride + head * args.q2_head_stride;
+    }
+}
+
+// The segments in which a block has entries.
+struct Segments {
+    int64_t first, end;
+
+    Segments(const AttendArgs& args, const Block& block) {
+        const int32_t* positions = args.places.positions;
+        const int64_t oldest = positions[block.row] - args.window + 1, last = positions[block.row + block.rows - 1];
+        const bool all = args.seen == kAll;
+        first = all && args.window && oldest > 0 ? oldest / kSegment : 0;
+        end = ((all ? last + 1 : list_size(args, last)) + kSegment - 1) / kSegment;
+    }
+};
+
+inline void attend_block(const AttendArgs& args, const Block& block, const AttendMemory& memory) {
+    const int64_t queries = block.rows * block.heads, width = memory.width;
+    find_queries(args, block, memory);
+    for (int64_t m = 0; m < queries; ++m) {
+        memory.total[m] = start_of(args, block.first + m % block.heads);
+        for (int64_t c = 0; c < width; c += 16) store(memory.total_sums + m * width + c, set(0));
+    }
+    const Segments segments(args, block);
+    for (int64_t segment = segments.first; segment < segments.end; ++segment) {
+        attend_segment(args, block, segment, memory);
+        for (int64_t m = 0; m < queries; ++m)
+            join(memory.softmax[m], memory.sums + m * width, width, memory.total[m], memory.total_sums + m * width);
+    }
+    for (int64_t m = 0; m < queries; ++m)
+        put_sums(args, block.row + m / block.heads, block.first + m % block.heads, memory.total[m], memory.total_sums + m * width);
+}
+
+// The sums of segments that threads share: [rows, heads, segments], each with its softmax behind it.
+struct Shared {
+    int64_t width;
+    std::byte* memory;
+
+    Shared(const AttendArgs& args, std::byte* memory) : width(round_up(args.v_dim, 16)), memory(memory) {}
+    static size_t bytes(const AttendArgs& args) {
+        const int64_t count = args.places.num_tokens * args.heads * args.segments;
+        return size_t(count) * (size_t(4 * round_up(args.v_dim, 16)) + 16);
+    }
+    float* sums(const AttendArgs& args, int64_t row, int64_t head, int64_t segment) const {
+        return reinterpret_cast<float*>(memory + ((row * args.heads + head) * args.segments + segment) * (4 * width + 16));
+    }
+    Softmax* softmax(float* sums) const { return reinterpret_cast<Softmax*>(sums + width); }
+};
+
+// Threads take segments of blocks, then join those of each query.
+inline void attend_shared(const AttendArgs& args, const Cut& cut, const AttendMemory& memory, Team& team) {
+    const Shared shared(args, team.shared());
+    Block block;
+    for (int64_t item = team.claim(); find_block(args, cut, item / args.segments, block); item = team.claim()) {
+        const int64_t segment = item % args.segments;
+        const Segments segments(args, block);
+        if (segment < segments.first || segment >= segments.end) continue;
+        find_queries(args, block, memory);
+        attend_segment(args, block, segment, memory);
+        for (int64_t m = 0; m < block.rows * block.heads; ++m) {
+            float* sums = shared.sums(args, block.row + m / block.heads, block.first + m % block.heads, segment);
+            *shared.softmax(sums) = memory.softmax[m];
+            __builtin_memcpy(sums, memory.sums + m * memory.width, size_t(4 * memory.width));
+        }
+    }
+    team.barrier();
+    while (find_block(args, cut, team.claim(), block)) {
+        const Segments segments(args, block);
+        for (int64_t m = 0; m < block.rows * block.heads; ++m) {
+            const int64_t row = block.row + m / block.heads, head = block.first + m % block.heads;
+            Softmax total = start_of(args, head);
+            for (int64_t c = 0; c < memory.width; c += 16) store(memory.total_sums + c, set(0));
+            for (int64_t segment = segments.first; segment < segments.end; ++segment) {
+                float* sums = shared.sums(args, row, head, segment);
+                join(*shared.softmax(sums), sums, memory.width, total, memory.total_sums);
+            }
+            put_sums(args, row, head, total, memory.total_sums);
+        }
+    }
+}
+
+inline size_t attend_scratch(AttendArgs& args, int threads) {
     const Cut cut(args);
-    const int64_t queries = cut.rows * cut.heads + kQueryRows;
-    const int64_t floats = (args.k_dim + args.k2_dim) * kEntries + queries * (kEntries + round_up(args.v_dim, 16));
-    return size_t(4 * floats + (queries + 8) * int64_t(sizeof(Softmax) + 2 * sizeof(float*)) + 256);
+    const int64_t longest = args.seen == kAll ? args.places.max_pages * args.places.page_size : list_size(args, args.places.max_pages * args.places.page_size);
+    const int64_t segments = (longest + kSegment - 1) / kSegment, blocks = args.places.num_tokens * args.kv_heads * cut.groups;
+    // With work for all threads in whole blocks, sharing only costs. Rows of a prompt count alone: a few more blocks than there are.
+    const bool few = threads > 1 && segments > 1 && blocks < 8 * threads;
+    args.segments = few ? int32_t(segments) : 0;
+    return few ? Shared::bytes(args) : 0;
 }
 
 inline void attend(const void* raw, Team& team) {
     const auto& args = *static_cast<const AttendArgs*>(raw);
-    auto* memory = reinterpret_cast<float*>(team.local(attend_scratch(args)));
     const Cut cut(args);
+    const AttendMemory memory(args, cut, team.local(AttendMemory::bytes(args, cut)));
+    if (args.segments) return attend_shared(args, cut, memory, team);
     Block block;
     while (find_block(args, cut, team.claim(), block)) attend_block(args, block, memory);
 }

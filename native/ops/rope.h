@@ -75,23 +75,28 @@ inline void write(const void* raw, Team& team) {
     const auto& args = *static_cast<const WriteArgs*>(raw);
     share_rows(team, args.places.num_tokens, args.row_bytes / 4, [&](int64_t t) {
         if ((args.places.positions[t] + 1) % args.every) return;
-        __builtin_memcpy(static_cast<char*>(args.pages) + entry_of(args.places, t, args.every) * args.row_bytes,
-                         static_cast<const char*>(args.values) + t * args.value_stride_bytes, size_t(args.row_bytes));
+        char* to = static_cast<char*>(args.pages) + entry_of(args.places, t, args.every) * args.row_bytes;
+        const char* from = static_cast<const char*>(args.values) + t * args.value_stride_bytes;
+        if (!args.columns) __builtin_memcpy(to, from, size_t(args.row_bytes));
+        else store_rows(args.type, reinterpret_cast<const float*>(from), args.rows, args.columns, to);
     });
 }
 
 inline void rope_write(const void* raw, Team& team) {
     const auto& args = *static_cast<const RopeWriteArgs*>(raw);
     const Turn how{args.k_dim, args.half, args.offset, args.interleaved != 0, false};
+    const int64_t k_bytes = row_bytes(args.page_type, args.k_dim), v_bytes = row_bytes(args.page_type, args.v_dim);
+    auto* turned = reinterpret_cast<float*>(team.local(size_t(4 * args.k_dim)));
     share_rows(team, args.places.num_tokens, (args.heads + args.kv_heads) * args.k_dim, [&](int64_t t) {
         const float* angles = args.angles + t * 2 * args.half;
         for (int64_t h = 0; h < args.heads; ++h)
             turn(args.q + t * args.q_stride + h * args.k_dim, angles, args.out + (t * args.heads + h) * args.k_dim, how);
         const int64_t entry = entry_of(args.places, t);
-        float* k = args.k_pages + entry * args.kv_heads * args.k_dim;
-        for (int64_t h = 0; h < args.kv_heads; ++h) turn(args.k + t * args.k_stride + h * args.k_dim, angles, k + h * args.k_dim, how);
-        const int64_t width = args.kv_heads * args.v_dim;
-        __builtin_memcpy(args.v_pages + entry * width, args.v + t * args.v_stride, size_t(4 * width));
+        for (int64_t h = 0; h < args.kv_heads; ++h) {
+            turn(args.k + t * args.k_stride + h * args.k_dim, angles, turned, how);
+            store_row(args.page_type, turned, args.k_dim, static_cast<char*>(args.k_pages) + (entry * args.kv_heads + h) * k_bytes);
+        }
+        store_rows(args.page_type, args.v + t * args.v_stride, args.kv_heads, args.v_dim, static_cast<char*>(args.v_pages) + entry * args.kv_heads * v_bytes);
     });
 }
 

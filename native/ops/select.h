@@ -89,16 +89,18 @@ struct Selecting {
 
     // Scores the candidates first .. first + kScanEntries of a row.
     void scan(int64_t row, const Choice& from, int64_t first, float* out, float* memory) const {
-        float *keys = memory, *products = keys + args.dim * kEntries, *totals = products + kQueryRows * kEntries;
+        float *keys = memory, *products = keys + args.dim * kEntries, *totals = products + kQueryRows * kEntries, *rows = totals + kEntries;
         const int32_t* pages = args.places.pages + from.sequence * args.places.max_pages;
         for (int64_t start = first; start < from.count && start < first + kScanEntries; start += kEntries) {
             const int64_t count = from.count - start < kEntries ? from.count - start : kEntries;
-            const auto key = [&](int64_t e) {
-                int64_t entry = from.entry(start + e, args.length);
-                if (entry >= from.visible) entry = 0;  // masked below
-                return args.k_pages + place_in(pages, args.places.page_size, entry) * args.dim;
-            };
-            transpose_keys(key, count, args.dim, keys);
+            int64_t entries[kEntries];
+            const float* found[kEntries];
+            for (int64_t e = 0; e < count; ++e) {
+                const int64_t entry = from.entry(start + e, args.length);
+                entries[e] = place_in(pages, args.places.page_size, entry < from.visible ? entry : 0);  // masked below
+            }
+            find_rows({args.page_type, args.k_pages, nullptr, 1, 0, args.dim}, entries, count, rows, found);
+            transpose_keys([&](int64_t e) { return found[e]; }, count, args.dim, keys);
             for (int64_t e = 0; e < kEntries; ++e) totals[e] = 0;
             const auto add = [&]<int kRows>(int64_t head) {
                 const float* q[kRows];
@@ -155,7 +157,7 @@ inline size_t select_scratch(const SelectArgs& args) {
 inline void select(const void* raw, Team& team) {
     const auto& args = *static_cast<const SelectArgs*>(raw);
     const Selecting work(args, team.shared());
-    auto* memory = reinterpret_cast<float*>(team.local(size_t(4 * kEntries * (args.dim + kQueryRows + 1))));
+    auto* memory = reinterpret_cast<float*>(team.local(size_t(4 * kEntries * (2 * args.dim + kQueryRows + 1))));
     for (int64_t first = 0; first < args.places.num_tokens; first += kSelectRows) {
         const int64_t rows = args.places.num_tokens - first < kSelectRows ? args.places.num_tokens - first : kSelectRows;
         if (args.within) {

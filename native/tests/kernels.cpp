@@ -142,7 +142,7 @@ void others(const Kernels& kernels, Pool& pool, Pool& one) {
     Pool* pools[2] = {&one, &pool};
     for (int i = 0; i < 2; ++i) {
         out[i].resize(q.size());
-        const AttendArgs args{q.data(), nullptr, heads * dim, dim, 0, 0, k.data(), nullptr, v.data(), nullptr, nullptr, nullptr, out[i].data(), heads, kv, dim, 0, dim, 0, 9, kAll, 1, 0.2f, pages.places};
+        const AttendArgs args{q.data(), nullptr, heads * dim, dim, 0, 0, k.data(), nullptr, v.data(), nullptr, nullptr, nullptr, out[i].data(), kPageFloat, heads, kv, dim, 0, dim, 0, 9, kAll, 1, 0, 0.2f, pages.places};
         run(*pools[i], kernels.attend, args);
     }
     check(out[0] == out[1], kernels.isa, "attend on several threads");

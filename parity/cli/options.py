@@ -34,7 +34,11 @@ ENGINE = (
         help="share of the free memory that state may take, after the weights",
     ),
     flag("page_size", "--page-size", "--block-size", type=positive, metavar="N", help="tokens in a page of state"),
-    flag("kv_cache_dtype", metavar="DTYPE", help="dtype of the state (default: the compute dtype)"),
+    flag(
+        "kv_cache_dtype",
+        choices=("auto", "float32", "float16", "bfloat16", "int8"),
+        help="dtype of the pages of state (default: auto, the compute dtype)",
+    ),
     flag(
         "enable_prefix_caching",
         action=argparse.BooleanOptionalAction,

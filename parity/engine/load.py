@@ -49,7 +49,7 @@ class EngineConfig:
         memory_fraction: share of the free memory, after the weights, that pages may take.
         num_pages: pages of state, instead of a share of the memory.
         page_size: tokens in a page.
-        kv_cache_dtype: dtype of the pages by name; None is the compute dtype.
+        kv_cache_dtype: dtype of the pages by name, one of `PAGE_DTYPES`; None and `auto` are the compute dtype.
         enable_prefix_caching: keep state for requests to come.
         enforce_eager: record no graphs.
         num_snapshots: copies of per-request state kept for prefix reuse.
@@ -231,6 +231,26 @@ def compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None
     return own or stack.dtypes[0]
 
 
+PAGE_DTYPES = ("auto", "float32", "float16", "bfloat16", "int8")
+"""What pages may be kept in; `int8` has a scale for each row."""
+
+
+def _page_dtype(stack: Stack, asked: str | None, compute: torch.dtype) -> torch.dtype:
+    """What was asked for, where the stack keeps such pages.
+
+    Raises:
+        UsageError: there is no such dtype of pages, or not on this stack.
+    """
+    if asked is None or asked == "auto":
+        return compute
+    if asked not in PAGE_DTYPES:
+        raise UsageError(f"kv_cache_dtype {asked!r} is not kept in pages: there are {', '.join(PAGE_DTYPES)}")
+    dtype: torch.dtype = getattr(torch, asked)
+    if dtype == torch.int8 and not stack.int8_pages:
+        raise UsageError(f"kv_cache_dtype int8: the kernels of {stack.name} do not read pages of int8; bfloat16 halves them")
+    return dtype
+
+
 def make_engine(
     model: Decoder, checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, name: str, config: EngineConfig
 ) -> Engine:
@@ -241,14 +261,14 @@ def make_engine(
         UsageError: a setting is out of its range.
     """
     specs = model.state
-    state_dtype = dtype if config.kv_cache_dtype in (None, "auto") else dtype_of(str(config.kv_cache_dtype))
+    page_dtype = _page_dtype(stack, config.kv_cache_dtype, dtype)
     page_size = choose_page_size(specs, config.page_size or stack.page_size)
     max_model_len = config.max_model_len or model.max_position
     if max_model_len > model.max_position:
         raise UsageError(
             f"max_model_len {max_model_len} is above the {model.max_position} tokens that {name} was made for; lower it"
         )
-    per_page, per_slot = page_bytes(specs, page_size, state_dtype), slot_bytes(specs, state_dtype)
+    per_page, per_slot = page_bytes(specs, page_size, page_dtype), slot_bytes(specs, dtype)
     num_snapshots = config.num_snapshots if per_slot and config.enable_prefix_caching else 0
     num_pages = config.num_pages
     if num_pages is None:
@@ -279,7 +299,8 @@ def make_engine(
             page_size=page_size,
             num_slots=config.max_num_seqs,
             num_snapshots=num_snapshots,
-            dtype=state_dtype,
+            dtype=dtype,
+            page_dtype=page_dtype,
             device=stack.device,
         )
         runner = Runner(

@@ -11,18 +11,18 @@ from torch import Tensor
 from ..core.errors import CapacityError
 from ..core.state import PerRequest, PerToken, State, StateSpec
 from ..stacks.base import Device
+from ..stacks.paged import stored_shape
 
 Specs = Sequence[tuple[StateSpec, ...]]
 
 
 def page_bytes(specs: Specs, page_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one page over all layers."""
-    return sum(
-        page_size // spec.every * math.prod(spec.shape) * (spec.dtype or dtype).itemsize
-        for layer in specs
-        for spec in layer
-        if isinstance(spec, PerToken)
-    )
+    """Bytes of one page over all layers; `dtype` of the specs that name none."""
+    total = 0
+    for spec in (spec for layer in specs for spec in layer if isinstance(spec, PerToken)):
+        kind = spec.dtype or dtype
+        total += page_size // spec.every * math.prod(stored_shape(spec.shape, kind)) * kind.itemsize
+    return total
 
 
 def slot_bytes(specs: Specs, dtype: torch.dtype) -> int:
@@ -62,7 +62,8 @@ class StateMemory:
 
     Args:
         specs: what each layer keeps.
-        dtype: for specs that name none.
+        dtype: for specs of per-request state that name none.
+        page_dtype: for specs of pages that name none; `dtype` if not given.
         device: gives the memory.
     """
 
@@ -75,6 +76,7 @@ class StateMemory:
         num_slots: int,
         num_snapshots: int,
         dtype: torch.dtype,
+        page_dtype: torch.dtype | None = None,
         device: Device,
     ) -> None:
         self._slots: list[Tensor] = []
@@ -83,11 +85,12 @@ class StateMemory:
         for layer in specs:
             arrays = {}
             for spec in layer:
-                kind = spec.dtype or dtype
                 if isinstance(spec, PerToken):
-                    shape = (num_pages, page_size // spec.every, *spec.shape)
+                    kind = spec.dtype or page_dtype or dtype
+                    shape = (num_pages, page_size // spec.every, *stored_shape(spec.shape, kind))
                     arrays[spec.name] = device.zeros(shape, kind)
                 else:
+                    kind = spec.dtype or dtype
                     arrays[spec.name] = device.zeros((num_slots, *spec.shape), kind)
                     self._slots.append(arrays[spec.name])
                     self._saved.append(device.zeros((num_snapshots, *spec.shape), kind))

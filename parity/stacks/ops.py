@@ -8,6 +8,8 @@ that hold for all of them:
 * Nothing is changed in place except the state arrays (`pages`, `state`), and those only at the batch's own places.
 * Ties go to the lowest index.
 * A row's result should not depend on the other rows in the batch.
+* Pages keep numbers in a dtype of their own. In pages of int8, where a stack says that it reads them, a row of D numbers is D
+  signed bytes and then a bfloat16 scale, D + 2 long; `paged.py` defines it. The shapes below count numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""What the plain definitions of the paged ops share: a batch's sequences, their entries, and who sees what."""
+"""What the plain definitions of the paged ops share: a batch's sequences, their entries, and who sees what.
+
+Pages of a float dtype hold numbers. Pages of int8 hold rows of D signed bytes and behind them the two bytes of a bfloat16
+scale, so that a row is D + 2 long and carries all that reading it needs: a number is scale * byte, and the scale is a 127th of
+the row's largest magnitude, rounded to bfloat16 before the bytes are chosen.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +22,48 @@ def sequences(batch: Batch) -> Iterator[tuple[int, slice, int]]:
         yield s, slice(starts[s], starts[s + 1]), length
 
 
+_SCALE_BYTES = 2
+
+
+def stored_shape(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
+    """The shape that an entry [..., D] has in pages of a dtype."""
+    return (*shape[:-1], shape[-1] + _SCALE_BYTES) if dtype == torch.int8 else shape
+
+
+def row_size(pages: Tensor) -> int:
+    """D, of pages whose rows hold D numbers."""
+    return pages.shape[-1] - _SCALE_BYTES if pages.dtype == torch.int8 else pages.shape[-1]
+
+
+def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers [..., D] as pages of a dtype hold them; values of that dtype are taken as they are."""
+    if values.dtype == dtype or dtype != torch.int8:
+        return values.to(dtype)
+    values = values.float()
+    scale = (values.abs().amax(-1, keepdim=True) / 127).to(torch.bfloat16)
+    steps = values / scale.float().masked_fill(scale == 0, 1.0)
+    codes = steps.round().clamp(-127, 127).nan_to_num(0.0).to(torch.int8)
+    return torch.cat([codes, scale.view(torch.int8)], dim=-1)
+
+
+def numbers(entries: Tensor) -> Tensor:
+    """What entries read from pages stand for: those of int8 as float32 [..., D], others as they are."""
+    if entries.dtype != torch.int8:
+        return entries
+    scale = entries[..., -_SCALE_BYTES:].contiguous().view(torch.bfloat16)
+    return entries[..., :-_SCALE_BYTES].float() * scale.float()
+
+
 def entries_of(pages: Tensor, batch: Batch, s: int, length: int) -> Tensor:
     """A sequence's entries in order: [length, ...]."""
     used = batch.pages[s, : -(-length // pages.shape[1])].long()
-    return pages[used].flatten(0, 1)[:length]
+    return numbers(pages[used].flatten(0, 1)[:length])
 
 
 def entries_at(pages: Tensor, batch: Batch, s: int, index: Tensor) -> Tensor:
     """Some of a sequence's entries, [*index.shape, ...]; the others are not read."""
     index, size = index.long(), pages.shape[1]
-    return pages[batch.pages[s].long()[index // size], index % size]
+    return numbers(pages[batch.pages[s].long()[index // size], index % size])
 
 
 def visible(positions: Tensor, length: int, window: int | None) -> Tensor:

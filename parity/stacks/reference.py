@@ -16,7 +16,7 @@ from ..core.batch import Batch
 from ..core.weights import Packed, Rows, Weight
 from ..formats import expand, rows
 from .ops import Activation, Ops, Routing
-from .paged import entries_at, entries_of, sequences, softmax, visible
+from .paged import entries_at, entries_of, row_size, sequences, softmax, stored, visible
 from .reference_entries import attend_pooled, attend_selected, pool, select, select_blocks, write_pooled
 from .reference_memory import gather, hash_windows, token_windows
 from .reference_streams import (
@@ -130,7 +130,7 @@ def write(pages: Tensor, values: Tensor, batch: Batch) -> None:
     size = pages.shape[1]
     for s, span, _ in sequences(batch):
         positions = batch.positions[span].long()
-        pages[batch.pages[s].long()[positions // size], positions % size] = values[span].to(pages.dtype)
+        pages[batch.pages[s].long()[positions // size], positions % size] = stored(values[span], pages.dtype)
 
 
 def rope_write(
@@ -159,7 +159,7 @@ def attend(
     sinks: Tensor | None = None,
 ) -> Tensor:
     num_heads, num_groups = q.shape[1], q.shape[1] // k_pages.shape[2]
-    out = q.new_empty(q.shape[0], num_heads, v_pages.shape[-1])
+    out = q.new_empty(q.shape[0], num_heads, row_size(v_pages))
     for s, span, length in sequences(batch):
         k = entries_of(k_pages, batch, s, length).float().repeat_interleave(num_groups, dim=1)
         v = entries_of(v_pages, batch, s, length).float().repeat_interleave(num_groups, dim=1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.batch import Batch
-from .paged import entries_at, entries_of, sequences, softmax
+from .paged import entries_at, entries_of, row_size, sequences, softmax, stored
 
 
 def _index_scores(q: Tensor, weights: Tensor | None, keys: Tensor, positions: Tensor, every: int) -> Tensor:
@@ -73,7 +73,7 @@ def attend_selected(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, batch: Batch, scale: float, selected: Tensor, every: int
 ) -> Tensor:
     num_groups = q.shape[1] // k_pages.shape[2]
-    out = q.new_empty(*q.shape[:2], v_pages.shape[-1])
+    out = q.new_empty(*q.shape[:2], row_size(v_pages))
     offsets = torch.arange(every, device=q.device)
     for s, span, length in sequences(batch):
         positions = batch.positions[span].long()
@@ -130,7 +130,7 @@ def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> Non
         positions = batch.positions[span].long()
         ends = (positions + 1) % every == 0
         entries = positions[ends] // every
-        pages[batch.pages[s].long()[entries // size], entries % size] = values[span][ends].to(pages.dtype)
+        pages[batch.pages[s].long()[entries // size], entries % size] = stored(values[span][ends], pages.dtype)
 
 
 def attend_pooled(

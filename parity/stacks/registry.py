@@ -82,6 +82,7 @@ def with_table(stack: Stack, table: str) -> Stack:
             formats=frozenset(),
             rounded=frozenset(),
             prepare=as_is,
+            int8_pages=True,
             notes=dict.fromkeys(stack.ops.names(), "the reference table was asked for"),
         )
     if table in stack.tables:

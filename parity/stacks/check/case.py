@@ -57,11 +57,14 @@ class Make:
     Args:
         dtype: the compute dtype.
         formats: packed formats to make weights in.
+        int8_pages: whether to make pages of int8 too.
         seed: of the numbers.
     """
 
-    def __init__(self, dtype: torch.dtype, formats: frozenset[str] = frozenset(), seed: int = 0) -> None:
-        self.dtype, self.formats = dtype, formats
+    def __init__(
+        self, dtype: torch.dtype, formats: frozenset[str] = frozenset(), seed: int = 0, *, int8_pages: bool = False
+    ) -> None:
+        self.dtype, self.formats, self.int8_pages = dtype, formats, int8_pages
         self.generator = torch.Generator().manual_seed(seed)
 
     def normal(self, *shape: int, dtype: torch.dtype | None = None, std: float = 1.0) -> Tensor:

@@ -13,11 +13,12 @@ from ...core.batch import Batch
 from ...core.errors import UsageError
 from ...core.weights import Packed, Rows
 from ..base import Stack
+from ..paged import numbers
 from . import dense, pooled, sampling, stateful, streams
 from .case import Case, Make, alone
 from .oracle import exact, on_device, upcast
 from .report import Failure, OpReport, Report
-from .tolerance import error
+from .tolerance import error, one_step
 
 CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "embed": dense.embed,
@@ -121,7 +122,7 @@ def _check_op(
     failures, worst, number = [], 0.0, 0
     invariant: bool | None = None
     for dtype in dtypes:
-        for case in CASES[name](Make(dtype, stack.formats)):
+        for case in CASES[name](Make(dtype, stack.formats, int8_pages=stack.int8_pages)):
             if only is not None and not only(name, case.name):
                 continue
             if not stack.rounded:
@@ -268,7 +269,11 @@ def _compare_states(
             equal = torch.equal(now[written].double(), wanted[written].double())
             yield _Outcome(None) if equal else _Outcome(f"{key} does not hold the values", math.inf)
             continue
-        allowed = case.tolerance.allowed(wanted, now.dtype, dtype)
+        if now.dtype == torch.int8:
+            now, wanted, written = numbers(now), numbers(wanted), written.any(-1)
+            allowed = one_step(wanted)
+        else:
+            allowed = case.tolerance.allowed(wanted, now.dtype, dtype)
         worst = error(now[written], wanted[written], allowed[written])
         yield _Outcome(None if worst <= 1 else f"{key} is off by {worst:.3g} tolerances", worst)
 

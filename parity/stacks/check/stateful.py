@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...core.batch import Batch
+from ..paged import stored
 from .case import DECODES, MIXED, PROMPT, Args, Case, Chunks, Make, longest
 from .dense import angles
 from .tolerance import Tolerance
@@ -47,6 +48,10 @@ def write(make: Make) -> Iterator[Case]:
     pages = _kept(make, batch, 2, 16, dtype=_other(make.dtype), written=False)
     converted = {"pages": pages, "values": make.normal(batch.num_tokens, 2, 16), "batch": batch}
     yield Case("pages of another dtype", converted, state=("pages",))
+    for shape in ((2, 16), (33,)) if make.int8_pages else ():
+        pages, values = stored(_kept(make, batch, *shape, written=False), torch.int8), make.normal(batch.num_tokens, *shape)
+        values[3] = 0.0
+        yield Case(f"pages of int8, {shape}", {"pages": pages, "values": values, "batch": batch}, equal=True, state=("pages",))
 
 
 def rope_write(make: Make) -> Iterator[Case]:
@@ -71,6 +76,9 @@ def rope_write(make: Make) -> Iterator[Case]:
     # The rotated key is rounded to the compute dtype and then to the pages' own.
     args = {name: value for name, value in args.items() if name != "batch"} | pages | {"batch": batch}
     yield Case("pages of another dtype", args, tolerance=Tolerance(2, 2), state=("k_pages", "v_pages"))
+    if make.int8_pages:
+        pages = {name: stored(_kept(make, batch, 2, 32, written=False), torch.int8) for name in ("k_pages", "v_pages")}
+        yield Case("pages of int8", args | pages, tolerance=Tolerance(2, 2), state=("k_pages", "v_pages"))
 
 
 def _rotated(make: Make, batch: Batch, h: int, k: int, d: int, e: int, width: int) -> Args:
@@ -116,6 +124,10 @@ def attend(make: Make) -> Iterator[Case]:
     args = _attended(make, batch, 4, 2, 32, 32)
     yield Case("strided", args | {"q": make.normal(batch.num_tokens, 4, 2, 32)[:, :, 1]}, tolerance=rule)
     yield Case("pages of another dtype", _attended(make, batch, 4, 2, 32, 32, _other(make.dtype)), tolerance=rule)
+    for h, k, d, e in ((4, 2, 32, 32), (3, 1, 24, 40)) if make.int8_pages else ():
+        kept = _attended(make, batch, h, k, d, e)
+        kept |= {name: stored(kept[name], torch.int8) for name in ("k_pages", "v_pages")}
+        yield Case(f"pages of int8, {h}/{k} heads of {d}", kept, tolerance=Tolerance(d + longest(batch), 3), rows=("q",))
     yield Case("large heads", _attended(make, make.batch(DECODES, 16), 2, 1, 256, 256), tolerance=Tolerance(300, 3))
     # Scores in the hundreds: one entry takes all, and exp overflows unless the largest is taken off.
     q = make.grid(batch.num_tokens, 4, 32, step=2.0, top=16.0)
@@ -141,6 +153,10 @@ def attend_latent(make: Make) -> Iterator[Case]:
     yield Case("strided", args | {"q": both[..., :32], "q_rope": both[..., 32:]}, tolerance=rule)
     every = torch.arange(64, dtype=torch.int32).repeat(batch.num_tokens, 1)
     yield Case("all selected, unseen ones too", args | {"selected": every}, tolerance=rule)
+    for dtype in (_other(make.dtype), *((torch.int8,) if make.int8_pages else ())):
+        kept = {name: stored(args[name], dtype) for name in ("latent_pages", "rope_pages")}
+        for label, options in (("", {}), (", selected", {"selected": _selection(make, batch, 9)})):
+            yield Case(f"pages of {dtype}{label}", args | kept | options, tolerance=rule, rows=("q", "q_rope", *options))
 
 
 def _latent(make: Make, batch: Batch, h: int, wide: int, r: int) -> Args:

@@ -14,7 +14,8 @@ result y may be off by
 * `size` is |y| for an element-wise op. For a sum it is |y| + the root mean square of y's row, since terms cancel: the
   rounding error of a sum of random terms is as large as the roundoff times the size of the other sums in the row.
 
-Integers, and copies in one dtype, must be equal.
+Integers, and copies in one dtype, must be equal. What is computed and then kept in pages of int8 may be one step off, a 127th
+of the row's largest number, since a rounding may fall on either side; what is only kept must be equal.
 """
 
 from __future__ import annotations
@@ -65,6 +66,11 @@ ONE_ROUNDING = Tolerance()
 def roundoff(dtype: torch.dtype) -> float:
     """The unit roundoff: half the distance from 1 to the next number."""
     return torch.finfo(dtype).eps / 2
+
+
+def one_step(row: Tensor) -> Tensor:
+    """What each number of rows [..., D] read from pages of int8 may be off: a step, and the rounding of the step itself."""
+    return (row.double().abs().amax(-1, keepdim=True) * (1.02 / 127) + _TINY).expand(row.shape)
 
 
 def error(found: Tensor, exact: Tensor, allowed: Tensor) -> float:

@@ -16,7 +16,7 @@ def open_stack() -> Stack:
     """The cpu stack; without the compiled kernels it computes with the reference table, and says so once."""
     if missing() is not None:
         notes = dict.fromkeys(reference.OPS.names(), missing() or "")
-        return Stack("cpu", HostDevice(), reference.OPS, reference.OPS, dtypes=(torch.float32,), notes=notes)
+        return Stack("cpu", HostDevice(), reference.OPS, reference.OPS, dtypes=(torch.float32,), int8_pages=True, notes=notes)
     from . import table, weights
     from .device import NativeDevice
     from .graph import TORCH_THREADS
@@ -32,6 +32,7 @@ def open_stack() -> Stack:
         formats=weights.FORMATS,
         rounded=weights.ROUNDED,
         prepare=weights.prepare,
+        int8_pages=True,
         notes=table.NOTES,
     )
     float32 = replace(stack, name="cpu:float32", ops=table.FLOAT32_OPS, rounded=frozenset())

@@ -10,7 +10,7 @@ from .. import reference_entries
 from .dense import plain
 from .fallback import told, usable
 from .native import native
-from .paged import chosen, places
+from .paged import PAGE_TYPES, chosen, places, readable
 
 
 def select(
@@ -40,7 +40,7 @@ def select_blocks(
 
 def _scorable(q: Tensor, weights: Tensor | None, k_pages: Tensor, batch: Batch, top_k: int) -> bool:
     right = weights is None or usable(weights)
-    return right and usable(q) and plain(k_pages) and batch.positions.dtype == torch.int32 and top_k > 0
+    return right and usable(q) and readable(k_pages) and batch.positions.dtype == torch.int32 and top_k > 0
 
 
 def _select(
@@ -65,6 +65,7 @@ def _select(
         k_pages.data_ptr(),
         0 if within is None else within.data_ptr(),
         out.data_ptr(),
+        PAGE_TYPES[k_pages.dtype],
         q.shape[1],
         q.shape[2],
         top_k,

@@ -2,7 +2,7 @@
 
 FP8 keeps three bits of mantissa over fifteen powers of two, which no integer of eight bits holds: its products are of floats,
 with activations as they are. The others are small integers times a scale. Their activations are rounded to bytes in blocks of
-32, as for GGUF's types: for codes of four bits that rounding is a tenth of the weights' own, for eight bits about as large.
+32, as for GGUF's types: for codes of four bits that rounding is a twentieth of the weights' own, for eight bits about as large.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ...core.batch import Batch
 from .. import reference, reference_entries
+from ..paged import row_size
 from .fallback import told, usable
 from .native import native
 
@@ -70,13 +72,16 @@ def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> Non
 
 
 def _write(pages: Tensor, values: Tensor, batch: Batch, every: int) -> bool:
-    """Copies rows to their entries of `every` tokens, if they are of the pages' dtype."""
-    if pages.dtype != values.dtype or not pages.is_contiguous() or not _inner_contiguous(values):
+    """Brings rows to their entries of `every` tokens: copies of the pages' own dtype, or float32 that is converted."""
+    same = pages.dtype == values.dtype
+    converted = values.dtype == torch.float32 and pages.dtype in PAGE_TYPES
+    if not (same or converted) or not pages.is_contiguous() or not _inner_contiguous(values):
         return False
-    size = values.element_size()
+    columns = 0 if same else values.shape[-1]
     native().write(
-        values.data_ptr(), pages.data_ptr(), values.stride(0) * size, pages[0, 0].numel() * size, every,
-        places(batch, pages.shape[1]),
+        values.data_ptr(), pages.data_ptr(), values.stride(0) * values.element_size(),
+        pages[0, 0].numel() * pages.element_size(), every, math.prod(values.shape[1:-1]), columns,
+        PAGE_TYPES.get(pages.dtype, 0), places(batch, pages.shape[1]),
     )  # fmt: skip
     return True
 
@@ -92,16 +97,15 @@ def rope_write(
     interleaved: bool = False,
     offset: int = 0,
 ) -> Tensor:
-    tensors = (q, k, v, k_pages, v_pages)
-    same = q.shape[-1] == k.shape[-1] and k_pages.shape[1] == v_pages.shape[1]
-    if not (same and all(usable(x) and _inner_contiguous(x) for x in tensors) and angles.is_contiguous()):
-        told("rope_write", *tensors)
+    same = q.shape[-1] == k.shape[-1] and k_pages.shape[1] == v_pages.shape[1] and readable(k_pages, v_pages)
+    if not (same and all(usable(x) and _inner_contiguous(x) for x in (q, k, v)) and angles.is_contiguous()):
+        told("rope_write", q, k, v, k_pages, v_pages)
         return reference.rope_write(q, k, v, angles, k_pages, v_pages, batch, interleaved, offset)
     out = torch.empty(q.shape)
     native().rope_write(
         q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0), angles.data_ptr(), out.data_ptr(),
-        k_pages.data_ptr(), v_pages.data_ptr(), q.shape[1], k.shape[1], k.shape[2], v.shape[2], angles.shape[-1], offset,
-        interleaved, places(batch, k_pages.shape[1]),
+        k_pages.data_ptr(), v_pages.data_ptr(), PAGE_TYPES[k_pages.dtype], *q.shape[1:2], *k.shape[1:],
+        v.shape[2], angles.shape[-1], offset, interleaved, places(batch, k_pages.shape[1]),
     )  # fmt: skip
     return out
 
@@ -115,7 +119,7 @@ def attend(
     window: int | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    if not (usable(q) and _readable(k_pages, v_pages) and (sinks is None or usable(sinks))):
+    if not (usable(q) and readable(k_pages, v_pages) and (sinks is None or usable(sinks))):
         told("attend", q, k_pages, v_pages)
         return reference.attend(q, k_pages, v_pages, batch, scale, window, sinks)
     return _attend(q, k_pages, v_pages, batch, scale, window=window or 0, sinks=sinks)
@@ -130,7 +134,7 @@ def attend_latent(
     scale: float,
     selected: Tensor | None = None,
 ) -> Tensor:
-    if not (usable(q) and usable(q_rope) and _readable(latent_pages, rope_pages) and chosen(selected)):
+    if not (usable(q) and usable(q_rope) and readable(latent_pages, rope_pages) and chosen(selected)):
         told("attend_latent", q, q_rope, latent_pages, rope_pages)
         return reference.attend_latent(q, q_rope, latent_pages, rope_pages, batch, scale, selected)
     keys = latent_pages.unsqueeze(2)  # one head
@@ -141,7 +145,7 @@ def attend_latent(
 def attend_selected(
     q: Tensor, k_pages: Tensor, v_pages: Tensor, batch: Batch, scale: float, selected: Tensor, every: int
 ) -> Tensor:
-    if not (usable(q) and _readable(k_pages, v_pages) and chosen(selected)):
+    if not (usable(q) and readable(k_pages, v_pages) and chosen(selected)):
         told("attend_selected", q, k_pages, v_pages)
         return reference_entries.attend_selected(q, k_pages, v_pages, batch, scale, selected, every)
     return _attend(q, k_pages, v_pages, batch, scale, seen="groups", selected=selected, every=every)
@@ -159,7 +163,7 @@ def attend_pooled(
     sinks: Tensor | None = None,
 ) -> Tensor:
     entries = pages if pooled is None else pooled
-    if not (usable(q) and _readable(pages, entries) and (sinks is None or usable(sinks)) and chosen(selected)):
+    if not (usable(q) and readable(pages, entries) and (sinks is None or usable(sinks)) and chosen(selected)):
         told("attend_pooled", q, pages, entries)
         return reference_entries.attend_pooled(q, pages, pooled, batch, scale, window, every, selected, sinks)
     keys = pages.unsqueeze(2)  # one head
@@ -169,8 +173,14 @@ def attend_pooled(
     )
 
 
-def _readable(*pages: Tensor) -> bool:
-    return all(usable(one) and one.is_contiguous() for one in pages)
+PAGE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.int8: 3}
+"""The dtypes of pages, as the kernels know them."""
+
+
+def readable(*arrays: Tensor) -> bool:
+    """Whether the kernels read such pages: all of one dtype, each in one piece."""
+    kinds = {pages.dtype for pages in arrays}
+    return len(kinds) == 1 and kinds <= PAGE_TYPES.keys() and all(pages.is_contiguous() for pages in arrays)
 
 
 def chosen(selected: Tensor | None) -> bool:
@@ -194,7 +204,7 @@ def _attend(
     pooled: Tensor | None = None,
     selected: Tensor | None = None,
 ) -> Tensor:
-    out = torch.empty(q.shape[0], q.shape[1], v_pages.shape[-1])
+    out = torch.empty(q.shape[0], q.shape[1], row_size(v_pages))
     native().attend(
         q.data_ptr(),
         q.stride(0),
@@ -209,11 +219,12 @@ def _attend(
         0 if sinks is None else sinks.data_ptr(),
         0 if selected is None else selected.data_ptr(),
         out.data_ptr(),
+        PAGE_TYPES[k_pages.dtype],
         q.shape[1],
         k_pages.shape[2],
         q.shape[2],
-        0 if rope_pages is None else rope_pages.shape[-1],
-        v_pages.shape[-1],
+        0 if rope_pages is None else row_size(rope_pages),
+        row_size(v_pages),
         0 if selected is None else selected.shape[1],
         window,
         SEEN[seen],

@@ -38,6 +38,7 @@ def without_triton(index: int) -> Stack:
         ops=reference.OPS,
         train_ops=reference.OPS,
         dtypes=_DTYPES,
+        int8_pages=True,
         notes=dict.fromkeys(reference.OPS.names(), _NO_TRITON),
     )
 
