@@ -392,14 +392,33 @@ struct Shared {
     Softmax* softmax(float* sums) const { return reinterpret_cast<Softmax*>(sums + width); }
 };
 
+// The segment of that number among those of all blocks, or false past the last.
+inline bool find_segment(const AttendArgs& args, const Cut& cut, int64_t number, Block& block, int64_t& segment) {
+    for (int64_t b = 0; find_block(args, cut, b, block); ++b) {
+        const Segments segments(args, block);
+        segment = segments.first + number;
+        if (segment < segments.end) return true;
+        number -= segments.end - segments.first;
+    }
+    return false;
+}
+
+// Whether a block has more than one.
+inline bool any_to_share(const AttendArgs& args, const Cut& cut) {
+    Block block;
+    for (int64_t b = 0; args.segments && find_block(args, cut, b, block); ++b) {
+        const Segments segments(args, block);
+        if (segments.end - segments.first > 1) return true;
+    }
+    return false;
+}
+
 // Threads take segments of blocks, then join those of each query.
 inline void attend_shared(const AttendArgs& args, const Cut& cut, const AttendMemory& memory, Team& team) {
     const Shared shared(args, team.shared());
     Block block;
-    for (int64_t item = team.claim(); find_block(args, cut, item / args.segments, block); item = team.claim()) {
-        const int64_t segment = item % args.segments;
-        const Segments segments(args, block);
-        if (segment < segments.first || segment >= segments.end) continue;
+    int64_t segment = 0;
+    while (find_segment(args, cut, team.claim(), block, segment)) {
         find_queries(args, block, memory);
         attend_segment(args, block, segment, memory);
         for (int64_t m = 0; m < block.rows * block.heads; ++m) {
@@ -428,7 +447,7 @@ inline size_t attend_scratch(AttendArgs& args, int threads) {
     const Cut cut(args);
     const int64_t longest = args.seen == kAll ? args.places.max_pages * args.places.page_size : list_size(args, args.places.max_pages * args.places.page_size);
     const int64_t segments = (longest + kSegment - 1) / kSegment, blocks = args.places.num_tokens * args.kv_heads * cut.groups;
-    // With work for all threads in whole blocks, sharing only costs. Rows of a prompt count alone: a few more blocks than there are.
+    // With work for all threads in whole blocks, sharing only costs.
     const bool few = threads > 1 && segments > 1 && blocks < 8 * threads;
     args.segments = few ? int32_t(segments) : 0;
     return few ? Shared::bytes(args) : 0;
@@ -438,7 +457,7 @@ inline void attend(const void* raw, Team& team) {
     const auto& args = *static_cast<const AttendArgs*>(raw);
     const Cut cut(args);
     const AttendMemory memory(args, cut, team.local(AttendMemory::bytes(args, cut)));
-    if (args.segments) return attend_shared(args, cut, memory, team);
+    if (any_to_share(args, cut)) return attend_shared(args, cut, memory, team);
     Block block;
     while (find_block(args, cut, team.claim(), block)) attend_block(args, block, memory);
 }
