@@ -43,7 +43,9 @@ def stored(values: Tensor, dtype: torch.dtype) -> Tensor:
     scale = (values.abs().amax(-1, keepdim=True) / 127).to(torch.bfloat16)
     steps = values / scale.float().masked_fill(scale == 0, 1.0)
     codes = steps.round().clamp(-127, 127).nan_to_num(0.0).to(torch.int8)
-    return torch.cat([codes, scale.view(torch.int8)], dim=-1)
+    # In one dimension, since the strides of an empty tensor are not always its shape's.
+    scale_bytes = scale.reshape(-1).view(torch.int8).reshape(*values.shape[:-1], _SCALE_BYTES)
+    return torch.cat([codes, scale_bytes], dim=-1)
 
 
 def numbers(entries: Tensor) -> Tensor:

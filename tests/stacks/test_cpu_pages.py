@@ -130,3 +130,24 @@ def test_threads_share_a_long_selection_without_a_trace() -> None:
     assert torch.equal(*results)
     expected = reference.attend_latent(q, q_rope, latent, rope, batch, 0.2, selected)
     torch.testing.assert_close(results[0], expected, rtol=5e-6, atol=5e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_pooled_and_chosen_entries_of_a_type(dtype: torch.dtype) -> None:
+    batch, num_pages = ragged(CHUNKS)
+    rows, every = batch.num_tokens, 4
+    entries = [stored(torch.zeros(num_pages, 2, 24), dtype) for _ in range(2)]
+    values = normal(rows, 24)
+    OPS.write_pooled(entries[0], values, batch, every)
+    reference.OPS.write_pooled(entries[1], values, batch, every)
+    assert torch.equal(entries[0].view(torch.uint8), entries[1].view(torch.uint8))
+    tokens, pooled = kept(batch, num_pages, 1, 24, dtype, 1).squeeze(2), stored(normal(num_pages, 2, 24, seed=2), dtype)
+    q, weights, sinks = normal(rows, 3, 24, seed=3), normal(rows, 3, seed=4), normal(3, seed=5)
+    chosen = OPS.select(q, weights, pooled, batch, 5, every)
+    assert torch.equal(chosen, reference.OPS.select(q, weights, pooled, batch, 5, every))
+    close = {"rtol": 3e-6, "atol": 3e-6}
+    got = OPS.attend_pooled(q, tokens, pooled, batch, 0.2, 6, every, chosen, sinks)
+    torch.testing.assert_close(got, reference.OPS.attend_pooled(q, tokens, pooled, batch, 0.2, 6, every, chosen, sinks), **close)
+    pages = kept(batch, num_pages, 1, 24, dtype, 1), kept(batch, num_pages, 1, 40, dtype, 6)
+    got = OPS.attend_selected(q, *pages, batch, 0.2, chosen, every)
+    torch.testing.assert_close(got, reference.OPS.attend_selected(q, *pages, batch, 0.2, chosen, every), **close)
