@@ -146,8 +146,8 @@ def test_pooled_and_chosen_entries_of_a_type(dtype: torch.dtype) -> None:
     chosen = OPS.select(q, weights, pooled, batch, 5, every)
     assert torch.equal(chosen, reference.OPS.select(q, weights, pooled, batch, 5, every))
     close = {"rtol": 3e-6, "atol": 3e-6}
-    got = OPS.attend_pooled(q, tokens, pooled, batch, 0.2, 6, every, chosen, sinks)
-    torch.testing.assert_close(got, reference.OPS.attend_pooled(q, tokens, pooled, batch, 0.2, 6, every, chosen, sinks), **close)
+    args = (q, tokens, pooled, batch, 0.2, 6, every, chosen, sinks)
+    torch.testing.assert_close(OPS.attend_pooled(*args), reference.OPS.attend_pooled(*args), **close)
     pages = kept(batch, num_pages, 1, 24, dtype, 1), kept(batch, num_pages, 1, 40, dtype, 6)
     got = OPS.attend_selected(q, *pages, batch, 0.2, chosen, every)
     torch.testing.assert_close(got, reference.OPS.attend_selected(q, *pages, batch, 0.2, chosen, every), **close)
