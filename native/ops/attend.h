@@ -286,7 +286,8 @@ inline void attend_segment(const AttendArgs& args, const Block& block, int64_t s
         if (args.k2_dim) find_rows({args.page_type, args.k2_pages, nullptr, 1, 0, args.k2_dim}, entries, count, memory.key_rows + kEntries * args.k_dim, keys2);
         const bool same = args.v_pages == args.k_pages;
         if (!same) find_rows(rows(args.v_pages, args.v_dim), entries, count, memory.value_rows, values);
-        const auto value = [&](int64_t e) { return same ? keys[e] : values[e]; };
+        const float* const* found = same ? keys : values;
+        const auto value = [&](int64_t e) { return found[e]; };
         transpose_keys([&](int64_t e) { return keys[e]; }, count, args.k_dim, memory.keys);
         if (args.k2_dim) transpose_keys([&](int64_t e) { return keys2[e]; }, count, args.k2_dim, memory.keys + args.k_dim * kEntries);
         const auto score = [&]<int kRows>(int64_t m) {

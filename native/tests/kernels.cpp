@@ -132,6 +132,34 @@ struct Pages {
     }
 };
 
+// Pages of every type: rows written, then attended to over a context of several segments, with the same bits on any threads.
+void page_types(const Kernels& kernels, Pool& pool, Pool& one) {
+    const Pages all({{0, 1300}}, 8), last({{1299, 1}}, 8);
+    const int heads = 3, dim = 24;
+    const auto values = normal(static_cast<size_t>(all.places.num_tokens * dim)), q = normal(heads * dim);
+    for (int32_t type : {kPageFloat, kPageHalf, kPageBfloat, kPageByte}) {
+        const int64_t row = type == kPageFloat ? 4 * dim : type == kPageByte ? dim + 2 : 2 * dim;
+        std::vector<uint8_t> kept(static_cast<size_t>(all.count * 8 * row));
+        run(pool, kernels.write, WriteArgs{values.data(), kept.data(), 4 * dim, row, 1, 1, dim, type, all.places});
+        std::vector<float> out[2];
+        Pool* pools[2] = {&one, &pool};
+        for (int i = 0; i < 2; ++i) {
+            out[i].resize(q.size());
+            AttendArgs args{q.data(), nullptr, heads * dim, dim, 0, 0, kept.data(), nullptr, kept.data(), nullptr, nullptr, nullptr, out[i].data(), type, heads, 1, dim, 0, dim, 0, 0, kAll, 1, 0, 0.2f, last.places};
+            const size_t scratch = kernels.attend_scratch(args, pools[i]->size());
+            run(*pools[i], kernels.attend, args, scratch);
+        }
+        check(out[0] == out[1], kernels.isa, "attend over pages of a type on several threads", type);
+        double total = 0, sum = 0;
+        for (int64_t e = 0; e < 1300; ++e) {
+            double score = 0;
+            for (int d = 0; d < dim; ++d) score += double(q[static_cast<size_t>(d)]) * values[static_cast<size_t>(e * dim + d)];
+            total += std::exp(score * 0.2), sum += std::exp(score * 0.2) * values[static_cast<size_t>(e * dim)];
+        }
+        check(std::fabs(sum / total - out[0][0]) < (type == kPageFloat ? 1e-5 : 0.02), kernels.isa, "attend over pages of a type", type);
+    }
+}
+
 // Everything that is not a product: the same bits on one thread and on several, and for attention a sum in double.
 void others(const Kernels& kernels, Pool& pool, Pool& one) {
     const Pages pages({{0, 21}, {70, 1}, {5, 3}}, 8);
@@ -160,10 +188,11 @@ void others(const Kernels& kernels, Pool& pool, Pool& one) {
     std::vector<int32_t> best[2];
     for (int i = 0; i < 2; ++i) {
         best[i].resize(static_cast<size_t>(tokens * 5));
-        const SelectArgs args{q.data(), nullptr, k.data(), nullptr, best[i].data(), heads * dim, dim, 0, heads, dim, 5, 1, 0, 1, false, pages.places};
+        const SelectArgs args{q.data(), nullptr, k.data(), nullptr, best[i].data(), heads * dim, dim, 0, kPageFloat, heads, dim, 5, 1, 0, 1, false, pages.places};
         run(*pools[i], kernels.select, args, kernels.select_scratch(args));
     }
     check(best[0] == best[1], kernels.isa, "select on several threads");
+    page_types(kernels, pool, one);
     const auto logits = normal(3 * 5000);
     const float temperature[3] = {0, 1, 0.5f}, top_p[3] = {1, 0.8f, 0.3f}, min_p[3] = {0, 0, 0.1f}, uniform[3] = {0.3f, 0.99f, 0.5f};
     const int32_t top_k[3] = {0, 40, 0};
