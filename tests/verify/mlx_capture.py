@@ -13,6 +13,8 @@ from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
 
+from parity.hub import open_checkpoint
+from parity.hub.content import content_leaves, root_of
 from parity.verify.features import Reducer
 from parity.verify.record import Answer, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from parity.verify.sides.base import Tokens
@@ -32,7 +34,9 @@ class MlxSide:
         self._reducer: Reducer | None = None
 
     def identity(self) -> Identity:
-        return Identity(self.name, "local", self._folder.name, self._config["model_type"], "mlx", "float32")
+        leaves = content_leaves(open_checkpoint(self._folder))
+        kind = self._config["model_type"]
+        return Identity(self.name, "local", self._folder.name, kind, "mlx", "float32", root_of(leaves), leaves)
 
     def tokens(self, item: Item) -> Tokens:
         if item.kind == "text":
