@@ -146,6 +146,13 @@ CASES: dict[str, Case] = {
     ),
     "qwen3-fp8-128": ("Qwen3", SIZES | {"hidden_size": 160, "head_dim": 40}, LINEAR, fp8(128, e8m0=False), FP8),
     "deepseek_v32-fp8-ue8m0": ("DeepseekV32", INDEXED, LINEAR, fp8(16, e8m0=True), FP8 | {"weight_block_size": [16, 16]}),
+    "qwen3_next-fp8": (
+        "Qwen3Next",
+        HYBRID | SHARED | {"vocab_size": 192},
+        DELTA,
+        fp8(16, e8m0=False),
+        FP8 | {"weight_block_size": [16, 16]},
+    ),
     "qwen3_5-fp8": ("Qwen3_5", HYBRID, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
     "qwen3_5_moe-fp8": ("Qwen3_5Moe", HYBRID | SHARED, DELTA, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
     "qwen3_5-bf16": ("Qwen3_5", HYBRID, r".*\.weight$", halves(torch.bfloat16), {}),
