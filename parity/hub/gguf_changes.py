@@ -40,6 +40,8 @@ def undo(change: Change, weight: Weight, config: Mapping[str, Any], name: str) -
         return tensor - 1
     if change == "ones":
         return torch.ones(shape)
+    if change in ("left", "right"):
+        return tensor.chunk(2, -1)[change == "right"].contiguous()
     if change in ("decay_apart", "long_decay"):
         return torch.log(-tensor).reshape(shape)
     return rows(torch.log(-tensor), _grouped(tensor.shape[0], config, "tiled_scalars", name))  # decay
@@ -51,6 +53,8 @@ def shape_after(change: Change, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (1, *shape)
     if change in ("tiled_convolution", "convolution"):
         return (shape[0], 1, *shape[1:])
+    if change in ("left", "right"):
+        return (*shape[:-1], shape[-1] // 2)
     if change == "long_convolution":
         return (max(shape[:-1]), 1, shape[-1])
     if change == "long_decay":

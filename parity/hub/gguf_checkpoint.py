@@ -17,10 +17,11 @@ from parity.formats import expand
 from .checkpoint import TensorInfo
 from .gguf import PLAIN, GgufTensor, open_parts
 from .gguf_changes import joined_kv_b, shape_after, undo
-from .gguf_config import generation_config, hugging_face_config, layout_of
-from .gguf_names import FUSED_EXPERTS, ROPE_FACTORS, TOP, Change, Layout
+from .gguf_config import generation_config, hugging_face_config, layout_of, ngram_constants
+from .gguf_names import FUSED_EXPERTS, NGRAM_TABLE, ROPE_FACTORS, TOP, Change, Layout
 
 _BLOCK = re.compile(r"blk\.(\d{1,6})\.(.+)")
+INDEX = ".indexer.index_qk_proj.weight"
 _DTYPES = {format: str(dtype).removeprefix("torch.") for format, dtype in PLAIN.values()}
 
 
@@ -37,7 +38,9 @@ class GgufCheckpoint:
             raise FormatError(f"{path} has no token_embd.weight")
         self.config: Mapping[str, Any] = self._config()
         self._sources = self._named()
-        self.tensors: Mapping[str, TensorInfo] = {name: self._info(name) for name in self._sources}
+        self._constants = ngram_constants(self.text_source, self._layout)
+        made = {name: TensorInfo(name, tuple(value.shape), "int64", 0, path) for name, value in self._constants.items()}
+        self.tensors: Mapping[str, TensorInfo] = {name: self._info(name) for name in self._sources} | made
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
@@ -46,7 +49,11 @@ class GgufCheckpoint:
 
     def read(self, name: str) -> torch.Tensor | Packed:
         """A tensor: a view of the mapped file where GGUF left the values as they were, else a copy put right."""
+        if name in self._constants:
+            return self._constants[name]
         sources = self._sources[name]
+        if len(sources) > 1 and name.endswith(INDEX):
+            return torch.cat([expand(self._raw(source)) for source in sources])
         if len(sources) > 1:
             return joined_kv_b(*(self._raw(source) for source in sources))
         return undo(self._change(name), self._raw(sources[0]), self.config, f"{self.path}: {name}")
@@ -65,7 +72,11 @@ class GgufCheckpoint:
     def _config(self) -> dict[str, Any]:
         factors = expand(self._raw(ROPE_FACTORS)) if ROPE_FACTORS in self._files else None
         vocab_size = self._tensor("token_embd.weight").shape[0]
-        return hugging_face_config(self.text_source, vocab_size, "output.weight" not in self._files, factors, str(self.path))
+        tied = "output.weight" not in self._files
+        config = hugging_face_config(self.text_source, vocab_size, tied, factors, str(self.path))
+        if NGRAM_TABLE in self._files:  # padded, by how much only its height says
+            config["make_ngram_vocab_size_divisible_by"] = self._tensor(NGRAM_TABLE).shape[0]
+        return config
 
     def _named(self) -> dict[str, tuple[str, ...]]:
         """Hugging Face's name of every tensor, to the names it is made from; unknown ones stay: loading refuses them."""
@@ -79,6 +90,14 @@ class GgufCheckpoint:
         for name in [name for name in found if name.endswith(".mlp.experts.gate_up_proj")]:  # then both are without an ending
             down = name.replace("gate_up", "down")
             found[down] = found.pop(f"{down}.weight")
+        if NGRAM_TABLE in found and self.config.get("ple_layer_ids"):
+            layer = self.config["ple_layer_ids"][0] - 1
+            found[f"model.layers.{layer}.ple.ple_embedding.ngram_embedding.weight"] = found.pop(NGRAM_TABLE)
+        if (both := found.pop("mtp.eh_proj.weight", None)) is not None:
+            found["mtp.fc_embedding.weight"] = found["mtp.fc_hidden.weight"] = both
+        for name in [name for name in found if name.endswith(".indexer.index_q.weight")]:
+            stem = name.removesuffix("index_q.weight")
+            found[f"{stem}index_qk_proj.weight"] = (*found.pop(name), *found.pop(f"{stem}index_k.weight", ()))
         for name in [name for name in found if name.endswith(".self_attn.k_b.weight")]:
             stem = name.removesuffix("k_b.weight")
             if f"{stem}v_b.weight" in found:
@@ -94,7 +113,9 @@ class GgufCheckpoint:
         sources = self._sources[name]
         tensors = [self._tensor(source) for source in sources]
         shape, format = tensors[0].shape, _DTYPES.get(tensors[0].format, tensors[0].format)
-        if len(sources) > 1:
+        if len(sources) > 1 and name.endswith(INDEX):
+            shape, format = (shape[0] + tensors[1].shape[0], shape[1]), "float32"
+        elif len(sources) > 1:
             heads, rank, nope = shape
             shape, format = (heads * (nope + tensors[1].shape[1]), rank), "float32"
         else:

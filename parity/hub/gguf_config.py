@@ -96,7 +96,9 @@ def _config(metadata: Mapping[str, Any], vocab_size: int, tied: bool, where: str
     if layout.kind == "compressed":
         config["compress_ratios"] = _list(metadata[prefix + "attention.compress_ratios"])
         _expect(metadata, prefix + "expert_gating_func", SQRT_SOFTPLUS, where)
-    if layout.kind == "hybrid":
+    if layout.kind == "qwen4":
+        _grams(config, metadata, prefix)
+    if layout.kind in ("hybrid", "qwen4"):
         config["linear_value_head_dim"] //= config["linear_num_value_heads"]
         config["partial_rotary_factor"] /= config["head_dim"]
     scaling = _rope_scaling(metadata, prefix, where)
@@ -180,6 +182,31 @@ def _kimi(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) -> N
         deltas |= {"use_full_rank_gate": True, "gate_lower_bound": _plain(metadata[prefix + "kda.gate_lower_bound"], "", "")}
         config |= {"mla_use_output_gate": True, "latent_moe_use_norm": True}
     config["linear_attn_config"] = deltas
+
+
+def _grams(config: dict[str, Any], metadata: Mapping[str, Any], prefix: str) -> None:
+    """The choice of groups, and the memory of n-grams: the first hash is modulo the prime that the others follow."""
+    config["indexer_compress_ratio"] = max(_list(metadata[prefix + "attention.compress_ratios"]))
+    layers = _list(metadata.get(prefix + "ple.layers", ()))
+    config["ple_layer_ids"] = [layer + 1 for layer in layers]
+    if layers:
+        sizes = _list(metadata[prefix + "ple.head_vocab_sizes"])
+        config["ngram_vocab_size_base"] = sizes[0]
+        config["ple_embed_dim"] = len(sizes) * int(metadata[prefix + "embedding_length_per_layer_input"])
+        config["eos_token_id"] = int(metadata[prefix + "ple.eos_token_id"])
+
+
+def ngram_constants(metadata: Mapping[str, Any], layout: Layout) -> dict[str, torch.Tensor]:
+    """The constants of the hashes, which stand in the metadata, by the names that they have as tensors."""
+    prefix = metadata["general.architecture"] + "."
+    names = {"layer_multipliers": "layer_multipliers", "ngram_heads_vocab_sizes": "head_vocab_sizes"}
+    names |= {"ngram_heads_offsets": "head_offsets"}
+    layers = _list(metadata.get(prefix + "ple.layers", ())) if layout.kind == "qwen4" else []
+    return {
+        f"model.layers.{layer}.ple.ple_embedding.{ours}": torch.tensor(_list(metadata.get(f"{prefix}ple.{theirs}", ())))
+        for layer in layers
+        for ours, theirs in names.items()
+    }
 
 
 def _list(value: Any) -> list[int]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 Change = Literal[
     "", "rope_q", "rope_k", "row", "one_added", "decay", "tiled", "tiled_scalars", "tiled_tail", "tiled_convolution",
     "tiled_columns", "convolution", "long_convolution", "decay_apart", "long_decay", "ones", "table",
+    "left", "right",
 ]  # fmt: skip
 """What GGUF changes in a tensor.
 
@@ -20,7 +21,7 @@ is stored plain. decay: A_log is stored as -exp(A_log). tiled: the value heads o
 dealt out in turn; so are the rows of one number a head (scalars), of the last part of a matrix (tail), or of a convolution
 without its middle dimension; or the columns. convolution: without its middle dimension, else as it was; long_convolution:
 with a leading 1. decay_apart: as decay, in Hugging Face's order; long_decay: so, in the shape [1, 1, heads, 1]. ones: a norm's
-weight went into the projection behind it. table: whole numbers.
+weight went into the projection behind it. table: whole numbers. left, right: half of the columns.
 """
 
 
@@ -196,6 +197,9 @@ DELTA_CHANGES: Mapping[str, Change] = {
     "post_attention_layernorm": "one_added",
     "self_attn.q_norm": "one_added",
     "self_attn.k_norm": "one_added",
+    "mtp.norm": "one_added",
+    "mtp.pre_fc_norm_embedding": "one_added",
+    "mtp.pre_fc_norm_hidden": "one_added",
     "linear_attn.in_proj_qkv": "tiled_tail",
     "linear_attn.in_proj_z": "tiled",
     "linear_attn.in_proj_b": "tiled_scalars",
@@ -270,6 +274,53 @@ K3_PARTS = {
     "ffn_latent_down": "mlp.routed_expert_down_proj",
     "ffn_latent_up": "mlp.routed_expert_up_proj",
 }
+QWEN4_NUMBERS = {
+    "hc_count": "hyper_connection.count",
+    "hc_lowrank": "hyper_connection.low_rank",
+    "indexer_n_heads": "attention.indexer.head_count",
+    "indexer_head_dim": "attention.indexer.key_length",
+    "indexer_budget": "attention.indexer.top_k",
+    "ngram_size": "ple.ngram_size",
+    "heads_per_ngram": "ple.heads_per_ngram",
+    "ple_conv_kernel_size": "ple.conv_kernel",
+}
+_MIXES = {"norm": "hc_norm", "down": "input_mix_weight_down", "up": "input_mix_weight_up", "inject": "block_inject_weight"}
+GATED_STREAMS = {
+    f"hc_{theirs}_{part}": f"{ours}_hyper_connection.{name}"
+    for theirs, ours in (("attn", "attn"), ("ffn", "mlp"))
+    for part, name in _MIXES.items()
+}
+QWEN4_PARTS = {
+    "indexer.q_proj": "self_attn.indexer.index_q",
+    "indexer.k_proj": "self_attn.indexer.index_k",
+    "indexer.q_norm": "self_attn.indexer.q_layernorm",
+    "indexer.k_norm": "self_attn.indexer.k_layernorm",
+    "ple_key": "ple.key_proj",
+    "ple_value": "ple.value_proj",
+    "ple_conv1d": "ple.conv1d",
+    **{f"ple_norm_{part}": f"ple.norm_{part}" for part in ("key", "query", "conv")},
+}
+_LAST = ("norm", "down", "up")
+QWEN4_TOP = {f"output_hc_{part}.weight": f"model.hyper_connection_mixer.{_MIXES[part]}.weight" for part in _LAST}
+QWEN4_DRAFTS = {
+    "nextn.eh_proj": "mtp.eh_proj",
+    "nextn.enorm": "mtp.pre_fc_norm_embedding",
+    "nextn.hnorm": "mtp.pre_fc_norm_hidden",
+    **{f"nextn.hc_head_{part}": f"mtp.hyper_connection_mixer.{_MIXES[part]}" for part in _LAST},
+}
+QWEN4_CHANGES: Mapping[str, Change] = {
+    "model.hyper_connection_mixer.hc_norm": "one_added",
+    "attn_hyper_connection.hc_norm": "one_added",
+    "mlp_hyper_connection.hc_norm": "one_added",
+    "self_attn.indexer.q_layernorm": "one_added",
+    "self_attn.indexer.k_layernorm": "one_added",
+    "ple.conv1d": "convolution",
+    **{f"ple.norm_{part}": "one_added" for part in ("key", "query", "conv")},
+    "mtp.hyper_connection_mixer.hc_norm": "one_added",
+    "mtp.fc_embedding": "left",
+    "mtp.fc_hidden": "right",
+}
+NGRAM_TABLE = "per_layer_token_embd.weight"
 
 
 def without(values: Mapping[str, str], *keys: str) -> dict[str, str]:

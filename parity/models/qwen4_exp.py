@@ -145,6 +145,7 @@ ARCHITECTURE = Architecture(
         Rename(r"^mtp\.fc_hidden\.", "mtp.0.h_proj."),
     ),
     checkpoints="Qwen3.8-Flash-Next",
+    formats="GGUF",
     reference="transformers 5.23",
     missing="images",
 )
