@@ -236,6 +236,7 @@ class Scheduler:
         sequence.num_computed = sequence.last_snapshot = len(chain) * self.config.page_size
         if sequence.num_cached is None:
             sequence.num_cached = sequence.num_computed
+            sequence.queued_s = max(0.0, self._planned_s - (sequence.request.arrival_s or self._planned_s))
             self._num_prompt += sequence.num_prompt
             self._num_cached += sequence.num_cached
         return sequence

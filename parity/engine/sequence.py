@@ -26,6 +26,7 @@ class Sequence:
         chain: the cache's entries of the first `len(chain)` pages.
         slot: the place of its per-request state, -1 if none.
         last_snapshot: tokens covered by the last snapshot saved or restored.
+        queued_s: how long it waited for its first step.
         num_cached: prompt tokens taken from the cache when it was first admitted; None before that.
         num_rows_sent: prompt positions whose logits have gone out, for `want="logits"`.
         prompt_logprobs: those computed so far; None if not asked for or already sent.
@@ -40,6 +41,7 @@ class Sequence:
     chain: list[Entry] = field(default_factory=list)
     slot: int = -1
     last_snapshot: int = 0
+    queued_s: float = 0.0
     num_cached: int | None = None
     num_rows_sent: int = 0
     prompt_logprobs: list[TokenLogprobs] | None = None
@@ -82,7 +84,7 @@ class Sequence:
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        return Usage(self.num_prompt, self.num_cached or 0, self.num_generated)
+        return Usage(self.num_prompt, self.num_cached or 0, self.num_generated, self.queued_s)
 
     def chunk(self, end: int, restore: int | None = None, save: int | None = None) -> Chunk:
         """The work that brings `num_computed` to `end`."""

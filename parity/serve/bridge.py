@@ -44,7 +44,7 @@ class Bridge:
         """
         loop = asyncio.get_running_loop()
         mailbox = self._mailboxes.setdefault(loop, _Mailbox(loop))
-        run = Run(self._service, requests, [self._metrics.watch() for _ in requests])
+        run = Run(self._service, requests, [self._metrics.watch(request.params) for request in requests])
         try:
             await loop.run_in_executor(self._submitters, self._submit, requests, run, mailbox)
         except BaseException:

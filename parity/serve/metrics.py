@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ..core.request import Finish, Usage
+from ..core.request import Finish, SamplingParams, Usage
 from ..core.service import Service
 
 _FIRST_TOKEN_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640)
@@ -28,14 +28,21 @@ class Metrics:
         self._first = self._histogram("time_to_first_token_seconds", "Seconds from arrival to the first token", _FIRST_TOKEN_S)
         self._between = self._histogram("inter_token_latency_seconds", "Seconds between tokens", _BETWEEN_TOKENS_S)
         self._whole = self._histogram("e2e_request_latency_seconds", "Seconds from arrival to the end", _WHOLE_S)
+        self._queued = self._histogram("request_queue_time_seconds", "Seconds before a request's first step", _WHOLE_S)
+        self._prefill = self._histogram("request_prefill_time_seconds", "Seconds from the first step to the first token", _WHOLE_S)
+        self._decode = self._histogram("request_decode_time_seconds", "Seconds from the first token to the end", _WHOLE_S)
+        self._inference = self._histogram("request_inference_time_seconds", "Seconds from the first step to the end", _WHOLE_S)
+        self._asked = self._histogram("request_params_max_tokens", "Tokens that a request asked for at most", _TOKENS)
         self._prompt = self._histogram("request_prompt_tokens", "Prompt tokens of a request", _TOKENS)
         self._generated = self._histogram("request_generation_tokens", "Tokens generated for a request", _TOKENS)
         self._success = Counter(
             "parity:request_success", "Requests by how they ended", ("model_name", "finished_reason"), registry=self.registry
         )
 
-    def watch(self) -> Watch:
+    def watch(self, params: SamplingParams) -> Watch:
         """A watch for one request, started now."""
+        if params.max_tokens is not None:
+            self._asked.observe(params.max_tokens)
         return Watch(self)
 
     def text(self) -> bytes:
@@ -56,9 +63,14 @@ class Metrics:
         for _ in range(count):
             self._between.observe(seconds / count)
 
-    def ended(self, seconds: float, finish: Finish, usage: Usage) -> None:
-        """Notes the end of a request."""
+    def ended(self, seconds: float, first_s: float | None, finish: Finish, usage: Usage) -> None:
+        """Notes the end of a request, `seconds` after it came; its first token came after `first_s`, if it came."""
         self._whole.observe(seconds)
+        if first_s is not None:
+            self._queued.observe(usage.queued_s)
+            self._prefill.observe(max(0.0, first_s - usage.queued_s))
+            self._decode.observe(seconds - first_s)
+            self._inference.observe(max(0.0, seconds - usage.queued_s))
         self._prompt.observe(usage.num_prompt_tokens)
         self._generated.observe(usage.num_generated_tokens)
         self._success.labels(self._model, finish.reason).inc()
@@ -70,20 +82,22 @@ class Watch:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self.start_s = time.monotonic()
-        self._last_s: float | None = None
+        self._first_s: float | None = None
+        self._last_s = self.start_s
 
     def tokens(self, count: int) -> None:
         """Notes that `count` tokens came now."""
         now = time.monotonic()
-        if self._last_s is None:
-            self._metrics.first_token(now - self.start_s)
+        if self._first_s is None:
+            self._first_s = now - self.start_s
+            self._metrics.first_token(self._first_s)
         else:
             self._metrics.more_tokens(now - self._last_s, count)
         self._last_s = now
 
     def ended(self, finish: Finish, usage: Usage) -> None:
         """Notes the end."""
-        self._metrics.ended(time.monotonic() - self.start_s, finish, usage)
+        self._metrics.ended(time.monotonic() - self.start_s, self._first_s, finish, usage)
 
 
 class _EngineGauges(Collector):

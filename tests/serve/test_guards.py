@@ -295,6 +295,11 @@ async def test_metrics_have_the_shape_that_dashboards_draw():
         'parity:time_to_first_token_seconds_count{model_name="scripted"} 3.0',
         'parity:inter_token_latency_seconds_count{model_name="scripted"} 3.0',
         'parity:e2e_request_latency_seconds_count{model_name="scripted"} 3.0',
+        'parity:request_queue_time_seconds_count{model_name="scripted"} 3.0',
+        'parity:request_prefill_time_seconds_count{model_name="scripted"} 3.0',
+        'parity:request_decode_time_seconds_count{model_name="scripted"} 3.0',
+        'parity:request_inference_time_seconds_count{model_name="scripted"} 3.0',
+        'parity:request_params_max_tokens_count{model_name="scripted"}',
         'parity:request_success_total{finished_reason="stop",model_name="scripted"} 3.0',
     ):
         assert line in text

@@ -221,6 +221,16 @@ def test_the_keyboard_alone_suffices(page):
     assert {"question", "new", "theme", "open-settings", "Copy the message", "Answer again"} <= reached
 
 
+def test_an_empty_page_offers_a_beginning(page):
+    starter = page.locator("#starters button").first
+    starter.focus()
+    page.keyboard.press("Enter")
+    finished(page)
+    assert page.locator(".message.user .content").inner_text() == "Write a function that merges two sorted lists, with tests."
+    assert not page.locator("#welcome").is_visible()
+    assert page.evaluate("document.activeElement.id") == "question"
+
+
 def test_on_a_phone(page):
     page.set_viewport_size({"width": 375, "height": 700})
     page.emulate_media(color_scheme="dark")

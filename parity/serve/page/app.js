@@ -303,6 +303,12 @@ function openSidebar() {
 
 // Wiring
 
+$("starters").addEventListener("click", (event) => {
+  if (event.target.tagName !== "BUTTON") return;
+  $("question").value = event.target.textContent;
+  $("composer").requestSubmit();
+  $("question").focus();
+});
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   send();
