@@ -29,7 +29,7 @@ class Metrics:
         self._between = self._histogram("inter_token_latency_seconds", "Seconds between tokens", _BETWEEN_TOKENS_S)
         self._whole = self._histogram("e2e_request_latency_seconds", "Seconds from arrival to the end", _WHOLE_S)
         self._queued = self._histogram("request_queue_time_seconds", "Seconds before a request's first step", _WHOLE_S)
-        self._prefill = self._histogram("request_prefill_time_seconds", "Seconds from the first step to the first token", _WHOLE_S)
+        self._prefill = self._histogram("request_prefill_time_seconds", "Seconds from first step to first token", _WHOLE_S)
         self._decode = self._histogram("request_decode_time_seconds", "Seconds from the first token to the end", _WHOLE_S)
         self._inference = self._histogram("request_inference_time_seconds", "Seconds from the first step to the end", _WHOLE_S)
         self._asked = self._histogram("request_params_max_tokens", "Tokens that a request asked for at most", _TOKENS)
