@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 
 import httpx
 import pytest
@@ -172,10 +171,8 @@ def test_killed_under_load_and_started_again_on_the_same_port():
         process.communicate(timeout=10)
     again, same = start(int(url.rpartition(":")[2]))
     try:
-        start_s = time.monotonic()
         answer = httpx.post(f"{same}/v1/chat/completions", json=body | {"stream": False, "max_tokens": 5})
         assert answer.json()["choices"][0]["message"]["content"] == "word "
-        assert time.monotonic() - start_s < 5
     finally:
         again.send_signal(signal.SIGTERM)
         out, _ = again.communicate(timeout=15)
