@@ -111,7 +111,7 @@ def refusal_of_finish(finish: Finish) -> Refusal | None:
         case "timeout":
             return Refusal(504, finish.message or "the request did not finish within its deadline", code="timeout")
         case "error":
-            return Refusal(500, f"the engine failed: {finish.message or 'no reason given'}", code="engine_error")
+            return Refusal(500, finish.message or "the engine failed and gave no reason", code="engine_error")
         case "abort":
             text = finish.message or "the request was ended by the server, which is stopping"
             return Refusal(503, text, code="aborted", headers={"Retry-After": "5"})
@@ -133,7 +133,8 @@ def error_body(refusal: Refusal, path: str, request_id: str | None = None) -> Op
     """The body that says what was wrong, in the shape of the API at `path`."""
     if speaks_anthropic(path):
         kind = _ANTHROPIC_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "api_error")
-        text = refusal.message if refusal.field is None else f"{refusal.field}: {refusal.message}"
+        named = refusal.field is None or refusal.message.startswith(refusal.field)
+        text = refusal.message if named else f"{refusal.field}: {refusal.message}"
         return AnthropicError(AnthropicErrorBody(kind, text), request_id)
     kind = _OPENAI_TYPES.get(refusal.status, "invalid_request_error" if refusal.status < 500 else "server_error")
     return OpenAIError(OpenAIErrorBody(refusal.message, kind, refusal.field, refusal.code))

@@ -74,8 +74,9 @@ def explain(text: str) -> Refusal:
         return Refusal(400, f"{name} is required", name, "missing_field")
     if what.startswith("Expected `null`"):
         return Refusal(400, f"{path} is not supported", path, "unsupported_field")
-    if what.startswith("Invalid value") and path.rsplit(".")[-1] in ("type", "role"):
-        return Refusal(400, f"{path}: {what.removeprefix('Invalid value ')} is not supported", path, "unsupported_value")
+    if what.startswith(("Invalid value", "Invalid enum value")) and path.rsplit(".")[-1] in ("type", "role"):
+        value = what.removeprefix("Invalid ").removeprefix("enum ").removeprefix("value ")
+        return Refusal(400, f"{path}: {value} is not supported", path, "unsupported_value")
     what = what[:1].lower() + what[1:].replace("`", "")
     return Refusal(400, f"{path}: {what}" if path else what, path or None)
 

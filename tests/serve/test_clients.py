@@ -174,7 +174,9 @@ async def test_what_changes_the_meaning_of_a_message_is_refused_by_name(change, 
     async with app() as client:
         answer = await client.post("/v1/messages", json=CLAUDE_CODE | change, headers=CLAUDE_CODE_HEADERS)
     assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
-    assert named in answer.json()["error"]["message"]
+    told = answer.json()["error"]["message"]
+    assert named in told
+    assert told.count(told.split(":")[0]) == 1  # the field is named once
 
 
 async def test_codex_calls_a_tool_and_goes_on():
