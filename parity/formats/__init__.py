@@ -91,10 +91,13 @@ def _pack_rows(
     first = packer(flat[:step].float(), meta)
     arrays = {role: array.new_empty(len(flat), *array.shape[1:]) for role, array in first.arrays.items()}
 
+    inference = torch.is_inference_mode_enabled()  # threads do not take it over, and it decides what may be written to
+
     def part(start: int) -> None:
-        packed = packer(flat[start : start + step].float(), meta) if start else first
-        for role, array in packed.arrays.items():
-            arrays[role][start : start + step] = array
+        with torch.inference_mode(inference):
+            packed = packer(flat[start : start + step].float(), meta) if start else first
+            for role, array in packed.arrays.items():
+                arrays[role][start : start + step] = array
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         list(threads.map(part, range(0, len(flat), step)))
