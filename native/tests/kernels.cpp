@@ -247,12 +247,12 @@ void choices(const Kernels& kernels, Pool& pool, Pool& one) {
         int32_t *best = integers[i].data(), *blocks = best + tokens * 5, *experts = blocks + tokens * 4;
         for (int32_t* out : {blocks, best}) {  // the blocks first: the choice is among them
             const bool whole = out == blocks;
-            const SelectArgs args{q.data(), nullptr, pooled.data(), whole ? nullptr : blocks, out, heads * dim, dim, 0, heads, dim, whole ? 4 : 5, every, whole ? 0 : 4, 3, whole, pooled_places};
+            const SelectArgs args{q.data(), nullptr, pooled.data(), whole ? nullptr : blocks, out, heads * dim, dim, 0, kPageFloat, heads, dim, whole ? 4 : 5, every, whole ? 0 : 4, 3, whole, pooled_places};
             run(on, kernels.select, args, kernels.select_scratch(args));
         }
         const int32_t seen[3] = {kChosen, kGroups, kPooled};
         for (int32_t kind : seen) {
-            AttendArgs args{q.data(), nullptr, heads * dim, dim, 0, 0, keys.data(), nullptr, keys.data(), pooled.data(), nullptr, best, room(tokens * heads * dim), heads, 1, dim, 0, dim, 5, kind == kPooled ? 6 : 0, kind, every, 0.2f, pages.places};
+            AttendArgs args{q.data(), nullptr, heads * dim, dim, 0, 0, keys.data(), nullptr, keys.data(), pooled.data(), nullptr, best, room(tokens * heads * dim), kPageFloat, heads, 1, dim, 0, dim, 5, kind == kPooled ? 6 : 0, kind, every, 0, 0.2f, pages.places};
             run(on, kernels.attend, args);
         }
         for (int overlap : {0, 1}) {
