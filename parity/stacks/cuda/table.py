@@ -13,6 +13,7 @@ FORMATS = packed.FORMATS
 
 OPS = replace(
     reference.OPS,
+    embed=linear.embed,
     linear=linear.linear,
     rms_norm=norm.rms_norm,
     add_rms_norm=norm.add_rms_norm,
@@ -36,8 +37,8 @@ OPS = replace(
 """The fast table."""
 
 NOTES: Mapping[str, str] = {
-    "embed": "one gather, which PyTorch does at the memory's rate",
-    "linear": "plain weights: cuBLAS through PyTorch; packed ones: dequantised inside the product",
+    "embed": "plain weights: one gather, which PyTorch does at the memory's rate",
+    "linear": "plain weights: cuBLAS through PyTorch; packed ones: few rows read them as they are, many expand them first",
     "head_linear": "cuBLAS, batched, through PyTorch",
     "add": "one launch, at the memory's rate",
     "rope_angles": "once a step, for all layers",

@@ -14,7 +14,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from parity.core.batch import Batch
-from parity.core.weights import Packed
+from parity.core.weights import Packed, Weight
 from parity.stacks.check.case import Make
 from parity.stacks.cuda.kernels import (
     attend,
@@ -30,6 +30,7 @@ from parity.stacks.cuda.kernels import (
     sample,
     select,
 )
+from parity.stacks.cuda.kernels.packed import prepare
 from parity.stacks.ops import Activation, Routing
 
 TARGETS = {"cuda": (GPUTarget("cuda", 90, 32), 227 << 10), "hip": (GPUTarget("hip", "gfx942", 64), 64 << 10)}
@@ -73,7 +74,7 @@ def x(*shape: int, dtype: torch.dtype = HALF) -> torch.Tensor:
     return torch.zeros(*shape, dtype=dtype)
 
 
-def packed(name: str, *shape: int) -> Packed:
+def packed(name: str, *shape: int) -> Weight:
     """A weight whose numbers do not matter."""
     *lead, rows, columns = shape
     by_group = x(*lead, rows, columns // 32)
@@ -86,7 +87,7 @@ def packed(name: str, *shape: int) -> Packed:
         "int4_group": ({"data": x(*lead, rows, columns // 8).int(), "scale": by_group}, {"group_size": 32}),
         "int8_group": ({"data": x(*shape).to(torch.int8), "scale": by_group}, {"group_size": 32}),
     }[name]
-    return Packed(name, shape, arrays, meta)
+    return prepare(Packed(name, shape, arrays, meta))
 
 
 def products() -> None:

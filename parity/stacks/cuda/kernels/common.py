@@ -8,13 +8,13 @@ import triton.language as tl
 from torch import Tensor
 
 # Triton's interpreter multiplies bfloat16 matrices as if they were integers, so there they are widened first.
-_INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
 
 
 @triton.jit
 def dot(a, b, PRECISION: tl.constexpr):
     """The product of two matrices of one dtype, in float32."""
-    if _INTERPRETED:
+    if INTERPRETED:
         a, b = a.to(tl.float32), b.to(tl.float32)
     return tl.dot(a, b, input_precision=PRECISION)
 

@@ -1,6 +1,7 @@
 """Products with packed weights, dequantised on the way into the multiplier; and plain ones of one fixed shape.
 
-Few rows are bound by reading the weight: then the sum is split over programs too, and the parts are added in order.
+Few rows are bound by reading the weight: then the sum is split over programs too, and the parts are added in order. Many
+rows are bound by the multiplier: then the weight is expanded first, and the vendor's library multiplies.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.weights import Packed, Rows, Weight
+from ...reference import embed as _plain_embed
 from ...reference import linear as _plain
 from .common import inner, precision
-from .packed import Matrix, matrix, multiply
+from .packed import DENSE, Matrix, expand, matrix, multiply
 from .split import num_splits
+
+_MANY = 256  # rows above which a packed weight is expanded: that costs less than a twentieth of the product
 
 
 @triton.jit
 def _linear(
-    x, weight, scale, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, group, row_group, part,
-    KIND: tl.constexpr, E8M0: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x, weight, scale, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, row_group, part,
+    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     item = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
     row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
@@ -36,16 +40,16 @@ def _linear(
         x += last.to(tl.int64) * x_h
         weight += last.to(tl.int64) * w_head
         target = out + last.to(tl.int64) * out_h
-    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for first in range(begin, end, BLOCK_K):
         acc = multiply(
-            acc, x + item[:, None] * x_s, valid[:, None], 1, weight, scale, row, has, first, end, w_row, s_row,
-            group, row_group, KIND, E8M0, PRECISION, BLOCK_K,
+            acc, x + item[None, :] * x_s, valid[None, :], weight, scale, row, has, first, end, w_row, s_row, row_group,
+            KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
         )  # fmt: skip
     if BIAS:
-        acc += tl.load(bias + row, mask=has, other=0.0).to(tl.float32)[None, :]
-    at = item[:, None] * out_s + row[None, :]
-    tl.store(target + at, acc.to(out.dtype.element_ty), mask=valid[:, None] & has[None, :])
+        acc += tl.load(bias + row, mask=has, other=0.0).to(tl.float32)[:, None]
+    at = item[None, :] * out_s + row[:, None]
+    tl.store(target + at, acc.to(out.dtype.element_ty), mask=valid[None, :] & has[:, None])
 
 
 @triton.jit
@@ -60,13 +64,13 @@ def _add_parts(parts, bias, out, size, height, BIAS: tl.constexpr, SPLITS: tl.co
     tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
 
 
-def _tiles(num_rows: int, dtype: torch.dtype) -> tuple[int, int, int, int]:
-    """(BLOCK_M, BLOCK_N, BLOCK_K, warps)."""
+def _tiles(num_rows: int, dtype: torch.dtype, dense: bool) -> tuple[int, int, int, int]:
+    """(BLOCK_M rows of x, BLOCK_N of the weight, BLOCK_K, warps)."""
     if dtype == torch.float32:
-        return (16, 32, 64, 4) if num_rows <= 16 else (32, 64, 32, 4)
-    if num_rows <= 16:
-        return 16, 32, 128, 4
-    return (32, 64, 64, 4) if num_rows <= 32 else (64, 128, 64, 8)
+        return (16, 32, 128, 4) if num_rows <= 16 else (32, 32, 128, 4)
+    if num_rows <= 32:
+        return (16 if num_rows <= 16 else 32), 64, 128, 4
+    return 64, 128, 64 if dense else 128, 8
 
 
 def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | None, fixed: bool) -> Tensor:
@@ -78,7 +82,7 @@ def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | 
     out = torch.empty(*x.shape[:-1], height, dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    block_m, block_n, block_k, warps = _tiles(33 if fixed else num_rows, x.dtype)
+    block_m, block_n, block_k, warps = _tiles(33 if fixed else num_rows, x.dtype, weight.kind == DENSE)
     programs = triton.cdiv(num_rows, block_m) * triton.cdiv(height, block_n)
     splits = 1 if fixed or heads > 1 or num_rows > 16 else min(num_splits(programs, width, block_k, x.device), 8)
     part = triton.cdiv(triton.cdiv(width, splits), block_k) * block_k
@@ -89,8 +93,8 @@ def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | 
     _linear[grid](
         x, weight.data, weight.scale, x if bias is None else bias, target, num_rows, height, width,
         x.stride(0), x.stride(1) if heads > 1 else 0, weight.data.stride(0) if len(shape) == 3 else 0,
-        weight.data.stride(-2), weight.scale.stride(-2), out_s, height, weight.group, weight.row_group, part,
-        weight.kind, weight.e8m0, bias is not None and splits == 1, splits, precision(x.dtype),
+        weight.data.stride(-2), weight.scale.stride(-2), out_s, height, weight.row_group, part,
+        weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None and splits == 1, splits, precision(x.dtype),
         block_m, block_n, block_k, num_warps=warps,
     )  # fmt: skip
     if splits > 1:
@@ -99,12 +103,19 @@ def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | 
     return out
 
 
+def embed(tokens: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
+    """Rows of a packed weight are expanded as they are gathered; a plain one is PyTorch's to gather."""
+    return expand(weight, dtype, tokens) if isinstance(weight, Packed) else _plain_embed(tokens, weight, dtype)
+
+
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    """Plain weights go to the vendor's library, packed ones to the kernel above."""
+    """Plain weights go to the vendor's library, packed ones to the kernel above; expanded first if there are many rows."""
     if isinstance(weight, Rows):
         y = torch.cat([linear(x, part) for part in weight.parts], dim=-1)
         return y if bias is None else y + bias.to(y.dtype)
     if isinstance(weight, Packed):
+        if x.shape[0] > _MANY:
+            return _plain(x, expand(weight, x.dtype), bias)
         return _multiply(x, matrix(weight), weight.shape, bias, fixed=False)
     return _plain(x, weight, bias)
 

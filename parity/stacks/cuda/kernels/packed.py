@@ -1,11 +1,20 @@
 """Reading packed weights inside a product of matrices, and how each format is laid out for that.
 
-A kernel walks along the sum in steps of BLOCK_K. Four-bit formats keep two neighbours in a byte: the low halves meet the
-even columns of x and the high halves the odd ones, in two products, so nothing is interleaved.
+The product is computed transposed, acc [out, rows] += weight [out, k] x^T [k, rows], with the weight as the left operand:
+the multiplier takes that one from registers, so packed numbers go from memory to registers as they are and become the
+compute dtype there, by a few bit operations and no table. Scales are constant over a group of columns and multiply its sum
+in float32, not each weight. All codes are exact in bfloat16, float16 and float32, so only x and the result are rounded.
+
+Formats of bytes keep their layout. Formats of four bits are reordered once, by `prepare`: in each run of 128 columns, int32
+word j holds in its bits 4 i .. 4 i + 3 the code of column 16 i + j, so that the columns that one shift brings out are
+neighbours in x.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,37 +22,58 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ....core.weights import Packed, Weight
-from .common import dot
+from ....core.weights import Packed, Rows, Weight
+from ....formats import expand as expand_reference
+from .common import INTERPRETED, dot
+
+log = logging.getLogger("parity")
 
 DENSE, FP8, INT8, INT4, MXFP4 = range(5)
 _KINDS = {"fp8_block": FP8, "int8_group": INT8, "int4_group": INT4, "mxfp4": MXFP4}
 FORMATS = frozenset(_KINDS)
 """The packed formats that the kernels compute on."""
 
-
-@triton.jit
-def _e4m3(code):
-    """Bits of an FP8 e4m3 number -> float32, by arithmetic alone: hardware without the type computes it too."""
-    bits = code.to(tl.int32)
-    exponent, mantissa = (bits >> 3) & 15, bits & 7
-    normal = (((exponent + 120) << 23) | (mantissa << 20)).to(tl.float32, bitcast=True)
-    y = tl.where(exponent == 0, mantissa.to(tl.float32) * 0.001953125, normal)
-    return tl.where(bits >= 128, -y, y)
+_RUN = 128  # columns that are reordered together
+_LEAST_GROUP = 16  # columns that a multiplier takes at once
 
 
 @triton.jit
-def _e2m1(code):
-    """Four bits of MXFP4 -> float32."""
-    magnitude = code & 7
-    exponent, half = (magnitude >> 1).to(tl.int32), (magnitude & 1).to(tl.float32)
-    normal = (((exponent + 126) << 23).to(tl.float32, bitcast=True)) * (1.0 + 0.5 * half)
-    y = tl.where(exponent == 0, 0.5 * half, normal)
-    return tl.where(code >= 8, -y, y)
+def _exact(bits, factor: tl.constexpr, offset: tl.constexpr):
+    """(bfloat16 of these bits) * factor + offset, both exact."""
+    if INTERPRETED:  # it computes on bfloat16 as on integers
+        return (((bits & 0xFFFF) << 16).to(tl.float32, bitcast=True) * factor + offset).to(tl.bfloat16)
+    y = bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
+    if factor != 1.0:
+        y = y * factor
+    if offset != 0.0:
+        y = y + offset
+    return y
 
 
 @triton.jit
-def _scale(scale, at, mask, E8M0: tl.constexpr):
+def _from_byte(code, KIND: tl.constexpr, DTYPE: tl.constexpr):
+    """FP8 e4m3 bits or int8 numbers in the compute dtype."""
+    if KIND == 2:
+        return code.to(tl.float32).to(DTYPE) if INTERPRETED else code.to(DTYPE)
+    # The exponent's bias is 7; read as bfloat16's, whose is 127, numbers are 2^120 too small, subnormal ones too.
+    signed = code.to(tl.int8, bitcast=True).to(tl.int32)
+    return _exact((signed << 4) & 0x87F0, 1.329227995784916e36, 0.0).to(DTYPE)
+
+
+@triton.jit
+def _from_word(words, i: tl.constexpr, KIND: tl.constexpr, DTYPE: tl.constexpr):
+    """Code i of each word in the compute dtype; two codes of a word, i and i + 4, come out of the same bit operations."""
+    moved = words >> (4 * (i % 4))
+    if KIND == 3:
+        pair = (moved & 0x000F000F) | 0x43004300  # 128 + code
+        return _exact(pair >> 16 if i >= 4 else pair, 1.0, -136.0).to(DTYPE)
+    # Sign, two bits of exponent (bias 1) and one of mantissa: as bfloat16's, 2^126 too small.
+    pair = ((moved & 0x00070007) << 6) | ((moved & 0x00080008) << 12)
+    return _exact(pair >> 16 if i >= 4 else pair, 8.507059173023462e37, 0.0).to(DTYPE)
+
+
+@triton.jit
+def _scales(scale, at, mask, E8M0: tl.constexpr):
     """Scales as float32; bytes are powers of two."""
     if E8M0:
         byte = tl.load(scale + at, mask=mask, other=127).to(tl.int32)
@@ -54,46 +84,69 @@ def _scale(scale, at, mask, E8M0: tl.constexpr):
 
 @triton.jit
 def multiply(
-    acc, x, x_mask, x_k, weight, scale, row, row_mask, first, end, w_row, s_row, group, row_group,
-    KIND: tl.constexpr, E8M0: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
+    acc, x, x_mask, weight, scale, row, row_mask, first, end, w_row, s_row, row_group,
+    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """acc + x[:, first : first + BLOCK_K] @ weight[row, the same].T, in float32.
+    """acc [N, M] + weight[row, first : first + BLOCK_K] @ x[:, the same].T, in float32.
 
     Args:
-        x: pointers to the rows of x [M, 1] with their mask; x_k is the distance of columns.
+        x: pointers to the first columns of the rows of x [1, M], with their mask.
         weight, scale: pointers to the matrix.
-        row: rows of the weight [N] with their mask.
+        row: rows of the weight [N], with their mask.
         end: the columns that exist.
-        group: columns that share a scale; `row_group` rows do.
+        row_group: rows that share a scale. GROUP columns do; STEP divides both them and BLOCK_K.
     """
     if KIND >= 3:
-        byte = first // 2 + tl.arange(0, BLOCK_K // 2)
-        exists = byte * 2 < end
-        even = tl.load(x + (byte * 2)[None, :] * x_k, mask=x_mask & exists[None, :], other=0.0)
-        odd = tl.load(x + (byte * 2 + 1)[None, :] * x_k, mask=x_mask & (byte * 2 + 1 < end)[None, :], other=0.0)
-        mask = exists[:, None] & row_mask[None, :]
-        code = tl.load(weight + row[None, :] * w_row + byte[:, None], mask=mask, other=0).to(tl.int32)
-        share = _scale(scale, row[None, :] * s_row + (byte * 2 // group)[:, None], mask, E8M0)
-        if KIND == 3:
-            low, high = ((code & 15) - 8).to(tl.float32), ((code >> 4) - 8).to(tl.float32)
-        else:
-            low, high = _e2m1(code & 15), _e2m1(code >> 4)
-        acc += dot(even, (low * share).to(even.dtype), PRECISION)
-        acc += dot(odd, (high * share).to(even.dtype), PRECISION)
+        j = tl.arange(0, 16)
+        words = tl.load(weight + row[:, None] * w_row + (first // 8 + j)[None, :], mask=row_mask[:, None], other=0)
+        part = tl.zeros(acc.shape, tl.float32)
+        for i in tl.static_range(8):
+            k = first + 16 * i + j
+            values = tl.load(x + k[:, None], mask=x_mask & (k < end)[:, None], other=0.0)
+            part += dot(_from_word(words, i, KIND, values.dtype), values, PRECISION)
+            if (16 * i + 16) % STEP == 0:
+                column = first + 16 * i
+                mask = row_mask & (column < end)
+                acc += part * _scales(scale, (row // row_group) * s_row + column // GROUP, mask, E8M0)[:, None]
+                part = tl.zeros(acc.shape, tl.float32)
     else:
-        k = first + tl.arange(0, BLOCK_K)
-        exists = k < end
-        values = tl.load(x + k[None, :] * x_k, mask=x_mask & exists[None, :], other=0.0)
-        mask = exists[:, None] & row_mask[None, :]
-        raw = tl.load(weight + row[None, :] * w_row + k[:, None], mask=mask, other=0)
-        if KIND == 0:
-            numbers = raw.to(values.dtype)
-        else:
-            share = _scale(scale, (row // row_group)[None, :] * s_row + (k // group)[:, None], mask, E8M0)
-            code = _e4m3(raw) if KIND == 1 else raw.to(tl.float32)
-            numbers = (code * share).to(values.dtype)
-        acc += dot(values, numbers, PRECISION)
+        for i in tl.static_range(BLOCK_K // STEP):
+            k = first + STEP * i + tl.arange(0, STEP)
+            exists = k < end
+            values = tl.load(x + k[:, None], mask=x_mask & exists[:, None], other=0.0)
+            raw = tl.load(weight + row[:, None] * w_row + k[None, :], mask=row_mask[:, None] & exists[None, :], other=0)
+            if KIND == 0:
+                acc += dot(raw.to(values.dtype), values, PRECISION)
+            else:
+                part = dot(_from_byte(raw, KIND, values.dtype), values, PRECISION)
+                column = first + STEP * i
+                mask = row_mask & (column < end)
+                acc += part * _scales(scale, (row // row_group) * s_row + column // GROUP, mask, E8M0)[:, None]
     return acc
+
+
+@triton.jit
+def _expand(
+    weight, scale, index, out, num_rows, width, w_row, s_row, row_group,
+    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, CHOSEN: tl.constexpr, BLOCK_R: tl.constexpr,
+):  # fmt: skip
+    """Some rows of a matrix, or all, as plain numbers: a run of columns of BLOCK_R rows."""
+    r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
+    has, first = r < num_rows, tl.program_id(1) * 128
+    row = tl.load(index + r, mask=has, other=0).to(tl.int64) if CHOSEN else r
+    j = tl.arange(0, 16)
+    if KIND >= 3:
+        words = tl.load(weight + row[:, None] * w_row + (first // 8 + j)[None, :], mask=has[:, None], other=0)
+    for i in tl.static_range(8):
+        k = first + 16 * i + j
+        mask = has[:, None] & (k < width)[None, :]
+        if KIND >= 3:
+            numbers = _from_word(words, i, KIND, tl.float32)
+        else:
+            numbers = _from_byte(tl.load(weight + row[:, None] * w_row + k[None, :], mask=mask, other=0), KIND, tl.float32)
+        share = _scales(scale, (row // row_group)[:, None] * s_row + (k // GROUP)[None, :], mask, E8M0)
+        tl.store(out + r[:, None] * width + k[None, :], (numbers * share).to(out.dtype.element_ty), mask=mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +155,7 @@ class Matrix:
 
     Args:
         kind: DENSE, FP8, INT8, INT4 or MXFP4.
-        data: its numbers or bytes [..., out, in or in / 2].
+        data: its numbers, bytes or words [..., out, in or in / 8].
         scale: of groups; the data itself where there are none.
         group: columns that share a scale.
         row_group: rows that share a scale.
@@ -119,25 +172,75 @@ class Matrix:
         """Whether scales are bytes that stand for powers of two."""
         return self.kind != DENSE and self.scale.dtype == torch.uint8
 
+    def step(self, block_k: int) -> int:
+        """Columns multiplied at once: all that share scales, as far as a block goes."""
+        return block_k if self.kind == DENSE else math.gcd(self.group, block_k)
+
 
 def prepare(weight: Weight) -> Weight:
-    """Contiguous arrays, so that kernels may read them as bytes."""
-    if not isinstance(weight, Packed):
+    """Arrays as the kernels read them; a matrix in groups that no kernel takes is expanded, which is said once."""
+    if isinstance(weight, Rows):
+        return Rows(tuple(prepare(part) for part in weight.parts))  # type: ignore[misc]  # parts are never rows
+    if not isinstance(weight, Packed) or "words" in weight.arrays:
         return weight
+    if _group(weight) % _LEAST_GROUP:
+        log.warning("%s in groups of %d columns is expanded: kernels take multiples of 16", weight.format, _group(weight))
+        return expand_reference(weight, torch.bfloat16)
     arrays = {role: array.contiguous() for role, array in weight.arrays.items()}
+    nibbles = _NIBBLES.get(weight.format)
+    if nibbles is not None:
+        data = arrays.pop("data")
+        stacked = data.view(-1, *data.shape[-2:])
+        words = torch.stack([_words(nibbles(matrix), weight.shape[-1]) for matrix in stacked])
+        arrays["words"] = words.view(*data.shape[:-2], *words.shape[-2:])
     return Packed(weight.format, weight.shape, arrays, weight.meta)
+
+
+def _group(weight: Packed) -> int:
+    """Columns that share a scale."""
+    return {"fp8_block": weight.meta.get("block_columns", 128), "mxfp4": 32}.get(weight.format) or weight.meta["group_size"]
+
+
+_NIBBLES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "int4_group": lambda words: torch.stack([(words >> 4 * i & 15).to(torch.uint8) for i in range(8)], -1).flatten(-2),
+    "mxfp4": lambda data: torch.stack([data & 15, data >> 4], -1).flatten(-2),
+}
+"""The codes of a matrix [out, in] of four-bit numbers, a byte each, from its data."""
+
+
+def _words(codes: Tensor, width: int) -> Tensor:
+    """int32 [out, runs * 16] in the kernels' order from codes uint8 [out, in]; columns past the last are never used."""
+    runs = -(-width // _RUN)
+    codes = torch.nn.functional.pad(codes, (0, runs * _RUN - width)).view(len(codes), runs, 8, 16)
+    words = torch.zeros(len(codes), runs, 16, dtype=torch.int32, device=codes.device)
+    for i in range(8):
+        words |= codes[:, :, i].int() << 4 * i
+    return words.flatten(-2)
 
 
 def matrix(weight: Tensor | Packed) -> Matrix:
     """How a kernel reads a weight that `prepare` has seen, or a plain one."""
     if isinstance(weight, Tensor):
         weight = weight if weight.stride(-1) == 1 or weight.shape[-1] == 1 else weight.contiguous()
-        return Matrix(DENSE, weight, weight, 1, 1)
-    kind, meta = _KINDS[weight.format], weight.meta
-    group = {FP8: "block_columns", INT8: "group_size", INT4: "group_size"}.get(kind)
-    columns = 32 if group is None else meta[group]
-    data, scale = weight.arrays["data"], weight.arrays["scale"]
+        return Matrix(DENSE, weight, weight, _RUN, 1)
+    kind, scale = _KINDS[weight.format], weight.arrays["scale"]
+    data = weight.arrays["words" if weight.format in _NIBBLES else "data"]
     # Bytes are read alike on all devices, whichever float8 they know.
-    data = data if kind == INT8 else data.view(torch.uint8)
+    data = data.view(torch.uint8) if kind == FP8 else data
     scale = scale.view(torch.uint8) if scale.dtype == torch.float8_e8m0fnu else scale
-    return Matrix(kind, data, scale, columns, meta.get("block_rows", 1))
+    return Matrix(kind, data, scale, _group(weight), weight.meta.get("block_rows", 1))
+
+
+def expand(weight: Packed, dtype: torch.dtype, index: Tensor | None = None) -> Tensor:
+    """A prepared matrix [out, in], or those of its rows that `index` [T] names, as plain numbers."""
+    form, width = matrix(weight), weight.shape[-1]
+    num_rows = weight.shape[-2] if index is None else index.numel()
+    out = torch.empty(num_rows, width, dtype=dtype, device=form.data.device)
+    if out.numel():
+        block_r = 1 if index is not None else 16
+        _expand[(triton.cdiv(num_rows, block_r), triton.cdiv(width, _RUN))](
+            form.data, form.scale, form.data if index is None else index, out, num_rows, width,
+            form.data.stride(0), form.scale.stride(0), form.row_group, form.kind, form.e8m0, form.group,
+            index is not None, block_r,
+        )  # fmt: skip
+    return out
