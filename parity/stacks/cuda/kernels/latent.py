@@ -93,6 +93,13 @@ def _attend_latent(
             tl.store(stats + at * 2 + 1, total, mask=valid)
 
 
+def _tile(num_heads: int, dim: int, dtype: torch.dtype) -> tuple[int, int]:
+    """(items of a program, entries of a step): as many items as registers hold, since each latent is read once for them."""
+    if dtype.itemsize == 4:
+        return 16, 16 if dim > 256 else 32
+    return min(power(num_heads, 16), 64), 32
+
+
 def attend_latent(
     q: Tensor,
     q_rope: Tensor,
@@ -111,8 +118,7 @@ def attend_latent(
         return out
     q, q_rope = inner(q), inner(q_rope)
     rope_dim, sequences = q_rope.shape[-1], batch.lengths.shape[0]
-    wide = dim > 256 or q.dtype.itemsize == 4
-    block_m, block_n = min(power(num_heads, 16), 16 if wide and q.dtype.itemsize == 4 else 32), 16 if wide else 32
+    block_m, block_n = _tile(num_heads, dim, q.dtype)
     if selected is None:
         tiles, longest = triton.cdiv(num_rows * num_heads, block_m) + sequences, batch.pages.shape[1] * batch.page_size
     else:
