@@ -22,10 +22,10 @@ from .split import buffers, join, num_splits, split_range
 @triton.jit
 def _attend(
     q, k_pages, v_pages, sinks, out, partial, stats, starts, lengths, positions, pages,
-    num_sequences, pages_stride, page_size, scale, window, num_rows, num_heads, dim, v_dim,
+    num_sequences, pages_stride, scale, window, num_rows, num_heads, dim, v_dim,
     q_s, q_t, k_page, k_entry, k_head, v_page, v_entry, v_head,
     GROUPS: tl.constexpr, WINDOW: tl.constexpr, SINKS: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     s, first, items, start = tile_of(starts, num_sequences, GROUPS, tl.program_id(0), BLOCK_M, BLOCK_S)
     if s < num_sequences:
@@ -56,8 +56,8 @@ def _attend(
         for block in range(begin, end, BLOCK_N):
             entry = block + tl.arange(0, BLOCK_N)
             exists = entry < last
-            page = tl.load(pages + s * pages_stride + entry // page_size, mask=exists, other=0).to(tl.int64)
-            place = entry % page_size
+            page = tl.load(pages + s * pages_stride + entry // PAGE, mask=exists, other=0).to(tl.int64)
+            place = entry % PAGE
             key = tl.load(
                 k_pages + (page * k_page + place * k_entry + key_head * k_head)[None, :] + d[:, None],
                 mask=exists[None, :] & (d < dim)[:, None], other=0.0,
@@ -121,10 +121,10 @@ def attend(
     _attend[(tiles, num_keys, splits)](
         q, k_pages, v_pages, q if sinks is None else sinks, out, partial, stats,
         batch.starts, batch.lengths, batch.positions, batch.pages,
-        sequences, batch.pages.stride(0), k_pages.shape[1], scale, window or 0, num_rows, num_heads, dim, v_dim,
+        sequences, batch.pages.stride(0), scale, window or 0, num_rows, num_heads, dim, v_dim,
         q.stride(0), q.stride(1), *k_pages.stride()[:3], *v_pages.stride()[:3],
         groups, window is not None, sinks is not None, splits, precision(q.dtype),
-        block_m, block_n, power(dim, 16), power(v_dim, 16), power(sequences), num_warps=4 if block_m <= 32 else 8,
+        k_pages.shape[1], block_m, block_n, power(dim, 16), power(v_dim, 16), power(sequences), num_warps=4 if block_m <= 32 else 8,
     )  # fmt: skip
     return join(out, partial, stats, splits)
 

@@ -142,16 +142,18 @@ def gated_delta(
     by_channel, dim, sequences = decay.ndim == 3, q.shape[-1], batch.lengths.shape[0]
     if by_channel:
         decay = inner(decay)
-    block_d, block_e = power(dim, 16), min(power(v_dim, 16), 32)
+    by_row = fixed or num_rows == sequences
+    # Products of float32 keep more in registers.
+    block_d, block_e = power(dim, 16), min(power(v_dim, 16), 32 if by_row or q.dtype.itemsize == 2 else 16)
     arguments = (
         q, k, v, decay, beta, state, out, batch.starts, batch.slots, scale, dim, v_dim, num_heads // q.shape[1], num_heads,
         *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *decay.stride()[:2], beta.stride(0), *state.stride()[:3],
     )  # fmt: skip
     grid = (sequences, num_heads, triton.cdiv(v_dim, block_e))
-    if fixed or num_rows == sequences:
+    if by_row:
         _recurrent[grid](*arguments, by_channel, block_d, block_e, num_warps=4)
     else:
-        _chunked[grid](*arguments, by_channel, precision(q.dtype), _CHUNK, block_d, block_e, num_warps=4)
+        _chunked[grid](*arguments, by_channel, precision(q.dtype), _CHUNK, block_d, block_e, num_warps=8)
     return out
 
 

@@ -21,10 +21,10 @@ from .split import buffers, join, num_splits, split_range
 @triton.jit
 def _attend_latent(
     q, q_rope, latent_pages, rope_pages, selected, out, partial, stats, starts, positions, pages,
-    num_sequences, pages_stride, page_size, scale, num_rows, num_selected, dim, rope_dim,
+    num_sequences, pages_stride, scale, num_rows, num_selected, dim, rope_dim,
     q_s, q_t, r_s, r_t, l_page, l_entry, p_page, p_entry, selected_stride,
     HEADS: tl.constexpr, SELECTED: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     if SELECTED:  # a tile is within one row: each has entries of its own
         TILES: tl.constexpr = (HEADS + BLOCK_M - 1) // BLOCK_M
@@ -61,8 +61,8 @@ def _attend_latent(
                 entry = tl.load(selected + start.to(tl.int64) * selected_stride + entry, mask=exists, other=-1)
                 exists = (entry >= 0) & (entry <= tl.max(position, axis=0))
                 entry = tl.where(exists, entry, 0)
-            page = tl.load(pages + s * pages_stride + entry // page_size, mask=exists, other=0).to(tl.int64)
-            place = entry % page_size
+            page = tl.load(pages + s * pages_stride + entry // PAGE, mask=exists, other=0).to(tl.int64)
+            place = entry % PAGE
             latent = tl.load(
                 latent_pages + (page * l_page + place * l_entry)[:, None] + d[None, :],
                 mask=exists[:, None] & has_d[None, :], other=0.0,
@@ -129,11 +129,11 @@ def attend_latent(
     chosen = batch.positions if selected is None else inner(selected)
     _attend_latent[(tiles, splits)](
         q, q_rope, latent_pages, rope_pages, chosen, out, partial, stats, batch.starts, batch.positions, batch.pages,
-        sequences, batch.pages.stride(0), latent_pages.shape[1], scale, num_rows, longest, dim, rope_dim,
+        sequences, batch.pages.stride(0), scale, num_rows, longest, dim, rope_dim,
         q.stride(0), q.stride(1), q_rope.stride(0), q_rope.stride(1),
         *latent_pages.stride()[:2], *rope_pages.stride()[:2], chosen.stride(0),
         num_heads, selected is not None, splits, precision(q.dtype),
-        block_m, block_n, power(dim, 16), power(rope_dim, 16), power(sequences), num_warps=8 if dim > 256 else 4,
+        latent_pages.shape[1], block_m, block_n, power(dim, 16), power(rope_dim, 16), power(sequences), num_warps=8 if dim > 256 else 4,
     )  # fmt: skip
     return join(out, partial, stats, splits)
 
