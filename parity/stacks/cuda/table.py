@@ -6,7 +6,24 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from .. import reference
-from .kernels import attend, conv, delta, experts, latent, linear, norm, packed, pointwise, rotary, route, sample, select
+from .kernels import (
+    attend,
+    conv,
+    delta,
+    experts,
+    latent,
+    linear,
+    norm,
+    packed,
+    pointwise,
+    pooled,
+    rotary,
+    route,
+    sample,
+    select,
+    selected,
+    streams,
+)
 
 FORMATS = packed.FORMATS
 """Packed formats that the products compute on."""
@@ -27,11 +44,25 @@ OPS = replace(
     attend=attend.attend,
     attend_latent=latent.attend_latent,
     select=select.select,
+    select_blocks=select.select_blocks,
+    attend_selected=selected.attend_selected,
+    pool=pooled.pool,
+    write_pooled=rotary.write_pooled,
+    attend_pooled=pooled.attend_pooled,
     route=route.route,
+    route_to=route.route_to,
     experts=experts.experts,
     causal_conv=conv.causal_conv,
     delta_gates=pointwise.delta_gates,
     gated_delta=delta.gated_delta,
+    hyper_weights=streams.hyper_weights,
+    hyper_read=streams.hyper_read,
+    hyper_write=streams.hyper_write,
+    stream_norm=streams.stream_norm,
+    activate=pointwise.activate,
+    gated_mean=streams.gated_mean,
+    stream_gate=streams.stream_gate,
+    token_windows=streams.token_windows,
     sample=sample.sample,
 )
 """The fast table."""
@@ -42,17 +73,10 @@ NOTES: Mapping[str, str] = {
     "head_linear": "cuBLAS, batched, through PyTorch",
     "add": "one launch, at the memory's rate",
     "rope_angles": "once a step, for all layers",
-    **dict.fromkeys(
-        ("select_blocks", "attend_selected", "pool", "write_pooled", "attend_pooled", "token_windows", "gather"),
-        "no kernel yet: the reference, which asks the host for lengths, so that its steps are not recorded",
-    ),
-    **dict.fromkeys(
-        (
-            *("route_to", "activate", "spread", "hyper_weights", "hyper_read", "hyper_write"),
-            *("stream_norm", "gated_mean", "stream_gate", "mix", "hash_windows"),
-        ),
-        "no kernel yet: the reference runs on the device",
-    ),
+    "spread": "one copy, at the memory's rate",
+    "hash_windows": "a few integers a row, by PyTorch",
+    "gather": "the table is the host's: its rows are looked up there, so that such steps are not recorded",
+    "mix": "no kernel yet: a few of PyTorch's on the device",
     "attend": "our own kernel: other libraries' have not been measured against it",
 }
 """Why an op is as it is."""
@@ -63,6 +87,8 @@ DETERMINISTIC = replace(
     head_linear=linear.head_linear_fixed,
     attend=attend.fixed,
     attend_latent=latent.fixed,
+    attend_selected=selected.fixed,
+    attend_pooled=pooled.fixed,
     experts=experts.fixed,
     gated_delta=delta.fixed,
 )
@@ -74,6 +100,8 @@ DETERMINISTIC_NOTES: Mapping[str, str] = {
     "head_linear": "one tile shape for any number of rows",
     "attend": "nothing split over the context",
     "attend_latent": "nothing split over the context",
+    "attend_selected": "nothing split over the selection",
+    "attend_pooled": "nothing split over the entries",
     "experts": "one tile shape for any routing",
     "gated_delta": "row by row, so that it does not matter how a prompt is cut",
 }

@@ -15,7 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import dot, inner, power, precision, tile_of
+from .common import inner, power, precision, tile_of
+from .softmax import finish, update
+from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
 
 
@@ -25,7 +27,8 @@ def _attend(
     num_sequences, pages_stride, scale, window, num_rows, num_heads, dim, v_dim,
     q_s, q_t, k_page, k_entry, k_head, v_page, v_entry, v_head,
     GROUPS: tl.constexpr, WINDOW: tl.constexpr, SINKS: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
-    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     s, first, items, start = tile_of(starts, num_sequences, GROUPS, tl.program_id(0), BLOCK_M, BLOCK_S)
     if s < num_sequences:
@@ -46,13 +49,7 @@ def _attend(
             begin = tl.maximum(tl.min(tl.where(valid, position, 2147483647), axis=0) - window + 1, 0)
         begin, end = split_range(begin, last, split, SPLITS, BLOCK_N)
 
-        top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-        total = tl.zeros([BLOCK_M], tl.float32)
-        if SINKS:  # noqa: SIM102 (known when compiling, unlike the next)
-            if split == 0:
-                top = tl.load(sinks + head, mask=valid, other=0.0).to(tl.float32)
-                total += 1.0
-        acc = tl.zeros([BLOCK_M, BLOCK_E], tl.float32)
+        top, total, acc = begin_softmax(sinks, head, valid, split, SINKS, BLOCK_M, BLOCK_E)
         for block in range(begin, end, BLOCK_N):
             entry = block + tl.arange(0, BLOCK_N)
             exists = entry < last
@@ -62,33 +59,19 @@ def _attend(
                 k_pages + (page * k_page + place * k_entry + key_head * k_head)[None, :] + d[:, None],
                 mask=exists[None, :] & (d < dim)[:, None], other=0.0,
             )  # fmt: skip
-            scores = dot(query, key.to(query.dtype), PRECISION) * scale
             seen = entry[None, :] <= position[:, None]
             if WINDOW:
                 seen = seen & (entry[None, :] > position[:, None] - window)
-            scores = tl.where(seen, scores, float("-inf"))
-            highest = tl.maximum(top, tl.max(scores, axis=1))
-            safe = tl.where(highest == float("-inf"), 0.0, highest)
-            share = tl.exp(scores - safe[:, None])
-            fade = tl.exp(top - safe)
-            total = total * fade + tl.sum(share, axis=1)
             value = tl.load(
                 v_pages + (page * v_page + place * v_entry + key_head * v_head)[:, None] + e[None, :],
                 mask=exists[:, None] & (e < v_dim)[None, :], other=0.0,
             )  # fmt: skip
-            acc = acc * fade[:, None]
-            acc += dot(share.to(query.dtype), value.to(query.dtype), PRECISION)
-            top = highest
-
-        inside = valid[:, None] & (e < v_dim)[None, :]
-        if SPLITS == 1:
-            at = (row * num_heads + head)[:, None] * v_dim + e[None, :]
-            tl.store(out + at, (acc / tl.where(total == 0.0, 1.0, total)[:, None]).to(out.dtype.element_ty), mask=inside)
-        else:
-            at = (split * num_rows + row) * num_heads + head
-            tl.store(partial + at[:, None] * v_dim + e[None, :], acc, mask=inside)
-            tl.store(stats + at * 2, top, mask=valid)
-            tl.store(stats + at * 2 + 1, total, mask=valid)
+            top, total, acc = update(
+                top, total, acc, query, key.to(query.dtype), value.to(query.dtype), seen, scale, PRECISION
+            )  # fmt: skip
+        finish(
+            out, partial, stats, row, head, valid, e < v_dim, e, top, total, acc, num_rows, num_heads, v_dim, split, SPLITS
+        )  # fmt: skip
 
 
 def attend(
@@ -124,7 +107,8 @@ def attend(
         sequences, batch.pages.stride(0), scale, window or 0, num_rows, num_heads, dim, v_dim,
         q.stride(0), q.stride(1), *k_pages.stride()[:3], *v_pages.stride()[:3],
         groups, window is not None, sinks is not None, splits, precision(q.dtype),
-        k_pages.shape[1], block_m, block_n, power(dim, 16), power(v_dim, 16), power(sequences), num_warps=4 if block_m <= 32 else 8,
+        k_pages.shape[1], block_m, block_n, power(dim, 16), power(v_dim, 16), power(sequences),
+        num_warps=4 if block_m <= 32 else 8,
     )  # fmt: skip
     return join(out, partial, stats, splits)
 

@@ -15,7 +15,7 @@ import triton.language as tl
 def key_of(x):
     """float32 -> uint32 of the same order; both zeros have one key."""
     bits = tl.where(x == 0.0, 0.0, x).to(tl.uint32, bitcast=True)
-    return tl.where((bits >> 31) != 0, ~bits, bits | 0x80000000)
+    return tl.where((bits >> 31) != 0, bits ^ 0xFFFFFFFF, bits | 0x80000000)
 
 
 @triton.jit

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ....core.batch import Batch
 from .common import dot, inner, power, precision, sequence_of, tile_of
+from .softmax import finish, update
+from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
 
 
@@ -24,7 +26,8 @@ def _attend_latent(
     num_sequences, pages_stride, scale, num_rows, num_selected, dim, rope_dim,
     q_s, q_t, r_s, r_t, l_page, l_entry, p_page, p_entry, selected_stride,
     HEADS: tl.constexpr, SELECTED: tl.constexpr, SPLITS: tl.constexpr, PRECISION: tl.constexpr,
-    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_S: tl.constexpr,
+    PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     if SELECTED:  # a tile is within one row: each has entries of its own
         TILES: tl.constexpr = (HEADS + BLOCK_M - 1) // BLOCK_M
@@ -51,9 +54,7 @@ def _attend_latent(
         last = num_selected if SELECTED else tl.max(position, axis=0) + 1
         begin, end = split_range(0, last, split, SPLITS, BLOCK_N)
 
-        top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-        total = tl.zeros([BLOCK_M], tl.float32)
-        acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+        top, total, acc = begin_softmax(q, head, valid, split, False, BLOCK_M, BLOCK_D)
         for block in range(begin, end, BLOCK_N):
             entry = block + tl.arange(0, BLOCK_N)
             exists = entry < last
@@ -71,26 +72,12 @@ def _attend_latent(
                 rope_pages + (page * p_page + place * p_entry)[None, :] + r[:, None],
                 mask=exists[None, :] & has_r[:, None], other=0.0,
             ).to(query.dtype)  # fmt: skip
-            scores = dot(query, tl.trans(latent), PRECISION) + dot(turned, key, PRECISION)
             seen = exists[None, :] & (entry[None, :] <= position[:, None])
-            scores = tl.where(seen, scores * scale, float("-inf"))
-            highest = tl.maximum(top, tl.max(scores, axis=1))
-            safe = tl.where(highest == float("-inf"), 0.0, highest)
-            share = tl.exp(scores - safe[:, None])
-            fade = tl.exp(top - safe)
-            total = total * fade + tl.sum(share, axis=1)
-            acc = acc * fade[:, None] + dot(share.to(query.dtype), latent, PRECISION)
-            top = highest
-
-        inside = valid[:, None] & has_d[None, :]
-        if SPLITS == 1:
-            y = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-            tl.store(out + (row * HEADS + head)[:, None] * dim + d[None, :], y.to(out.dtype.element_ty), mask=inside)
-        else:
-            at = (split * num_rows + row) * HEADS + head
-            tl.store(partial + at[:, None] * dim + d[None, :], acc, mask=inside)
-            tl.store(stats + at * 2, top, mask=valid)
-            tl.store(stats + at * 2 + 1, total, mask=valid)
+            more = dot(turned, key, PRECISION)
+            top, total, acc = update(top, total, acc, query, tl.trans(latent), latent, seen, scale, PRECISION, more)
+        finish(
+            out, partial, stats, row, head, valid, has_d, d, top, total, acc, num_rows, HEADS, dim, split, SPLITS
+        )  # fmt: skip
 
 
 def _tile(num_heads: int, dim: int, dtype: torch.dtype) -> tuple[int, int]:
@@ -133,7 +120,8 @@ def attend_latent(
         q.stride(0), q.stride(1), q_rope.stride(0), q_rope.stride(1),
         *latent_pages.stride()[:2], *rope_pages.stride()[:2], chosen.stride(0),
         num_heads, selected is not None, splits, precision(q.dtype),
-        latent_pages.shape[1], block_m, block_n, power(dim, 16), power(rope_dim, 16), power(sequences), num_warps=8 if dim > 256 else 4,
+        latent_pages.shape[1], block_m, block_n, power(dim, 16), power(rope_dim, 16), power(sequences),
+        num_warps=8 if dim > 256 else 4,
     )  # fmt: skip
     return join(out, partial, stats, splits)
 

@@ -94,7 +94,8 @@ def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | 
         x, weight.data, weight.scale, x if bias is None else bias, target, num_rows, height, width,
         x.stride(0), x.stride(1) if heads > 1 else 0, weight.data.stride(0) if len(shape) == 3 else 0,
         weight.data.stride(-2), weight.scale.stride(-2), out_s, height, weight.row_group, part,
-        weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None and splits == 1, splits, precision(x.dtype),
+        weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None and splits == 1, splits,
+        precision(x.dtype),
         block_m, block_n, block_k, num_warps=warps,
     )  # fmt: skip
     if splits > 1:

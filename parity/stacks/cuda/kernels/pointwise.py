@@ -47,6 +47,18 @@ def _sigmoid_gate(
 
 
 @triton.jit
+def _activate(x, out, size, width, x_n, x_s, x_t, scale, factor, SILU: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = i < size
+    row, d = i // width, i % width
+    moved = tl.load(x + (row // x_n) * x_s + (row % x_n) * x_t + d, mask=inside, other=0.0).to(tl.float32) * scale
+    y = sigmoid(moved) * factor
+    if SILU:
+        y *= moved
+    tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
 def _delta_gates(
     a, b, a_log, dt_bias, decay, beta, num_rows, num_heads, width, a_s, a_t, b_s, bound,
     BOUNDED: tl.constexpr, BLOCK: tl.constexpr,
@@ -65,6 +77,7 @@ def _delta_gates(
 
 
 _KINDS = {"silu": 0, "situ": 2}
+_SILU = {"silu": True, "sigmoid": False}
 
 
 def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
@@ -89,6 +102,15 @@ def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
     (x, *strides), (gate, *gate_strides) = row_strides(x), row_strides(gate)
     grid = (triton.cdiv(out.numel(), _BLOCK),)
     _sigmoid_gate[grid](x, gate, out, out.numel(), width, *strides, *gate_strides, one, _BLOCK)
+    return out
+
+
+def activate(x: Tensor, kind: str, scale: float = 1.0, factor: float = 1.0) -> Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if out.numel():
+        x, *strides = row_strides(x)
+        grid = (triton.cdiv(out.numel(), _BLOCK),)
+        _activate[grid](x, out, out.numel(), out.shape[-1], *strides, scale, factor, _SILU[kind], _BLOCK)
     return out
 
 

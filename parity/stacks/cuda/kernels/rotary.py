@@ -41,12 +41,14 @@ def _rotate(
 
 
 @triton.jit
-def _place(positions, starts, pages, pages_stride, num_sequences, row, page_size, BLOCK_S: tl.constexpr):
-    """(page, entry in it) of a row."""
+def _place(
+    positions, starts, pages, pages_stride, num_sequences, row, PAGE: tl.constexpr, EVERY: tl.constexpr, BLOCK_S: tl.constexpr
+):
+    """(page, entry in it) of a row, or of the group of EVERY rows that it ends."""
     s = sequence_of(starts, num_sequences, row, BLOCK_S)
-    position = tl.load(positions + row)
-    page = tl.load(pages + s * pages_stride + position // page_size).to(tl.int64)
-    return page, position % page_size
+    entry = tl.load(positions + row) // EVERY
+    page = tl.load(pages + s * pages_stride + entry // PAGE).to(tl.int64)
+    return page, entry % PAGE
 
 
 @triton.jit
@@ -63,9 +65,10 @@ def _rope(
 @triton.jit
 def _rope_write(
     q, k, v, cos_sin, out, k_pages, v_pages, positions, starts, pages,
-    num_sequences, pages_stride, page_size, num_heads, num_keys, dim, v_dim, q_tiles, k_tiles,
+    num_sequences, pages_stride, num_heads, num_keys, dim, v_dim, q_tiles, k_tiles,
     q_s, q_t, k_s, k_t, v_s, v_t, kp_page, kp_entry, kp_head, vp_page, vp_entry, vp_head, half, offset,
-    INTERLEAVED: tl.constexpr, HEADS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
+    PAGE: tl.constexpr, INTERLEAVED: tl.constexpr, HEADS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     tile = tl.program_id(1)
@@ -75,7 +78,7 @@ def _rope_write(
         q_heads = tile * HEADS + lane
         _rotate(q, to_q, cos_sin, row, q_heads, num_heads, dim, q_s, q_t, dim, half, offset, INTERLEAVED, False, BLOCK_D)
     else:
-        page, entry = _place(positions, starts, pages, pages_stride, num_sequences, row, page_size, BLOCK_S)
+        page, entry = _place(positions, starts, pages, pages_stride, num_sequences, row, PAGE, 1, BLOCK_S)
         if tile < q_tiles + k_tiles:
             to_k = k_pages + page * kp_page + entry * kp_entry
             k_heads = (tile - q_tiles) * HEADS + lane
@@ -91,15 +94,16 @@ def _rope_write(
 
 @triton.jit
 def _write(
-    target, values, positions, starts, pages, num_sequences, pages_stride, page_size, width, values_stride,
-    target_page, target_entry, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
+    target, values, positions, starts, pages, num_sequences, pages_stride, width, values_stride, target_page, target_entry,
+    PAGE: tl.constexpr, EVERY: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
-    d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    page, entry = _place(positions, starts, pages, pages_stride, num_sequences, row, page_size, BLOCK_S)
-    x = tl.load(values + row * values_stride + d, mask=d < width, other=0.0)
-    y = target + page * target_page + entry * target_entry + d
-    tl.store(y, x.to(target.dtype.element_ty), mask=d < width)
+    if (tl.load(positions + row) + 1) % EVERY == 0:
+        d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        page, entry = _place(positions, starts, pages, pages_stride, num_sequences, row, PAGE, EVERY, BLOCK_S)
+        x = tl.load(values + row * values_stride + d, mask=d < width, other=0.0)
+        y = target + page * target_page + entry * target_entry + d
+        tl.store(y, x.to(target.dtype.element_ty), mask=d < width)
 
 
 def rope(x: Tensor, angles: Tensor, interleaved: bool = False, offset: int = 0, inverse: bool = False) -> Tensor:
@@ -117,15 +121,18 @@ def rope(x: Tensor, angles: Tensor, interleaved: bool = False, offset: int = 0, 
 
 
 def write(pages: Tensor, values: Tensor, batch: Batch) -> None:
+    write_pooled(pages, values, batch, 1)
+
+
+def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> None:
     if not values.numel():
         return
     width = values[0].numel()
-    values = values.reshape(values.shape[0], width)
-    values = inner(values)
+    values = inner(values.reshape(values.shape[0], width))
     block = min(power(width), 1024)
     _write[(values.shape[0], triton.cdiv(width, block))](
         pages, values, batch.positions, batch.starts, batch.pages, batch.num_sequences, batch.pages.stride(0),
-        pages.shape[1], width, values.stride(0), pages.stride(0), pages.stride(1), block, power(batch.num_sequences),
+        width, values.stride(0), pages.stride(0), pages.stride(1), pages.shape[1], every, block, power(batch.num_sequences),
     )  # fmt: skip
 
 
@@ -149,9 +156,9 @@ def rope_write(
     q_tiles, k_tiles = triton.cdiv(num_heads, heads), triton.cdiv(num_keys, heads)
     _rope_write[(num_rows, q_tiles + 2 * k_tiles)](
         q, k, v, angles.contiguous(), out, k_pages, v_pages, batch.positions, batch.starts, batch.pages,
-        batch.num_sequences, batch.pages.stride(0), k_pages.shape[1], num_heads, num_keys, dim, v_dim, q_tiles, k_tiles,
+        batch.num_sequences, batch.pages.stride(0), num_heads, num_keys, dim, v_dim, q_tiles, k_tiles,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         *k_pages.stride()[:3], *v_pages.stride()[:3], angles.shape[-1], offset,
-        interleaved, heads, power(dim), power(v_dim), power(batch.num_sequences),
+        k_pages.shape[1], interleaved, heads, power(dim), power(v_dim), power(batch.num_sequences),
     )  # fmt: skip
     return out

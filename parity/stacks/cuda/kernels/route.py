@@ -65,6 +65,31 @@ def _route(
     tl.store(experts + row * top_k + k, chosen, mask=k < top_k)
 
 
+@triton.jit
+def _route_to(
+    logits, tokens, table, weights, experts, stride, num_experts, top_k, scale,
+    SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    k = tl.arange(0, BLOCK_K)
+    chosen = tl.load(table + tl.load(tokens + row).to(tl.int64) * top_k + k, mask=k < top_k, other=0)
+    x = tl.load(logits + row * stride + chosen, mask=k < top_k, other=float("-inf")).to(tl.float32)
+    if SCORE == 0:
+        e = tl.arange(0, BLOCK_E)
+        all_of_them = tl.load(logits + row * stride + e, mask=e < num_experts, other=float("-inf")).to(tl.float32)
+        highest = tl.max(all_of_them, axis=0)
+        values = tl.exp(x - highest) / tl.sum(tl.exp(all_of_them - highest), axis=0)
+    elif SCORE == 1:
+        values = sigmoid(x)
+    else:
+        values = tl.sqrt(softplus(x))
+    values = tl.where(k < top_k, values, 0.0)
+    if RENORMALIZE:
+        values = values / (tl.sum(values, axis=0) + 1e-20)
+    tl.store(weights + row * top_k + k, values * scale, mask=k < top_k)
+    tl.store(experts + row * top_k + k, chosen, mask=k < top_k)
+
+
 def route(logits: Tensor, routing: Routing, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
     num_rows, num_experts = logits.shape
     weights = torch.empty(num_rows, routing.top_k, dtype=torch.float32, device=logits.device)
@@ -78,4 +103,17 @@ def route(logits: Tensor, routing: Routing, bias: Tensor | None = None) -> tuple
         _SCORES[routing.score], bias is not None, routing.num_groups > 1, routing.group_score == "top2", routing.renormalize,
         power(routing.num_groups), power(group_size), power(routing.top_k), num_warps=4 if num_experts > 128 else 1,
     )  # fmt: skip
+    return weights, experts
+
+
+def route_to(logits: Tensor, tokens: Tensor, table: Tensor, routing: Routing) -> tuple[Tensor, Tensor]:
+    (num_rows, num_experts), top_k = logits.shape, table.shape[1]
+    weights = torch.empty(num_rows, top_k, dtype=torch.float32, device=logits.device)
+    experts = torch.empty(num_rows, top_k, dtype=table.dtype, device=logits.device)
+    if num_rows:
+        logits = inner(logits)
+        _route_to[(num_rows,)](
+            logits, tokens, table.contiguous(), weights, experts, logits.stride(0), num_experts, top_k, routing.scale,
+            _SCORES[routing.score], routing.renormalize, power(num_experts), power(top_k), num_warps=1,
+        )  # fmt: skip
     return weights, experts

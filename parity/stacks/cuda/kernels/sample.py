@@ -159,7 +159,7 @@ def _sample(
 @triton.jit
 def _value_of(key):
     """The inverse of `key_of`."""
-    return tl.where((key >> 31) != 0, key ^ 0x80000000, ~key).to(tl.float32, bitcast=True)
+    return tl.where((key >> 31) != 0, key ^ 0x80000000, key ^ 0xFFFFFFFF).to(tl.float32, bitcast=True)
 
 
 def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor, uniform: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import triton
 import triton.language as tl
@@ -17,9 +19,9 @@ _BLOCK = 1024
 
 @triton.jit
 def _scores(
-    q, weights, k_pages, out, starts, positions, pages, first_row, num_sequences, pages_stride, page_size,
+    q, weights, k_pages, out, starts, positions, pages, first_row, num_sequences, pages_stride,
     num_heads, dim, q_s, q_t, w_s, k_page, k_entry, out_stride, every, within, num_blocks, within_stride, block,
-    WITHIN: tl.constexpr, PRECISION: tl.constexpr,
+    WEIGHTS: tl.constexpr, WITHIN: tl.constexpr, PRECISION: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     row = first_row + tl.program_id(0).to(tl.int64)
@@ -29,9 +31,9 @@ def _scores(
         entry = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
         exists = entry < count
         d = tl.arange(0, BLOCK_D)
-        page = tl.load(pages + s * pages_stride + entry // page_size, mask=exists, other=0).to(tl.int64)
+        page = tl.load(pages + s * pages_stride + entry // PAGE, mask=exists, other=0).to(tl.int64)
         key = tl.load(
-            k_pages + (page * k_page + (entry % page_size) * k_entry)[None, :] + d[:, None],
+            k_pages + (page * k_page + (entry % PAGE) * k_entry)[None, :] + d[:, None],
             mask=exists[None, :] & (d < dim)[:, None], other=0.0,
         )  # fmt: skip
         sums = tl.zeros([BLOCK_N], tl.float32)
@@ -39,9 +41,11 @@ def _scores(
             head = first + tl.arange(0, BLOCK_H)
             has = head < num_heads
             query = tl.load(q + row * q_s + head[:, None] * q_t + d[None, :], mask=has[:, None] & (d < dim)[None, :], other=0.0)
-            weight = tl.load(weights + row * w_s + head, mask=has, other=0.0).to(tl.float32)
             scores = dot(query, key.to(query.dtype), PRECISION)
-            sums += tl.sum(tl.where(scores > 0.0, scores, 0.0) * weight[:, None], axis=0)
+            scores = tl.where(scores > 0.0, scores, 0.0)
+            if WEIGHTS:
+                scores *= tl.load(weights + row * w_s + head, mask=has, other=0.0).to(tl.float32)[:, None]
+            sums += tl.sum(scores, axis=0)
         if WITHIN:
             allowed = tl.zeros([BLOCK_N], tl.int32)
             for first in range(0, num_blocks, BLOCK_N):
@@ -53,11 +57,27 @@ def _scores(
 
 
 @triton.jit
-def _best(scores, out, positions, first_row, scores_stride, top_k, every, BLOCK: tl.constexpr):
-    """The top_k entries of a row above -inf, ascending; ties at the last place go to the lowest."""
+def _block_scores(
+    scores, out, positions, first_row, scores_stride, out_stride, every, block, BLOCK: tl.constexpr, BLOCK_B: tl.constexpr
+):
+    """The best score of each block of entries; the newest block's is above all."""
+    here = tl.program_id(0).to(tl.int64)
+    count = (tl.load(positions + first_row + here) + 1) // every
+    index = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
+    i = tl.arange(0, BLOCK)
+    entry = index[:, None] * block + i[None, :]
+    inside = (i < block)[None, :] & (entry < count)
+    best = tl.max(tl.load(scores + here * scores_stride + entry, mask=inside, other=float("-inf")), axis=1)
+    best = tl.where(index == (count - 1) // block, float("inf"), best)
+    tl.store(out + here * out_stride + index, best, mask=index * block < count)
+
+
+@triton.jit
+def _best(scores, out, positions, first_row, scores_stride, top_k, every, block, BLOCK: tl.constexpr):
+    """The top_k blocks of entries of a row above -inf, ascending; ties at the last place go to the lowest."""
     here = tl.program_id(0).to(tl.int64)
     row = first_row + here
-    count = (tl.load(positions + row) + 1) // every
+    count = ((tl.load(positions + row) + 1) // every + block - 1) // block
     lane = tl.arange(0, BLOCK)
     prefix = tl.zeros([], tl.uint32)
     wanted = tl.minimum(top_k, count)
@@ -90,6 +110,29 @@ def _best(scores, out, positions, first_row, scores_stride, top_k, every, BLOCK:
         ties += tl.sum(tie.to(tl.int32), axis=0)
 
 
+def _parts(
+    q: Tensor, weights: Tensor | None, k_pages: Tensor, batch: Batch, every: int, within: Tensor | None, block: int
+) -> Iterator[tuple[int, Tensor]]:
+    """(first row, scores [rows, entries]) of some rows after the other, as many as the workspace holds."""
+    num_rows, num_heads, dim = q.shape
+    q, given = inner(q), q if weights is None else inner(weights)
+    blocks = batch.pages if within is None else inner(within)
+    longest = batch.pages.shape[1] * k_pages.shape[1]
+    step = max(1, min(num_rows, _WORKSPACE // longest))
+    scores = torch.empty(step, longest, dtype=torch.float32, device=q.device)
+    sequences, block_n = batch.lengths.shape[0], 64
+    for first in range(0, num_rows, step):
+        rows = min(step, num_rows - first)
+        _scores[(rows, triton.cdiv(longest, block_n))](
+            q, given, k_pages, scores, batch.starts, batch.positions, batch.pages, first, sequences,
+            batch.pages.stride(0), num_heads, dim, q.stride(0), q.stride(1), given.stride(0),
+            *k_pages.stride()[:2], longest, every, blocks, blocks.shape[1], blocks.stride(0), block,
+            weights is not None, within is not None, precision(q.dtype), k_pages.shape[1],
+            min(power(num_heads, 16), 64), block_n, power(dim, 16), power(sequences),
+        )  # fmt: skip
+        yield first, scores[:rows]
+
+
 def select(
     q: Tensor,
     weights: Tensor | None,
@@ -100,23 +143,26 @@ def select(
     within: Tensor | None = None,
     block: int = 1,
 ) -> Tensor:
-    num_rows, num_heads, dim = q.shape
-    out = torch.full((num_rows, top_k), -1, dtype=torch.int32, device=q.device)
-    if not num_rows:
-        return out
-    q, weights = inner(q), torch.ones(num_rows, num_heads, device=q.device) if weights is None else inner(weights)
-    blocks = batch.pages if within is None else inner(within)
-    longest = batch.pages.shape[1] * k_pages.shape[1]
-    step = max(1, min(num_rows, _WORKSPACE // longest))
-    scores = torch.empty(step, longest, dtype=torch.float32, device=q.device)
-    sequences, block_n = batch.lengths.shape[0], 64
-    for first in range(0, num_rows, step):
-        rows = min(step, num_rows - first)
-        _scores[(rows, triton.cdiv(longest, block_n))](
-            q, weights, k_pages, scores, batch.starts, batch.positions, batch.pages, first, sequences,
-            batch.pages.stride(0), k_pages.shape[1], num_heads, dim, q.stride(0), q.stride(1), weights.stride(0),
-            *k_pages.stride()[:2], longest, every, blocks, blocks.shape[1], blocks.stride(0), block,
-            within is not None, precision(q.dtype), min(power(num_heads, 16), 64), block_n, power(dim, 16), power(sequences),
-        )  # fmt: skip
-        _best[(rows,)](scores, out, batch.positions, first, longest, top_k, every, min(_BLOCK, power(longest)), num_warps=8)
+    out = torch.full((q.shape[0], top_k), -1, dtype=torch.int32, device=q.device)
+    if len(q):
+        for first, scores in _parts(q, weights, k_pages, batch, every, within, block):
+            lanes = min(_BLOCK, power(scores.shape[1]))
+            _best[(len(scores),)](scores, out, batch.positions, first, scores.stride(0), top_k, every, 1, lanes, num_warps=8)
+    return out
+
+
+def select_blocks(
+    q: Tensor, weights: Tensor | None, k_pages: Tensor, batch: Batch, top_k: int, every: int, block: int
+) -> Tensor:
+    out = torch.full((q.shape[0], top_k), -1, dtype=torch.int32, device=q.device)
+    if len(q):
+        for first, scores in _parts(q, weights, k_pages, batch, every, None, 1):
+            number = triton.cdiv(scores.shape[1], block)
+            best = torch.empty(len(scores), number, dtype=torch.float32, device=q.device)
+            together = max(1, 2048 // power(block))
+            _block_scores[(len(scores), triton.cdiv(number, together))](
+                scores, best, batch.positions, first, scores.stride(0), number, every, block, power(block), together
+            )
+            lanes = min(_BLOCK, power(number))
+            _best[(len(scores),)](best, out, batch.positions, first, number, top_k, every, block, lanes, num_warps=8)
     return out
