@@ -1,14 +1,22 @@
-"""Compiles kernels at shapes of released models for a GPU that need not be here, and checks the memory they share.
+"""Compiles kernels at shapes of released models for a GPU that need not be here, and reads what came out.
 
-python compile_kernels.py cuda|hip all|norm,rotary,...
+python compile_kernels.py cuda|hip all|hot|norm,rotary,...
+
+Every kernel has to fit the shared memory and to keep its numbers in registers: one that spills is named. A hot kernel, one
+that a step spends its time in, has to use the matrix unit and to read what is large in wide pieces, without a load of a byte
+or two a thread except for scales. Needs no GPU: Triton brings ptxas and cuobjdump.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import torch
+import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
@@ -25,16 +33,21 @@ from parity.stacks.cuda.kernels import (
     linear,
     norm,
     pointwise,
+    pooled,
     rotary,
     route,
     sample,
     select,
+    selected,
+    streams,
 )
 from parity.stacks.cuda.kernels.packed import prepare
 from parity.stacks.ops import Activation, Routing
 
 TARGETS = {"cuda": (GPUTarget("cuda", 90, 32), 227 << 10), "hip": (GPUTarget("hip", "gfx942", 64), 64 << 10)}
 HALF, FULL = torch.bfloat16, torch.float32
+HOT = {"_linear", "_grouped", "_attend", "_attend_latent", "_attend_selected", "_attend_pooled", "_scores"}
+"""Kernels that a step spends its time in. Their products in float32 are for comparisons, and no matrix unit has them."""
 FORMATS = ("fp8_block", "mxfp4", "int4_group", "int8_group")
 
 
@@ -54,17 +67,51 @@ class Driver:
         return 0
 
 
+def spilled(kernel: Any) -> int:
+    """Bytes of a thread's stack, or registers kept in memory: what did not fit the registers."""
+    if "amdgcn" in kernel.asm:
+        return sum(map(int, re.findall(r"\.[sv]gpr_spill_count:\s+(\d+)", kernel.asm["amdgcn"])))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"STACK:(\d+)", usage)
+    assert found is not None, usage
+    return int(found[1])
+
+
+def slow_paths(kernel: Any) -> list[str]:
+    """What a hot kernel for NVIDIA should not do, read from its PTX."""
+    ptx, wrong = kernel.asm["ptx"], []
+    if not re.search(r"wgmma\.mma_async|mma\.sync", ptx):
+        wrong.append("no matrix unit")
+    pieces = [int(size) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?, 0x([0-9a-f]+)", ptx)]
+    wide = re.search(r"cp\.async\.cg\.shared\.global|ld\.global[\w.]*\.v4\.b32", ptx)
+    if not wide:
+        wrong.append(f"no piece of 16 bytes is read: {sorted(set(pieces))}")
+    narrow = len(re.findall(r"ld\.global[\w.:]*\.[bus](?:8|16) ", ptx))
+    if narrow > 20:  # scales, and a bias
+        wrong.append(f"{narrow} loads of a byte or two")
+    return wrong
+
+
 def install(target: GPUTarget, shared: int) -> None:
-    """Makes every launch a compilation, each printed once."""
+    """Makes every launch a compilation, each printed once; what is wrong with one ends the program."""
     driver.set_active(Driver(target))
     compile_or_launch, seen = JITFunction.run, set()
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         kernel = compile_or_launch(self, *args, grid=grid, warmup=True, **options)
+        name = self.fn.__name__
         if kernel.hash not in seen:
             seen.add(kernel.hash)
-            print(self.fn.__name__, kernel.metadata.shared, flush=True)
-            assert kernel.metadata.shared <= shared, f"{self.fn.__name__} shares {kernel.metadata.shared} bytes of {shared}"
+            print(name, kernel.metadata.shared, flush=True)
+            assert kernel.metadata.shared <= shared, f"{name} shares {kernel.metadata.shared} bytes of {shared}"
+            assert spilled(kernel) == 0, f"{name} spills {spilled(kernel)}"
+            half = any(isinstance(value, torch.Tensor) and value.dtype == HALF for value in args[:1])
+            if name in HOT and half and target.backend == "cuda":
+                assert not slow_paths(kernel), f"{name}: {', '.join(slow_paths(kernel))}"
         return kernel
 
     JITFunction.run = run
@@ -149,8 +196,8 @@ def attention(batch: Batch) -> None:
 
 def latents(batch: Batch) -> None:
     rows = batch.num_tokens
-    for dtype in (HALF, FULL):
-        q = (x(rows, 16, 512, dtype=dtype), x(rows, 16, 64, dtype=dtype))
+    for heads, dtype in ((16, HALF), (128, HALF), (16, FULL)):
+        q = (x(rows, heads, 512, dtype=dtype), x(rows, heads, 64, dtype=dtype))
         args = (*q, x(60, 64, 512, dtype=dtype), x(60, 64, 64, dtype=dtype), batch, 0.1)
         latent.attend_latent(*args)
         latent.attend_latent(*args, selected=torch.zeros(rows, 2048, dtype=torch.int32))
@@ -163,6 +210,46 @@ def deltas(batch: Batch) -> None:
             q, v = x(rows, 16, 128, dtype=dtype), x(rows, 32, 128, dtype=dtype)
             state = x(9, 32, 128, 128, dtype=FULL)
             delta.gated_delta(q, q, v, x(*shape, dtype=FULL), x(rows, 32, dtype=FULL), state, batch, 0.1)
+
+
+def pooled_entries(batch: Batch) -> None:
+    rows, chosen = batch.num_tokens, torch.zeros(batch.num_tokens, 1024, dtype=torch.int32)
+    for every, overlap in ((4, True), (128, False)):
+        wide = 1024 if overlap else 512
+        tail = x(9, 2 * every if overlap else every, 2 * wide)
+        pooled.pool(x(rows, wide), x(rows, wide), x(every, wide, dtype=FULL), tail, batch, every, overlap)
+    rotary.write_pooled(x(60, 16, 512), x(rows, 512), batch, 4)
+    args = (x(rows, 64, 512), x(60, 64, 512))
+    pooled.attend_pooled(*args, x(60, 16, 512), batch, 0.1, 128, 4, chosen, x(64, dtype=FULL))
+    pooled.attend_pooled(*args, x(60, 16, 512), batch, 0.1, 128, 4, None, x(64, dtype=FULL))
+    pooled.attend_pooled(*args, None, batch, 0.1, 128, 4)
+
+
+def selections(batch: Batch) -> None:
+    rows, chosen = batch.num_tokens, torch.zeros(batch.num_tokens, 64, dtype=torch.int32)
+    pages = x(60, 64, 2, 256)
+    selected.attend_selected(x(rows, 16, 256), pages, pages, batch, 0.1, chosen, 16)
+    keys, weights = x(60, 64, 128), x(rows, 64, dtype=FULL)
+    select.select(x(rows, 64, 128), weights, keys, batch, 2048)
+    select.select_blocks(x(rows, 8, 128), None, x(60, 4, 128), batch, 16, 16, 4)
+
+
+def several_streams(batch: Batch) -> None:
+    lanes, gates = x(batch.num_tokens, 4, 7168), x(batch.num_tokens, 4, dtype=FULL)
+    streams.hyper_weights(lanes, x(24, 4 * 7168, dtype=FULL), x(24, dtype=FULL), x(3, dtype=FULL), 1e-6, 1e-6, 20)
+    streams.hyper_read(lanes, gates)
+    streams.hyper_write(lanes, x(batch.num_tokens, 7168), gates, x(batch.num_tokens, 4, 4, dtype=FULL))
+    streams.stream_norm(lanes, x(4, 7168), 1e-6)
+    streams.gated_mean(lanes, lanes)
+    streams.stream_gate(lanes, lanes)
+    streams.token_windows(batch.tokens, torch.zeros(9, 2, dtype=torch.int32), batch)
+
+
+def hottest(batch: Batch) -> None:
+    """One of each kind, for a test that takes seconds."""
+    linear.linear(x(1, 2048), packed("int4_group", 1024, 2048))
+    pages = x(60, 64, 8, 128)
+    attend.attend(x(batch.num_tokens, 32, 128), pages, pages, batch, 0.1)
 
 
 WITHOUT_BATCH = {
@@ -179,15 +266,16 @@ WITH_BATCH = {
     "latent": latents,
     "delta": deltas,
     "conv": lambda batch: conv.causal_conv(x(batch.num_tokens, 8192), x(8192, 4, dtype=FULL), x(9, 8192, 3), batch),
-    "select": lambda batch: select.select(
-        x(batch.num_tokens, 64, 128), x(batch.num_tokens, 64, dtype=FULL), x(60, 64, 128), batch, 2048
-    ),
+    "selected": selections,
+    "pooled": pooled_entries,
+    "streams": several_streams,
 }
 
 
 def main(target: str, chosen: str) -> None:
     install(*TARGETS[target])
     names = [*WITHOUT_BATCH, *WITH_BATCH] if chosen == "all" else chosen.split(",")
+    WITH_BATCH["hot"] = hottest
     make = Make(HALF)
     batches = [make.batch(chunks, 64) for chunks in (((5, 1), (70, 1), (900, 1)), ((0, 40), (5, 1)))]
     for name in names:
