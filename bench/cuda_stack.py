@@ -1,11 +1,14 @@
-"""How near the hardware's limits the cuda stack comes, on released shapes with random weights made on the device.
+"""The cuda stack on a GPU, in one command: are its answers right, and how near the hardware's limits does it come?
 
-    python bench/cuda_stack.py                      # every row that fits into ten minutes, most wanted first
-    python bench/cuda_stack.py --rows 8B --json out.json
+    python bench/cuda_stack.py --json out.json                            # everything that fits into ten minutes
+    python bench/cuda_stack.py --json out.json --parts rows --rows 8B     # some rows
 
-The device's copy bandwidth and matrix rate are measured first; each row then says tokens a second, its limit by those two
-numbers, and the fraction reached. Where transformers is installed, the same work runs there too. A row that was not run
-says so; nothing is estimated.
+Three parts, in this order: `conformance` (every op against the reference, as `parity stacks --check`), `parity` (tiny
+checkpoints of every architecture against the cpu's reference), and `rows`: speeds on released shapes with random weights made
+on the device. The device's copy bandwidth and matrix rate are measured first; each row then says tokens a second, its limit
+by those two numbers, and the fraction reached. Where transformers is installed, the same work runs there too. A part or row
+that fails says why and the next is tried; one that was not run says so; nothing is estimated. The JSON file is written anew
+after each result, so that a call that is cut off leaves what it found.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from cuda_parity import compare
 from rich.console import Console
 from rich.table import Table
 from shapes import SHAPES, tiny
@@ -38,6 +42,7 @@ from parity.formats import pack
 from parity.models import registry
 from parity.models.decoder import Decoder
 from parity.stacks.base import Stack
+from parity.stacks.check import check
 from parity.stacks.registry import open_stack
 
 
@@ -345,20 +350,83 @@ class Bench:
         return Measured(row, made / seconds, None, f"continuous batching, {made} tokens in {seconds:.1f} s")
 
 
-def run(bench: Bench, rows: Sequence[Row], budget_s: float, rates: Rates) -> list[Measured]:
+class Record:
+    """The JSON file, written anew with each result.
+
+    Args:
+        path: of the file, or None to keep nothing.
+        content: what is known before any result.
+    """
+
+    def __init__(self, path: Path | None, content: dict[str, Any]) -> None:
+        self._path, self.content = path, content
+
+    def put(self, name: str, value: object) -> None:
+        """Sets one entry."""
+        self.content[name] = value
+        if self._path is not None:
+            self._path.write_text(json.dumps(self.content, indent=1))
+
+    def add(self, name: str, value: object) -> None:
+        """Adds to the list of one entry."""
+        self.put(name, [*self.content.get(name, []), value])
+
+
+def conformance(stack: Stack, chosen: str, record: Record) -> bool:
+    """Every op whose name has `chosen` in it against the reference; whether all keep their contract."""
+    fine = True
+    for op in (name for name in stack.ops.names() if chosen in name):
+        try:
+            row = check(stack, ops=[op]).rows[0]
+            failures = [f"{item.case}, {item.dtype}: {item.what}" for item in row.failures]
+            found = {"op": op, "cases": row.num_cases, "worst": row.worst, "invariant": row.invariant, "failures": failures}
+        except Exception as error:  # an op that cannot even be called
+            failures = [f"{type(error).__name__}: {str(error)[:160]}"]
+            found = {"op": op, "failures": failures}
+        fine &= not failures
+        record.add("conformance", found)
+        Console(stderr=True).print(f"{op}: {'ok' if not failures else failures[0]}")
+    return fine
+
+
+def agreement(stack: str, chosen: str, record: Record) -> bool:
+    """Every architecture whose name has `chosen` in it against the cpu's reference; whether all agree."""
+    fine = True
+    for found in compare(stack, chosen):
+        fine &= found.ok
+        record.add("parity", asdict(found))
+        Console(stderr=True).print(f"{found.architecture}: {found.problem or 'agrees'}")
+    return fine
+
+
+def run(bench: Bench, rows: Sequence[Row], budget_s: float, rates: Rates, record: Record) -> list[Measured]:
     """Each row that still fits the time; a row that fails says why and the next is tried."""
     end, results = time.monotonic() + budget_s, []
     for row in rows:
         if time.monotonic() > end:
-            results.append(Measured(row, note="not run: out of time"))
-            continue
-        try:
-            results.append(bench.measure(row, rates))
-        except Exception as error:  # one row's failure is a line of the table
-            results.append(Measured(row, note=f"failed: {type(error).__name__}: {str(error)[:120]}"))
-        bench.release()
-        Console(stderr=True).print(f"{row.model} {row.kind} x{row.batch}: {results[-1].tokens_per_s or results[-1].note}")
+            result = Measured(row, note="not run: out of time")
+        else:
+            try:
+                result = bench.measure(row, rates)
+            except Exception as error:  # one row's failure is a line of the table
+                result = Measured(row, note=f"failed: {type(error).__name__}: {str(error)[:120]}")
+            bench.release()
+        results.append(result)
+        record.add("rows", asdict(result) | {"fraction": result.fraction})
+        Console(stderr=True).print(f"{row.model} {row.kind} x{row.batch}: {result.tokens_per_s or result.note}")
     return results
+
+
+def speeds(bench: Bench, chosen: str, budget_s: float, record: Record) -> bool:
+    """Measures and prints the rows that have `chosen` in them; whether each gave a number."""
+    start = time.monotonic()
+    rates = bench.rates()
+    record.put("rates", asdict(rates))
+    offered = [replace(row, batch=min(row.batch, 3)) for row in ROWS] if bench.small else ROWS
+    rows = [row for row in offered if chosen in f"{row.model} {row.kind} {row.format or ''}"]
+    results = run(bench, rows, budget_s - (time.monotonic() - start), rates, record)
+    Console(width=None if Console().is_terminal else 160).print(table(rates, results))
+    return all(item.tokens_per_s is not None for item in results)
 
 
 def table(rates: Rates, results: Sequence[Measured]) -> Table:
@@ -375,27 +443,41 @@ def table(rates: Rates, results: Sequence[Measured]) -> Table:
     return shown
 
 
+PARTS = ("conformance", "parity", "rows")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--stack", default="cuda", help="where to run (cuda)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do (all)")
+    parser.add_argument("--ops", default="", help="check only the ops that have this in their name")
+    parser.add_argument("--architectures", default="", help="compare only the architectures that have this in their name")
     parser.add_argument("--rows", default="", help="run only the rows whose model, work or format has this in its name")
-    parser.add_argument("--minutes", type=float, default=9.0, help="start no row after this time (9)")
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--minutes", type=float, default=9.0, help="start no part and no row after this time (9)")
+    parser.add_argument("--json", type=Path, help="also write the numbers here, as they come")
     parser.add_argument("--small", action="store_true", help="tiny models, to see that this script works")
     options = parser.parse_args(arguments)
+    end = time.monotonic() + options.minutes * 60
     stack, _ = open_stack(options.stack)
-    bench = Bench(stack, small=options.small)
-    start = time.monotonic()
-    rates = bench.rates()
-    offered = [replace(row, batch=min(row.batch, 3)) for row in ROWS] if options.small else ROWS
-    rows = [row for row in offered if options.rows in f"{row.model} {row.kind} {row.format or ''}"]
-    results = run(bench, rows, options.minutes * 60 - (time.monotonic() - start), rates)
-    Console(width=None if Console().is_terminal else 160).print(table(rates, results))
-    if options.json is not None:
-        lines = [asdict(item) | {"fraction": item.fraction} for item in results]
-        content = {"device": dict(stack.device.describe()), "rates": asdict(rates), "rows": lines}
-        options.json.write_text(json.dumps(content, indent=1))
-    return 0 if all(item.tokens_per_s is not None for item in results) else 1
+    record = Record(options.json, {"device": dict(stack.device.describe())})
+    parts: dict[str, Callable[[], bool]] = {
+        "conformance": lambda: conformance(stack, options.ops, record),
+        "parity": lambda: agreement(options.stack, options.architectures, record),
+        "rows": lambda: speeds(Bench(stack, small=options.small), options.rows, end - time.monotonic(), record),
+    }
+    fine = True
+    for name in (name for name in PARTS if name in options.parts):
+        if name != "rows" and time.monotonic() > end:
+            record.put(name, "not run: out of time")
+            fine = False
+            continue
+        try:
+            fine &= parts[name]()
+        except Exception as error:  # one part's failure does not end the others
+            record.put(f"{name} failed", f"{type(error).__name__}: {error}")
+            Console(stderr=True).print(f"{name} failed: {type(error).__name__}: {error}")
+            fine = False
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

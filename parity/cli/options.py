@@ -45,6 +45,7 @@ ENGINE = (
         help="keep the state of prompts for requests to come (default: yes)",
     ),
     flag("enforce_eager", action="store_true", help="record no graphs"),
+    flag("deterministic", action="store_true", help="the same tokens whatever the batch, where the stack can"),
 )
 """How the model is run: fields of `EngineConfig`."""
 

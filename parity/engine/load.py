@@ -25,7 +25,7 @@ from ..models import registry
 from ..models.decoder import Decoder
 from ..models.layers.weight import Slot
 from ..stacks.base import Stack
-from ..stacks.registry import dtype_of, open_stack
+from ..stacks.registry import dtype_of, open_stack, with_table
 from .engine import Engine
 from .memory import StateMemory, choose_num_pages, choose_page_size, page_bytes, slot_bytes
 from .runner import Runner
@@ -33,6 +33,8 @@ from .sampler import Sampler
 from .scheduler import Scheduler, SchedulerConfig
 
 log = logging.getLogger("parity")
+
+_DETERMINISTIC = "deterministic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class EngineConfig:
         num_snapshots: copies of per-request state kept for prefix reuse.
         quantize: `q8` or `q4` packs the matrices of a plain checkpoint while loading; None keeps what it has.
         threads: threads of the host to compute with; None takes all that this process may use.
+        deterministic: the stack's table whose results for a row do not depend on its batch.
     """
 
     stack: str | None = None
@@ -72,6 +75,7 @@ class EngineConfig:
     num_snapshots: int = 32
     quantize: str | None = None
     threads: int | None = None
+    deterministic: bool = False
 
 
 def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Checkpoint]:
@@ -84,6 +88,8 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Ch
     stack, stack_dtype = open_stack(config.stack)
     if config.threads is not None:
         use_threads(stack, config.threads)
+    if config.deterministic and not stack.name.endswith(f":{_DETERMINISTIC}"):
+        stack = with_table(stack, _DETERMINISTIC)
     checkpoint = open_checkpoint(path)
     dtype = compute_dtype(stack, stack_dtype, config.dtype, checkpoint.config)
     if config.quantize is not None:

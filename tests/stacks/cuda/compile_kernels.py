@@ -2,9 +2,9 @@
 
 python compile_kernels.py cuda|hip all|hot|norm,rotary,...
 
-Every kernel has to fit the shared memory and to keep its numbers in registers: one that spills is named. A hot kernel, one
-that a step spends its time in, has to use the matrix unit and to read what is large in wide pieces, without a load of a byte
-or two a thread except for scales. Needs no GPU: Triton brings ptxas and cuobjdump.
+Every kernel has to fit the shared memory. On NVIDIA it also has to keep its numbers in registers, and a hot kernel, one that
+a step spends its time in, to use the matrix unit and to read what is large in wide pieces, without a load of a byte or two a
+thread except for scales. Needs no GPU: Triton brings ptxas and cuobjdump. On AMD the registers kept in memory are printed.
 """
 
 from __future__ import annotations
@@ -86,10 +86,9 @@ def slow_paths(kernel: Any) -> list[str]:
     ptx, wrong = kernel.asm["ptx"], []
     if not re.search(r"wgmma\.mma_async|mma\.sync", ptx):
         wrong.append("no matrix unit")
-    pieces = [int(size) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?, 0x([0-9a-f]+)", ptx)]
-    wide = re.search(r"cp\.async\.cg\.shared\.global|ld\.global[\w.]*\.v4\.b32", ptx)
-    if not wide:
-        wrong.append(f"no piece of 16 bytes is read: {sorted(set(pieces))}")
+    pieces = [int(size, 16) for size in re.findall(r"cp\.async\.c[ag]\.shared\.global [^;]*?, 0x([0-9a-f]+)", ptx)]
+    if max(pieces, default=0) < 8:
+        wrong.append(f"pages or weights are read in pieces of {sorted(set(pieces))} bytes")
     narrow = len(re.findall(r"ld\.global[\w.:]*\.[bus](?:8|16) ", ptx))
     if narrow > 20:  # scales, and a bias
         wrong.append(f"{narrow} loads of a byte or two")
@@ -106,12 +105,12 @@ def install(target: GPUTarget, shared: int) -> None:
         name = self.fn.__name__
         if kernel.hash not in seen:
             seen.add(kernel.hash)
-            print(name, kernel.metadata.shared, flush=True)
+            print(name, kernel.metadata.shared, spilled(kernel), flush=True)
             assert kernel.metadata.shared <= shared, f"{name} shares {kernel.metadata.shared} bytes of {shared}"
-            assert spilled(kernel) == 0, f"{name} spills {spilled(kernel)}"
-            half = any(isinstance(value, torch.Tensor) and value.dtype == HALF for value in args[:1])
-            if name in HOT and half and target.backend == "cuda":
-                assert not slow_paths(kernel), f"{name}: {', '.join(slow_paths(kernel))}"
+            if target.backend == "cuda":
+                assert not spilled(kernel), f"{name} spills {spilled(kernel)} bytes"
+                slow = slow_paths(kernel) if name in HOT and args[0].dtype == HALF else []
+                assert not slow, f"{name}: {', '.join(slow)}"
         return kernel
 
     JITFunction.run = run

@@ -32,7 +32,7 @@ def bench() -> ModuleType:
 
 def test_it_runs_and_writes_its_numbers(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "numbers.json"
-    options = ["--stack", "cpu:reference", "--small", "--json", str(out)]
+    options = ["--stack", "cpu:reference", "--small", "--parts", "rows", "--json", str(out)]
     assert bench.main([*options, "--rows", "Moonlight"]) == 0
     assert "Moonlight-16B-A3B" in capsys.readouterr().out
     content = json.loads(out.read_text())
@@ -45,6 +45,43 @@ def test_it_runs_and_writes_its_numbers(bench: ModuleType, tmp_path: Path, capsy
     assert {row["note"] for row in json.loads(out.read_text())["rows"]} == {"not run: out of time"}
 
 
+def test_right_answers_come_before_speeds(bench: ModuleType, tmp_path: Path) -> None:
+    out = tmp_path / "numbers.json"
+    options = ["--stack", "cpu:reference", "--small", "--json", str(out), "--rows", "no such row"]
+    assert bench.main([*options, "--ops", "rms_norm", "--architectures", "llama"]) == 0
+    content = json.loads(out.read_text())
+    assert [row["op"] for row in content["conformance"] if not row["failures"]] == [
+        "rms_norm",
+        "add_rms_norm",
+        "gated_rms_norm",
+    ]
+    [found] = content["parity"]
+    assert found["architecture"] == "llama"
+    assert found["float32"] == 0
+    assert 0 < found["bfloat16"] == found["noise"] < 0.1
+    assert found["invariant"] is None  # this stack has no such table
+    assert list(content) == ["device", "conformance", "parity", "rates"]
+
+
+def test_what_fails_is_written_and_the_rest_is_tried(
+    bench: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    out = tmp_path / "numbers.json"
+    monkeypatch.setattr(bench, "check", broken)
+    monkeypatch.setattr(sys.modules["cuda_parity"], "_agreement", broken)
+    monkeypatch.setattr(bench.Bench, "rates", broken)
+    options = ["--stack", "cpu:reference", "--small", "--json", str(out), "--ops", "rope", "--architectures", "llama"]
+    assert bench.main(options) == 1
+    content = json.loads(out.read_text())
+    assert {row["op"] for row in content["conformance"]} == {"rope_angles", "rope", "rope_write"}
+    assert all("no such kernel" in row["failures"][0] for row in content["conformance"])
+    assert "no such kernel" in content["parity"][0]["problem"]
+    assert "no such kernel" in content["rows failed"]
+
+
 def test_each_kind_of_row(bench: ModuleType) -> None:
     stack, _ = open_stack("cpu:reference")
     small = bench.Bench(stack, small=True)
@@ -55,7 +92,7 @@ def test_each_kind_of_row(bench: ModuleType) -> None:
         bench.Row("Qwen3.6-35B-A3B", "decode", batch=2),
         bench.Row("no such model", "decode"),
     ]
-    prefill, throughput, decode, unknown = bench.run(small, rows, 60, rates)
+    prefill, throughput, decode, unknown = bench.run(small, rows, 60, rates, bench.Record(None, {}))
     assert prefill.tokens_per_s > 0
     assert prefill.limit > 0
     assert throughput.tokens_per_s > 0

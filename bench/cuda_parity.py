@@ -1,0 +1,99 @@
+"""The cuda stack against the cpu's reference: tiny random checkpoints of every architecture, made as the tests make them.
+
+In float32 logits have to agree to 1e-4. In bfloat16 the reference itself is computed twice, in bfloat16 and in float32: the
+difference is the noise that the dtype makes, and the stack may not make more than twice as much. With a batch-invariant
+table, requests computed together have to bring the tokens that they bring alone.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from parity.stacks.registry import open_stack
+
+_REPOSITORY = Path(__file__).parents[1]
+_NOISE = 2.0  # times the reference's own
+_FLOAT32 = 1e-4
+_LENGTHS = (37, 12, 3)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What one architecture showed: relative errors, their limits, and what is wrong, if anything."""
+
+    architecture: str
+    float32: float | None = None
+    bfloat16: float | None = None
+    noise: float | None = None
+    invariant: bool | None = None
+    problem: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all that was tried is within its limit."""
+        return not self.problem
+
+
+def architectures() -> dict[str, Callable[[Path], object]]:
+    """Name to what makes a tiny checkpoint of it, from the tests of this repository."""
+    if str(_REPOSITORY) not in sys.path:
+        sys.path.insert(0, str(_REPOSITORY))
+    from tests.models.test_recorded import MAKERS
+
+    return dict(MAKERS)
+
+
+def compare(stack: str, chosen: str = "") -> Iterator[Agreement]:
+    """One agreement for each architecture whose name has `chosen` in it; a failure is one too."""
+    has_fixed = "deterministic" in open_stack(stack)[0].tables
+    for name, make in architectures().items():
+        if chosen not in name:
+            continue
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                make(Path(folder))
+                yield _agreement(name, Path(folder), stack, has_fixed)
+        except Exception as error:  # one architecture's failure is a line of the table
+            yield Agreement(name, problem=f"failed: {type(error).__name__}: {str(error)[:160]}")
+
+
+def _agreement(name: str, folder: Path, stack: str, has_fixed: bool) -> Agreement:
+    from tests.models import tiny
+
+    prompt: list[int] = []
+
+    def logits(spec: str) -> Any:
+        engine = tiny.open_engine(folder, stack=spec)
+        prompt[:] = prompt or tiny.prompt(_LENGTHS[0], engine.info.vocab_size)
+        return tiny.logits(engine, prompt)
+
+    exact = logits("cpu:reference:float32")
+    full = tiny.relative_error(logits(f"{stack}:float32"), exact)
+    half = tiny.relative_error(logits(f"{stack}:bfloat16"), exact)
+    noise = tiny.relative_error(logits("cpu:reference:bfloat16"), exact)
+    found = Agreement(name, full, half, noise, _invariant(folder, stack) if has_fixed else None)
+    problems = [
+        *([f"float32 is off by {full:.1e}, above {_FLOAT32:.0e}"] if not full <= _FLOAT32 else []),
+        *([f"bfloat16 is off by {half:.1e}, the reference by {noise:.1e}"] if not half <= _NOISE * noise else []),
+        *(["tokens depend on the batch"] if found.invariant is False else []),
+    ]
+    return replace(found, problem="; ".join(problems))
+
+
+def _invariant(folder: Path, stack: str) -> bool:
+    """Whether requests bring the same tokens together and alone."""
+    from tests.models import tiny
+
+    def tokens(numbers: tuple[int, ...]) -> list[list[int]]:
+        engine = tiny.open_engine(folder, stack=stack, deterministic=True)
+        prompts = {n: tiny.prompt(_LENGTHS[n], engine.info.vocab_size, seed=n + 2) for n in numbers}
+        outputs = tiny.finish(engine, [tiny.greedy(str(n), prompt, 8) for n, prompt in prompts.items()])
+        return [tiny.generated(outputs[str(n)]) for n in numbers]
+
+    together = tokens((0, 1, 2))
+    return all(tokens((n,))[0] == together[n] for n in range(3))
