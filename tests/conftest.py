@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import logging
 import os
 import socket
@@ -12,6 +14,12 @@ from typing import Any
 import pytest
 
 from parity import hub
+
+# Whether Triton interprets is decided when it is first imported, which a library of another test may do.
+if importlib.util.find_spec("triton") is not None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        importlib.import_module("triton.language")
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else a warning at every subprocess
 

@@ -101,7 +101,12 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     # An endpoint may show no token ids: the other side goes first and lends it its own.
     order = (1, 0) if _is_url(a) and not _is_url(b) else (0, 1)
     packs: dict[int, Pack] = {}
-    # Endpoints are opened first: a wrong name or key should not cost a long capture of the other side.
+    # A wrong name or key should not cost a long capture of the other side.
+    for spec in specs:
+        if not is_pack(spec) and not _is_url(spec):
+            from .sides.local import refuse_unknown
+
+            refuse_unknown(spec)
     endpoints = {place: open_side(specs[place], settings, place) for place in order if _is_url(specs[place])}
     for place in order:
         if is_pack(specs[place]):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from parity.core.errors import Unsupported
 from parity.stacks.base import Graph, Memory
 
 _BYTES = 4 << 30
@@ -16,6 +17,7 @@ class PlainDevice:
     """The host's memory; a real one would name its accelerator here and nowhere else."""
 
     torch_device = torch.device("cpu")
+    reads_host = True
 
     def memory(self) -> Memory:
         """As much as this stack means to use."""
@@ -23,6 +25,9 @@ class PlainDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype)
+
+    def use_threads(self, count: int) -> None:
+        raise Unsupported("this stack takes PyTorch's number of threads")
 
     def synchronize(self) -> None:
         """Nothing runs behind our back."""

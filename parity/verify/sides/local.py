@@ -16,6 +16,7 @@ from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
 from ...core.errors import EngineError, ParityError
 from ...core.request import Output, Request, SamplingParams, TokenLogprobs
 from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
+from ...stacks.registry import open_stack
 from .. import probes
 from ..drill import relative_error
 from ..features import Reducer
@@ -33,7 +34,12 @@ _KEPT = 64
 _GREEDY = SamplingParams(temperature=0.0, logprobs=_KEPT)
 
 
-__all__ = ["LocalSide", "load_vocabulary"]
+__all__ = ["LocalSide", "load_vocabulary", "refuse_unknown"]
+
+
+def refuse_unknown(spec: str) -> None:
+    """Raises what opening a side of this name would raise, if its stack is not one that works here; reads no model."""
+    open_stack(spec)
 
 
 class LocalSide:
