@@ -22,6 +22,7 @@ log = logging.getLogger("parity")
 
 _HEAD_ROWS = 128  # rows of logits held at a time when a prompt's are asked for
 _MAX_GRAPH_ROWS = 64
+_MAX_RECORDED_ROWS = 256  # of all recordings together: each keeps its logits and the memory that its step works in
 
 
 class Runner:
@@ -109,8 +110,9 @@ class Runner:
         """The logits of a step in which each sequence decodes one token, from a graph if the device records them."""
         assert self._graphs is not None
         num_rows = len(plan.chunks)
-        recorded = self._graphs.get(num_rows)
+        recorded = self._graphs.pop(num_rows, None)
         if recorded is not None:
+            self._graphs[num_rows] = recorded  # the last one used stands last
             recorded.inputs.fill(plan)
             recorded.graph.replay()
             return recorded.logits
@@ -120,6 +122,8 @@ class Runner:
             self._graphs = None
         else:
             self._graphs[num_rows] = Recorded(inputs, graph, logits)
+            while sum(self._graphs) > _MAX_RECORDED_ROWS:
+                del self._graphs[next(iter(self._graphs))]
         return logits
 
     # The results

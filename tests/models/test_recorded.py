@@ -156,3 +156,12 @@ def test_more_sequences_than_are_recorded_are_computed_all_the_same(llama: Path,
     engine = tiny.open_engine(llama, stack="cpu")
     assert values(decoded(engine)) == expected
     assert set(engine.runner.recorded) == {1, 2}
+
+
+def test_the_recordings_not_used_for_longest_make_room(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = values(decoded(tiny.open_engine(llama, stack="cpu")))
+    monkeypatch.setattr("parity.engine.runner._MAX_RECORDED_ROWS", 3)
+    engine = tiny.open_engine(llama, stack="cpu")
+    for _ in range(2):
+        assert values(decoded(engine)) == expected
+        assert list(engine.runner.recorded) == [2, 1]
