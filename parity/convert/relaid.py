@@ -6,14 +6,14 @@ import dataclasses
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from ..core.weights import Packed
 from ..formats import FORMATS, expand, rows, stack, unstack
-from ..hub.checkpoint import Checkpoint, TensorInfo, TextSource
+from ..hub.checkpoint import Checkpoint, TensorInfo
+from ..hub.derived import DerivedCheckpoint
 
 Read = Callable[[], "torch.Tensor | Packed"]
 
@@ -31,32 +31,13 @@ class Made:
     read: Read
 
 
-class Relaid:
+class Relaid(DerivedCheckpoint):
     """Another checkpoint's config and texts with tensors of its own, by name."""
 
     def __init__(self, checkpoint: Checkpoint, tensors: Mapping[str, Made]) -> None:
-        self._checkpoint, self._made = checkpoint, tensors
+        super().__init__(checkpoint)
+        self._made = tensors
         self.tensors: Mapping[str, TensorInfo] = {name: made.info for name, made in tensors.items()}
-
-    @property
-    def path(self) -> Path:
-        """Of the original."""
-        return self._checkpoint.path
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Of the original."""
-        return self._checkpoint.config
-
-    @property
-    def generation_config(self) -> Mapping[str, Any]:
-        """Of the original."""
-        return self._checkpoint.generation_config
-
-    @property
-    def text_source(self) -> TextSource:
-        """Of the original."""
-        return self._checkpoint.text_source
 
     def read(self, name: str) -> torch.Tensor | Packed:
         """The tensor, made now."""

@@ -10,8 +10,6 @@ import dataclasses
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +17,8 @@ from parity.core.errors import Unsupported
 from parity.core.weights import Packed
 from parity.formats import FORMATS, pack
 
-from .checkpoint import Checkpoint, TensorInfo, TextSource
+from .checkpoint import Checkpoint, TensorInfo
+from .derived import DerivedCheckpoint
 
 log = logging.getLogger("parity")
 
@@ -77,7 +76,7 @@ def recipe_for(name: str, formats: Collection[str]) -> Recipe:
     return next(computed, RECIPES[name][0])
 
 
-class QuantisedCheckpoint:
+class QuantisedCheckpoint(DerivedCheckpoint):
     """A checkpoint under the same names, its matrices packed.
 
     Args:
@@ -95,7 +94,7 @@ class QuantisedCheckpoint:
             raise Unsupported(
                 f"{checkpoint.path} is quantised already ({', '.join(packed)}); run it as it is, or quantise the original"
             )
-        self._checkpoint = checkpoint
+        super().__init__(checkpoint)
         sensitive = _SENSITIVE if "lm_head.weight" in checkpoint.tensors else (*_SENSITIVE, _HEAD)
         self._formats = {
             name: form
@@ -108,26 +107,6 @@ class QuantisedCheckpoint:
             name: _packed_info(info, self._formats[name]) if name in self._formats else info
             for name, info in checkpoint.tensors.items()
         }
-
-    @property
-    def path(self) -> Path:
-        """Of the plain one."""
-        return self._checkpoint.path
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """Of the plain one."""
-        return self._checkpoint.config
-
-    @property
-    def generation_config(self) -> Mapping[str, Any]:
-        """Of the plain one."""
-        return self._checkpoint.generation_config
-
-    @property
-    def text_source(self) -> TextSource:
-        """Of the plain one."""
-        return self._checkpoint.text_source
 
     def read(self, name: str) -> torch.Tensor | Packed:
         """The tensor, packed now if it is one that is."""
