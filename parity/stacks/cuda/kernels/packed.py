@@ -96,6 +96,9 @@ def multiply(
         row: rows of the weight [N], with their mask.
         end: the columns that exist.
         row_group: rows that share a scale. GROUP columns do; STEP divides both them and BLOCK_K.
+
+    A column is made a tensor before it is compared: under the interpreter it is a number of Python's, whose comparison would turn a mask
+    into integers.
     """
     if KIND >= 3:
         j = tl.arange(0, 16)
@@ -106,7 +109,7 @@ def multiply(
             values = tl.load(x + k[:, None], mask=x_mask & (k < end)[:, None], other=0.0)
             part += dot(_from_word(words, i, KIND, values.dtype), values, PRECISION)
             if (16 * i + 16) % STEP == 0:
-                column = first + 16 * i
+                column = first + 16 * i + tl.zeros_like(row)
                 mask = row_mask & (column < end)
                 acc += part * _scales(scale, (row // row_group) * s_row + column // GROUP, mask, E8M0)[:, None]
                 part = tl.zeros(acc.shape, tl.float32)
@@ -120,7 +123,7 @@ def multiply(
                 acc += dot(raw.to(values.dtype), values, PRECISION)
             else:
                 part = dot(_from_byte(raw, KIND, values.dtype), values, PRECISION)
-                column = first + STEP * i
+                column = first + STEP * i + tl.zeros_like(row)
                 mask = row_mask & (column < end)
                 acc += part * _scales(scale, (row // row_group) * s_row + column // GROUP, mask, E8M0)[:, None]
     return acc
