@@ -62,6 +62,7 @@ class StateMemory:
 
     Args:
         specs: what each layer keeps.
+        num_pages, num_slots: for requests; there is one more of each.
         dtype: for specs of per-request state that name none.
         page_dtype: for specs of pages that name none; `dtype` if not given.
         device: gives the memory.
@@ -79,6 +80,8 @@ class StateMemory:
         page_dtype: torch.dtype | None = None,
         device: Device,
     ) -> None:
+        self.spare_page, self.spare_slot = num_pages, num_slots
+        """Of no request: for the rows that fill a recorded step up. Never touched where steps are recorded for any number."""
         self._slots: list[Tensor] = []
         self._saved: list[Tensor] = []
         layers = []
@@ -87,11 +90,11 @@ class StateMemory:
             for spec in layer:
                 if isinstance(spec, PerToken):
                     kind = spec.dtype or page_dtype or dtype
-                    shape = (num_pages, page_size // spec.every, *stored_shape(spec.shape, kind))
+                    shape = (num_pages + 1, page_size // spec.every, *stored_shape(spec.shape, kind))
                     arrays[spec.name] = device.zeros(shape, kind)
                 else:
                     kind = spec.dtype or dtype
-                    arrays[spec.name] = device.zeros((num_slots, *spec.shape), kind)
+                    arrays[spec.name] = device.zeros((num_slots + 1, *spec.shape), kind)
                     self._slots.append(arrays[spec.name])
                     self._saved.append(device.zeros((num_snapshots, *spec.shape), kind))
             layers.append(arrays)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -14,15 +12,14 @@ from torch import Tensor
 
 from ..core.batch import Batch, Chunk, Plan, Probe, Result
 from ..models.decoder import Decoder
-from ..stacks.base import Graph, Stack
+from ..stacks.base import Stack
 from .memory import StateMemory
+from .recordings import Recorded, Recordings
 from .sampler import Sampler, token_logprobs
 
 log = logging.getLogger("parity")
 
 _HEAD_ROWS = 128  # rows of logits held at a time when a prompt's are asked for
-_MAX_GRAPH_ROWS = 64
-_MAX_RECORDED_ROWS = 256  # of all recordings together: each keeps its logits and the memory that its step works in
 
 
 class Runner:
@@ -50,8 +47,10 @@ class Runner:
         graphs: bool = True,
     ) -> None:
         self._stack, self.model, self._memory, self._sampler = stack, model, memory, sampler
-        self._page_size, self._max_pages = page_size, max_pages
-        self._graphs: dict[int, Recorded] | None = {} if graphs else None
+        self._page_size = page_size
+        self._recordings: Recordings | None = None
+        if graphs:
+            self._recordings = Recordings(stack.device, model, memory, page_size=page_size, max_pages=max_pages)
         self.probe: Probe | None = None
         """Sees values inside the model, in steps computed without a graph."""
 
@@ -62,16 +61,15 @@ class Runner:
 
     @property
     def recorded(self) -> Mapping[int, Recorded]:
-        """The recorded decode steps by their numbers of sequences."""
-        return MappingProxyType(self._graphs or {})
+        """The recorded decode steps by their numbers of rows."""
+        return {} if self._recordings is None else self._recordings.kept
 
     @torch.inference_mode()
     def run(self, plan: Plan) -> list[Result]:
         """One result for each chunk, in order."""
         self._bring_state(plan)
-        if _decodes(plan) and self.probe is None and self._graphs is not None and len(plan.chunks) <= _MAX_GRAPH_ROWS:
-            logits = self._replay(plan)
-            results = self._sampler(logits, plan.chunks)
+        if self._recordings is not None and self.probe is None and self._recordings.takes(plan):
+            results = self._sampler(self._recordings.logits(plan), plan.chunks)
         else:
             hidden = self.model.hidden(self._prepare(plan), self._memory.state)
             results = self._results(plan, hidden)
@@ -91,8 +89,12 @@ class Runner:
 
     def _prepare(self, plan: Plan) -> Batch:
         arrays = _arrays(plan, max(len(chunk.pages) for chunk in plan.chunks))
-        device = self._stack.device.torch_device
-        tokens, positions, starts, lengths, pages, slots = (torch.from_numpy(array).to(device) for array in arrays)
+        # One copy to the device for all six.
+        packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays])).to(self._stack.device.torch_device)
+        parts = packed.split([array.size for array in arrays])
+        tokens, positions, starts, lengths, pages, slots = (
+            part.view(array.shape) for part, array in zip(parts, arrays, strict=True)
+        )
         return Batch(
             tokens,
             positions,
@@ -105,26 +107,6 @@ class Runner:
             host_lengths=tuple(arrays[3].tolist()),
             probe=self.probe,
         )
-
-    def _replay(self, plan: Plan) -> Tensor:
-        """The logits of a step in which each sequence decodes one token, from a graph if the device records them."""
-        assert self._graphs is not None
-        num_rows = len(plan.chunks)
-        recorded = self._graphs.pop(num_rows, None)
-        if recorded is not None:
-            self._graphs[num_rows] = recorded  # the last one used stands last
-            recorded.inputs.fill(plan)
-            recorded.graph.replay()
-            return recorded.logits
-        inputs = Inputs(plan, self._max_pages, self._page_size, self._stack.device.torch_device)
-        graph, logits = self._stack.device.capture(lambda: self.model(inputs.batch, self._memory.state))
-        if graph is None:
-            self._graphs = None
-        else:
-            self._graphs[num_rows] = Recorded(inputs, graph, logits)
-            while sum(self._graphs) > _MAX_RECORDED_ROWS:
-                del self._graphs[next(iter(self._graphs))]
-        return logits
 
     # The results
 
@@ -165,68 +147,6 @@ class Runner:
         for part in hidden.split(_HEAD_ROWS):
             if len(part):
                 yield self.model.head(part)
-
-
-class Inputs:
-    """The batch of a decode step, in tensors that stay where they are: one packed array.
-
-    Args:
-        plan: its first.
-        max_pages: most pages of one sequence.
-        page_size: tokens in a page.
-        device: where the batch is read.
-    """
-
-    def __init__(self, plan: Plan, max_pages: int, page_size: int, device: torch.device) -> None:
-        num_rows = len(plan.chunks)
-        self._host = np.zeros((4 + max_pages) * num_rows, np.int32)
-        self._staged = torch.from_numpy(self._host)
-        self._packed = self._staged.to(device)  # the same memory where the device is the host
-        self._columns = self._host[: 4 * num_rows].reshape(4, num_rows)
-        self._pages = self._host[4 * num_rows :].reshape(num_rows, max_pages)
-        self._written: list[tuple[int, ...]] = [()] * num_rows
-        tokens, positions, lengths, slots = self._packed[: 4 * num_rows].view(4, num_rows)
-        ones = range(num_rows + 1)
-        self.batch = Batch(
-            tokens,
-            positions,
-            torch.tensor(ones, dtype=torch.int32, device=device),
-            lengths,
-            self._packed[4 * num_rows :].view(num_rows, max_pages),
-            slots,
-            page_size,
-            host_starts=tuple(ones),
-            host_lengths=tuple(chunk.length for chunk in plan.chunks),
-        )
-        self.fill(plan)
-
-    def fill(self, plan: Plan) -> None:
-        """Brings a plan into the batch."""
-        chunks = plan.chunks
-        self._columns[:] = (
-            [chunk.tokens[0] for chunk in chunks],
-            [chunk.start for chunk in chunks],
-            [chunk.start + 1 for chunk in chunks],
-            [chunk.slot for chunk in chunks],
-        )
-        for row, chunk in enumerate(chunks):
-            if chunk.pages != self._written[row]:
-                self._pages[row, : len(chunk.pages)] = self._written[row] = chunk.pages
-        if self._packed is not self._staged:
-            self._packed.copy_(self._staged)
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """A recorded decode step, what it reads its batch from, and where it leaves its logits."""
-
-    inputs: Inputs
-    graph: Graph
-    logits: Tensor
-
-
-def _decodes(plan: Plan) -> bool:
-    return all(len(chunk.tokens) == 1 and chunk.sample and chunk.rows == "last" for chunk in plan.chunks)
 
 
 def _arrays(plan: Plan, max_pages: int) -> Sequence[np.ndarray]:

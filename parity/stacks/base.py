@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,11 +40,18 @@ class Device(Protocol):
     def reads_host(self) -> bool:
         """Whether a recorded step may read plain memory of the host."""
 
+    @property
+    def recorded_rows(self) -> Sequence[int]:
+        """Numbers of rows, rising, that decode steps are recorded for: one of fewer rows is filled up to the next."""
+
     def memory(self) -> Memory:
         """Bytes now."""
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Zeroed memory for state. Much of it may never be used, so where the device can, it is taken on first touch."""
+
+    def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Zeroed memory of the host that is copied to the device fastest, and without the host waiting."""
 
     def use_threads(self, count: int) -> None:
         """Computes with so many threads of the host from now on; 0 takes all that this process may use.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ class HostDevice:
 
     torch_device = torch.device("cpu")
     reads_host = True
+    recorded_rows: Sequence[int] = range(1, 65)
 
     def memory(self) -> Memory:
         """What the machine and our control group leave us."""
@@ -36,6 +37,9 @@ class HostDevice:
         if size == 0:
             return torch.zeros(shape, dtype=dtype)
         return torch.from_numpy(np.zeros(size, np.uint8)).view(dtype).view(shape)
+
+    def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self.zeros(shape, dtype)
 
     def use_threads(self, count: int) -> None:
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

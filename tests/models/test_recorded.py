@@ -21,6 +21,7 @@ from . import test_deepseek_v4, test_deepseek_v41, test_dense, test_experts, tes
 if missing() is not None:
     pytest.skip(f"the cpu stack's kernels: {missing()}", allow_module_level=True)
 
+from parity.stacks.cpu.device import NativeDevice
 from parity.stacks.cpu.graph import TORCH_THREADS
 
 
@@ -152,15 +153,27 @@ def test_a_probe_sees_steps_that_are_recorded(llama: Path) -> None:
 
 def test_more_sequences_than_are_recorded_are_computed_all_the_same(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = values(decoded(tiny.open_engine(llama, stack="cpu")))
-    monkeypatch.setattr("parity.engine.runner._MAX_GRAPH_ROWS", 2)
+    monkeypatch.setattr(NativeDevice, "recorded_rows", (1, 2))
     engine = tiny.open_engine(llama, stack="cpu")
     assert values(decoded(engine)) == expected
     assert set(engine.runner.recorded) == {1, 2}
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3_next", "deepseek_v32", "deepseek_v4", "kimi_k3"])
+def test_rows_that_fill_a_step_up_change_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    MAKERS[name](tmp_path)
+    expected = values(decoded(tiny.open_engine(tmp_path, stack="cpu", enforce_eager=True)))
+    monkeypatch.setattr(NativeDevice, "recorded_rows", (2, 5))
+    engine = tiny.open_engine(tmp_path, stack="cpu")
+    for _ in range(2):
+        assert values(decoded(engine)) == expected
+        assert set(engine.runner.recorded) == {2, 5}
+
+
 def test_the_recordings_not_used_for_longest_make_room(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = values(decoded(tiny.open_engine(llama, stack="cpu")))
-    monkeypatch.setattr("parity.engine.runner._MAX_RECORDED_ROWS", 3)
+    monkeypatch.setattr(NativeDevice, "recorded_rows", (1, 2, 3))
+    monkeypatch.setattr("parity.engine.recordings._KEPT", 1)
     engine = tiny.open_engine(llama, stack="cpu")
     for _ in range(2):
         assert values(decoded(engine)) == expected

@@ -18,6 +18,7 @@ class PlainDevice:
 
     torch_device = torch.device("cpu")
     reads_host = True
+    recorded_rows = ()
 
     def memory(self) -> Memory:
         """As much as this stack means to use."""
@@ -25,6 +26,10 @@ class PlainDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype)
+
+    def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """A real one would give pinned memory."""
+        return self.zeros(shape, dtype)
 
     def use_threads(self, count: int) -> None:
         raise Unsupported("this stack takes PyTorch's number of threads")

@@ -24,6 +24,8 @@ class CudaDevice:
     """
 
     reads_host = False
+    recorded_rows = (1, 2, 4, 8, *range(16, 65, 8), *range(80, 257, 16))
+    """A row that fills up costs little where few rows wait for the weights, and at most an eighth above."""
 
     def __init__(self, index: int, *, records: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
@@ -38,6 +40,9 @@ class CudaDevice:
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.torch_device)
+
+    def staging(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, pin_memory=True)
 
     def use_threads(self, count: int) -> None:
         raise Unsupported("the cuda stack computes on the GPU: leave the number of threads out, or choose --stack cpu")

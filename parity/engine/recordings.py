@@ -1,0 +1,135 @@
+"""Decode steps recorded on the device, by their number of rows, and replayed over a batch that stays where it is."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.batch import Batch, Plan
+from ..models.decoder import Decoder
+from ..stacks.base import Device, Graph
+from .memory import StateMemory
+
+_KEPT = 4
+"""Recordings are kept while their rows together are at most so many times the largest's: each keeps its logits and the memory
+that its step works in."""
+
+
+class Recordings:
+    """The decode steps of one model. What was used last is kept longest.
+
+    Args:
+        device: records, and says for how many rows.
+        model: with its weights.
+        memory: the state; its spare page and slot belong to the rows that fill a step up.
+        page_size: tokens in a page.
+        max_pages: most pages of one sequence.
+    """
+
+    def __init__(self, device: Device, model: Decoder, memory: StateMemory, *, page_size: int, max_pages: int) -> None:
+        self._device, self._model, self._memory = device, model, memory
+        self._page_size, self._max_pages = page_size, max_pages
+        self._sizes = tuple(device.recorded_rows)
+        self._kept: dict[int, Recorded] = {}
+
+    @property
+    def kept(self) -> Mapping[int, Recorded]:
+        """By number of rows, the last one used last."""
+        return MappingProxyType(self._kept)
+
+    def takes(self, plan: Plan) -> bool:
+        """Whether a step is of the kind that is recorded: each of not too many sequences decodes one token."""
+        return bool(self._sizes) and len(plan.chunks) <= self._sizes[-1] and _decodes(plan)
+
+    def logits(self, plan: Plan) -> Tensor:
+        """Computes a step that `takes` took: float32 [sequences, vocabulary], overwritten by the next."""
+        num_rows = len(plan.chunks)
+        size = self._sizes[bisect_left(self._sizes, num_rows)]
+        recorded = self._kept.pop(size, None)
+        if recorded is not None:
+            self._kept[size] = recorded
+            recorded.inputs.fill(plan)
+            recorded.graph.replay()
+            return recorded.logits[:num_rows]
+        inputs = Inputs(size, self._max_pages, self._page_size, self._memory, self._device)
+        inputs.fill(plan)
+        graph, logits = self._device.capture(lambda: self._model(inputs.batch, self._memory.state))
+        if graph is None:
+            self._sizes = ()
+        else:
+            self._kept[size] = Recorded(inputs, graph, logits)
+            while sum(self._kept) > _KEPT * self._sizes[-1]:
+                del self._kept[next(iter(self._kept))]
+        return logits[:num_rows]
+
+
+class Inputs:
+    """The batch of a decode step, in tensors that stay where they are: one packed array, copied to the device in one piece.
+
+    Args:
+        num_rows: of the step. Those that a plan does not need decode a token of nobody's, in the spare page and slot.
+        max_pages: most pages of one sequence.
+        page_size: tokens in a page.
+        memory: has the spare page and slot.
+        device: where the batch is read.
+    """
+
+    def __init__(self, num_rows: int, max_pages: int, page_size: int, memory: StateMemory, device: Device) -> None:
+        self._spare = (memory.spare_page,)
+        self._nobody = np.array([[0], [0], [1], [memory.spare_slot]], np.int32)
+        self._staged = device.staging(((4 + max_pages) * num_rows,), torch.int32)
+        # The same memory where the device is the host.
+        self._packed = self._staged.to(device.torch_device)
+        host = self._staged.numpy()
+        self._columns = host[: 4 * num_rows].reshape(4, num_rows)
+        self._pages = host[4 * num_rows :].reshape(num_rows, max_pages)
+        self._written: list[tuple[int, ...]] = [()] * num_rows
+        tokens, positions, lengths, slots = self._packed[: 4 * num_rows].view(4, num_rows)
+        ones = range(num_rows + 1)
+        self.batch = Batch(
+            tokens,
+            positions,
+            torch.tensor(ones, dtype=torch.int32, device=device.torch_device),
+            lengths,
+            self._packed[4 * num_rows :].view(num_rows, max_pages),
+            slots,
+            page_size,
+            host_starts=tuple(ones),
+            host_lengths=(1,) * num_rows,
+        )
+
+    def fill(self, plan: Plan) -> None:
+        """Brings a plan into the batch. Not before the step of the plan before has ended: the copy may still be under way."""
+        chunks = plan.chunks
+        self._columns[:, : len(chunks)] = (
+            [chunk.tokens[0] for chunk in chunks],
+            [chunk.start for chunk in chunks],
+            [chunk.start + 1 for chunk in chunks],
+            [chunk.slot for chunk in chunks],
+        )
+        self._columns[:, len(chunks) :] = self._nobody
+        for row in range(len(self._written)):
+            pages = chunks[row].pages if row < len(chunks) else self._spare
+            if pages != self._written[row]:
+                self._pages[row, : len(pages)] = self._written[row] = pages
+        if self._packed is not self._staged:
+            self._packed.copy_(self._staged, non_blocking=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A recorded decode step, what it reads its batch from, and where it leaves its logits."""
+
+    inputs: Inputs
+    graph: Graph
+    logits: Tensor
+
+
+def _decodes(plan: Plan) -> bool:
+    return all(len(chunk.tokens) == 1 and chunk.sample and chunk.rows == "last" for chunk in plan.chunks)
