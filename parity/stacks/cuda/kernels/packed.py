@@ -97,8 +97,8 @@ def multiply(
         end: the columns that exist.
         row_group: rows that share a scale. GROUP columns do; STEP divides both them and BLOCK_K.
 
-    A column is made a tensor before it is compared: under the interpreter it is a number of Python's, whose comparison would turn a mask
-    into integers.
+    A column is made a tensor before it is compared: under the interpreter it is a number of Python's, whose comparison would
+    turn a mask into integers.
     """
     if KIND >= 3:
         j = tl.arange(0, 16)
