@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -253,10 +253,16 @@ class LLM:
             params, tools, template: as for `chat`.
         """
         if raw:
+            if not _is_prompt(prompt):
+                raise RequestError(
+                    "with raw, give a text or token ids; a conversation is for streams without it", field="prompt"
+                )
             params = _single(params or self.params())
-            items = self._run([(self.encode(prompt), 0)], params)  # type: ignore[arg-type]
+            items = self._run([(self.encode(prompt), 0)], params)
             return AnswerStream(items, RawEvents(self.tokenizer, params.stop).push)
-        return self._chat_stream(prompt, params, tools, template)  # type: ignore[arg-type]
+        if not _is_conversation(prompt):
+            raise RequestError("give a conversation or a user message; token ids are continued with raw=True", field="prompt")
+        return self._chat_stream(prompt, params, tools, template)
 
     # Numbers
 
@@ -267,7 +273,7 @@ class LLM:
             One entry for each token but the first.
         """
         params = SamplingParams(temperature=0.0, max_tokens=0, prompt_logprobs=top)
-        ((_, progress),) = [item for item in self._run([(self.encode(tokens), 0)], params) if item[1].output.finish]  # type: ignore[union-attr]
+        *_, (_, progress) = self._run([(self.encode(tokens), 0)], params)
         raise_errors(progress.answer("", None))
         return progress.prompt_logprobs or ()
 
@@ -380,11 +386,22 @@ def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:
 
 
 def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str):
+    if isinstance(prompts, str) or (len(prompts) and _is_prompt(prompts)):
         return [prompts]
-    if prompts and all(isinstance(one, int) for one in prompts):
-        return [prompts]  # type: ignore[list-item]
-    return list(prompts)  # type: ignore[arg-type]
+    found: list[Prompt] = []
+    for prompt in prompts:
+        if isinstance(prompt, int):
+            raise RequestError("prompts must be texts or lists of token ids; a token id stands among them", field="prompts")
+        found.append(prompt)
+    return found
+
+
+def _is_prompt(value: Prompt | Messages | Sequence[Prompt]) -> TypeGuard[Prompt]:
+    return isinstance(value, str) or all(isinstance(one, int) for one in value)
+
+
+def _is_conversation(value: Prompt | Messages) -> TypeGuard[Messages]:
+    return isinstance(value, str) or all(isinstance(one, Message) for one in value)
 
 
 def _single(params: SamplingParams) -> SamplingParams:

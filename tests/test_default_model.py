@@ -13,6 +13,7 @@ import transformers
 
 from parity import LLM, SamplingParams
 from parity.core.chat import Message, Tool
+from parity.core.errors import RequestError
 
 pytestmark = pytest.mark.timeout(600)  # float32 weights of a real model, twice
 
@@ -128,6 +129,16 @@ def test_a_chat_answers_a_question(llm: LLM) -> None:
     answer = llm.chat("What is the capital of Italy? Answer in one word.", llm.params(temperature=0.0, max_tokens=8))
     assert "Rome" in answer.text
     assert answer.finish.reason == "stop"
+
+
+def test_what_is_no_prompt_is_refused(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="raw=True"):
+        llm.stream([1, 2, 3])
+    with pytest.raises(RequestError, match="a conversation is for"):
+        llm.stream([Message("user", "x")], raw=True)
+    with pytest.raises(RequestError, match="a token id stands among them"):
+        llm.generate(["x", 5])  # type: ignore[list-item]  # which is the point
+    assert llm.generate([]) == []
 
 
 def test_a_stop_string_ends_the_text_before_it(llm: LLM) -> None:

@@ -21,6 +21,7 @@ class ModelInfo:
         stack: the stack's name, such as `cpu`.
         dtype: the compute dtype's name, such as `float32`.
         num_pages, page_size: the pool of per-token state.
+        state_bytes: memory of the pool and of all other state; where the device can, it is taken as it is first used.
         eos_token_ids: the tokens that end an answer.
         sampling_defaults: from the model's generation_config, by `SamplingParams` field.
         embeds: whether the model is made for embeddings.
@@ -35,15 +36,26 @@ class ModelInfo:
     dtype: str
     num_pages: int
     page_size: int
+    state_bytes: int = 0
     eos_token_ids: frozenset[int] = frozenset()
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     embeds: bool = False
     packed: bool = False
 
 
+STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+"""Bounds of the sizes that steps are counted by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Gauges and counters since the start."""
+    """Gauges and counters since the start.
+
+    Args:
+        num_step_tokens: tokens computed in steps, of prompts and of answers.
+        steps_by_tokens: how many steps computed at most so many tokens as `STEP_TOKENS` has there, and more than in the place
+            before; the last place is for those above all.
+    """
 
     num_running: int = 0
     num_waiting: int = 0
@@ -54,6 +66,8 @@ class Stats:
     num_generated_tokens: int = 0
     num_preemptions: int = 0
     num_steps: int = 0
+    num_step_tokens: int = 0
+    steps_by_tokens: tuple[int, ...] = (0,) * (len(STEP_TOKENS) + 1)
     step_s: float = 0.0
     num_restarts: int = 0
 

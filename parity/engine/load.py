@@ -46,7 +46,7 @@ class EngineConfig:
         dtype: compute dtype by name; `auto` is None.
         max_model_len: most tokens of prompt and answer together.
         max_num_seqs: most requests running at once.
-        max_num_batched_tokens: most tokens computed in one step.
+        max_num_batched_tokens: most tokens computed in one step; None takes the stack's own number.
         max_num_waiting: most requests queued.
         memory_fraction: share of the free memory, after the weights, that pages may take.
         num_pages: pages of state, instead of a share of the memory.
@@ -64,7 +64,7 @@ class EngineConfig:
     dtype: str | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 64
-    max_num_batched_tokens: int = 2048
+    max_num_batched_tokens: int | None = None
     max_num_waiting: int = 1024
     memory_fraction: float | None = None
     num_pages: int | None = None
@@ -289,7 +289,7 @@ def make_engine(
         num_pages=num_pages,
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
+        max_num_batched_tokens=max(config.max_num_batched_tokens or stack.step_tokens, config.max_num_seqs),
         max_num_waiting=config.max_num_waiting,
         eos_token_ids=eos,
         prefix_caching=config.enable_prefix_caching,
@@ -332,6 +332,7 @@ def make_engine(
         dtype=_name(dtype),
         num_pages=num_pages,
         page_size=page_size,
+        state_bytes=num_pages * per_page + per_slot * (config.max_num_seqs + num_snapshots),
         eos_token_ids=eos,
         sampling_defaults=sampling_defaults(checkpoint.generation_config),
         packed=any(tensor.format in stack.rounded for tensor in checkpoint.tensors.values()),

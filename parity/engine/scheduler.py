@@ -8,6 +8,7 @@ So the oldest always goes on, and everyone becomes the oldest.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, fields, replace
@@ -16,7 +17,7 @@ from itertools import count
 from ..core.batch import Chunk, Plan, Result
 from ..core.errors import CapacityError, ContextExceeded, Overloaded, RequestError, UsageError
 from ..core.request import Finish, Output, Request
-from ..core.service import Stats
+from ..core.service import STEP_TOKENS, Stats
 from .pages import PagePool
 from .prefix import Entry, PrefixCache, Snapshots
 from .sequence import Sequence
@@ -97,7 +98,8 @@ class Scheduler:
         self._ended: list[Output] = []
         self._planned_s = 0.0
         self._num_prompt = self._num_cached = self._num_generated = 0
-        self._num_preemptions = self._num_steps = 0
+        self._num_preemptions = self._num_steps = self._num_step_tokens = 0
+        self._steps_by_tokens = [0] * (len(STEP_TOKENS) + 1)
         self._step_s = 0.0
 
     # Coming and going
@@ -176,7 +178,10 @@ class Scheduler:
                 self._discard(chunk)
             if sequence is not None:
                 outputs += self._advance(sequence, chunk, result)
-        self._num_steps += bool(plan)
+        if plan:
+            self._num_steps += 1
+            self._num_step_tokens += plan.num_tokens
+            self._steps_by_tokens[bisect_left(STEP_TOKENS, plan.num_tokens)] += 1
         self._step_s += now_s - self._planned_s
         return outputs
 
@@ -367,6 +372,8 @@ class Scheduler:
             num_generated_tokens=self._num_generated,
             num_preemptions=self._num_preemptions,
             num_steps=self._num_steps,
+            num_step_tokens=self._num_step_tokens,
+            steps_by_tokens=tuple(self._steps_by_tokens),
             step_s=self._step_s,
         )
 

@@ -32,6 +32,7 @@ _COUNTERS = (
     "num_generated_tokens",
     "num_preemptions",
     "num_steps",
+    "num_step_tokens",
     "step_s",
 )
 
@@ -199,7 +200,8 @@ class EngineService:
         """The engine's counts, with those from before its restarts."""
         stats, before = self._engine.stats(), self._before
         totals = {name: getattr(stats, name) + getattr(before, name) for name in _COUNTERS}
-        return replace(stats, **totals, num_restarts=before.num_restarts)
+        by_tokens = tuple(map(sum, zip(stats.steps_by_tokens, before.steps_by_tokens, strict=True)))
+        return replace(stats, **totals, steps_by_tokens=by_tokens, num_restarts=before.num_restarts)
 
     def _done(self) -> bool:
         if not self._closing.is_set():

@@ -44,7 +44,7 @@ class Bridge:
         """
         loop = asyncio.get_running_loop()
         mailbox = self._mailboxes.setdefault(loop, _Mailbox(loop))
-        run = Run(self._service, requests, [self._metrics.watch(request.params) for request in requests])
+        run = Run(self._service, requests, self._metrics.watch(requests))
         try:
             await loop.run_in_executor(self._submitters, self._submit, requests, run, mailbox)
         except BaseException:
@@ -108,7 +108,10 @@ class Run:
         }
         self._ids = tuple(request.id for request in requests)
         deadlines = [request.deadline_s for request in requests if request.deadline_s is not None]
-        self._give_up_s = max(deadlines) + GRACE_S if deadlines else None
+        self._give_up: asyncio.TimerHandle | None = None
+        if deadlines:
+            loop, left_s = asyncio.get_running_loop(), max(deadlines) + GRACE_S - time.monotonic()
+            self._give_up = loop.call_later(max(0.0, left_s), self._end_silent)
         self._ready: deque[tuple[int, Output]] = deque()
         self._bell = asyncio.Event()
         self.is_aborted = False
@@ -137,6 +140,8 @@ class Run:
     def abort(self) -> None:
         """Ends whatever still runs."""
         self.is_aborted = True
+        if self._give_up is not None:
+            self._give_up.cancel()
         for request_id in tuple(self._open):
             self._end(request_id, Finish("abort"))
             self._service.abort(request_id)
@@ -152,23 +157,19 @@ class Run:
     async def __aiter__(self) -> AsyncIterator[tuple[int, Output]]:
         while self._open or self._ready:
             if not self._ready:
-                await self._wait()
+                self._bell.clear()
+                await self._bell.wait()
             while self._ready:
                 yield self._ready.popleft()
 
-    async def _wait(self) -> None:
-        """Waits for an output, but not for ever: an engine that has gone silent ends the requests with `timeout`."""
-        self._bell.clear()
-        left_s = None if self._give_up_s is None else max(0.0, self._give_up_s - time.monotonic())
-        try:
-            async with asyncio.timeout(left_s):
-                await self._bell.wait()
-        except TimeoutError:
-            for request_id, progress in tuple(self._open.items()):
-                finish = Finish("timeout", message="the engine has not answered; the request was given up")
-                self._end(request_id, finish)
-                self._service.abort(request_id)
-                self._ready.append((progress.index, Output(request_id, finish=finish, usage=progress.usage)))
+    def _end_silent(self) -> None:
+        """Ends with `timeout` what an engine that has gone silent has not ended: nobody waits for ever."""
+        for request_id, progress in tuple(self._open.items()):
+            finish = Finish("timeout", message="the engine has not answered; the request was given up")
+            self._end(request_id, finish)
+            self._service.abort(request_id)
+            self._ready.append((progress.index, Output(request_id, finish=finish, usage=progress.usage)))
+        self._bell.set()
 
     def _end(self, request_id: str, finish: Finish) -> None:
         progress = self._open.pop(request_id)

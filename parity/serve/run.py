@@ -116,5 +116,6 @@ def ready_line(desk: Desk, url: str) -> str:
     return (
         f"Parity {__version__} is ready at {url}\n"
         f"  model {', '.join(desk.names)} ({info.architecture}, {info.dtype}) on the {info.stack} stack\n"
-        f"  context of {info.max_model_len} tokens; {info.num_pages} pages of {info.page_size} tokens"
+        f"  context of {info.max_model_len} tokens; {info.num_pages} pages of {info.page_size} tokens, "
+        f"up to {info.state_bytes / 2**20:,.0f} MiB of state"
     )

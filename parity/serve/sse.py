@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -60,37 +60,40 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         main = asyncio.current_task()
-        writer = _Writer(send, self._settings.stall_timeout_s)
-        beside = [
-            asyncio.create_task(_watch(receive, main)),
-            asyncio.create_task(_keep_alive(writer, self._idle, self._settings.keepalive_s)),
-        ]
+        assert main is not None
+        writer = _Writer(send)
+        watch = asyncio.create_task(_watch(receive, main))
+        tend = asyncio.create_task(_tend(writer, self._idle, self._settings, main))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
             async with aclosing(self._lines) as lines:  # type: ignore[type-var]
                 async for line in lines:
                     await writer.write(line)
             await writer.end()
-        except TimeoutError:
-            _LOG.info("a client read nothing for %g s and was given up", self._settings.stall_timeout_s)
         except asyncio.CancelledError:
-            if not beside[0].done():
+            if writer.is_stalled:
+                _LOG.info("a client read nothing for %g s and was given up", self._settings.stall_timeout_s)
+            elif not watch.done():
                 raise
         finally:
-            for task in beside:
+            for task in (watch, tend):
                 task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            await asyncio.gather(watch, tend, return_exceptions=True)
             await self._close()
 
 
 class _Writer:
-    """Writes chunks one at a time, each within a time limit."""
+    """Writes chunks one at a time, and says since when. A timer for each write would cost more than the write."""
 
-    def __init__(self, send: Send, stall_timeout_s: float) -> None:
+    def __init__(self, send: Send) -> None:
         self._send = send
-        self._stall_timeout_s = stall_timeout_s
         self._lock = asyncio.Lock()
-        self.last_s = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self.began_s: float | None = None
+        """When the write in progress began."""
+        self.last_s = self._loop.time()
+        """When the last one ended."""
+        self.is_stalled = False
 
     async def write(self, chunk: bytes) -> None:
         await self._send_body({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -99,26 +102,40 @@ class _Writer:
         await self._send_body({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_body(self, message: dict[str, Any]) -> None:
-        async with self._lock, asyncio.timeout(self._stall_timeout_s):
+        async with self._lock:
+            self.began_s = self._loop.time()
             await self._send(message)
-        self.last_s = asyncio.get_running_loop().time()
+            self.began_s, self.last_s = None, self._loop.time()
 
 
-async def _watch(receive: Receive, main: asyncio.Task[Any] | None) -> None:
+async def _watch(receive: Receive, main: asyncio.Task[Any]) -> None:
     """Cancels `main` once the client has left."""
     while (await receive())["type"] != "http.disconnect":
         pass
-    if main is not None:
-        main.cancel()
+    main.cancel()
 
 
-async def _keep_alive(writer: _Writer, idle: bytes, every_s: float) -> None:
+async def _tend(writer: _Writer, idle: bytes, settings: Settings, main: asyncio.Task[Any]) -> None:
+    """Writes `idle` where nothing else is written, and cancels `main` after a write of one to two times `stall_timeout_s`."""
     loop = asyncio.get_running_loop()
-    with suppress(TimeoutError):
+    beat: asyncio.Task[None] | None = None
+    try:
         while True:
-            await asyncio.sleep(max(0.01, writer.last_s + every_s - loop.time()))
-            if loop.time() - writer.last_s >= every_s:
-                await writer.write(idle)
+            if writer.began_s is not None:
+                left_s = writer.began_s + settings.stall_timeout_s - loop.time()
+                if left_s <= 0:
+                    writer.is_stalled = True
+                    main.cancel()
+                    return
+            else:
+                left_s = writer.last_s + settings.keepalive_s - loop.time()
+                if left_s <= 0:
+                    beat = asyncio.create_task(writer.write(idle))  # which may stall like any other
+                    left_s = settings.keepalive_s
+            await asyncio.sleep(max(0.01, min(left_s, settings.stall_timeout_s)))
+    finally:
+        if beat is not None:
+            beat.cancel()
 
 
 async def while_connected(receive: Receive, work: Awaitable[Response]) -> Response:

@@ -287,6 +287,8 @@ def test_a_repeated_prompt_is_taken_from_the_cache_but_for_its_last_page() -> No
     assert engine.ended["b"].usage.num_cached_tokens == 4
     stats = engine.scheduler.stats()
     assert (stats.num_prompt_tokens, stats.num_cached_tokens, stats.num_generated_tokens) == (16, 4, 10)
+    assert stats.num_step_tokens == 16 - 4 + 10 - 2  # of an answer the last token is never read
+    assert stats.steps_by_tokens == (8, 2, *[0] * 12)  # two prompts, of eight and four tokens, and single tokens
 
 
 def test_the_next_turn_finds_the_answer_but_not_its_last_token() -> None:

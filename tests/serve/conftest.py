@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,21 +21,34 @@ from parity.serve.run import Server, bind
 
 from .scripted import ScriptedService, make_desk
 
+PATIENCE_S = 60.0
+"""How long a test waits for what must come: only a test that fails waits so long, however busy the machine is."""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for what must come to pass."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.005)
+
 
 @contextmanager
-def serving(desk: Desk, closes: bool = True) -> Iterator[str]:
-    """A server on a free port of this machine, in a thread; gives its URL."""
+def serving(desk: Desk, closes: bool = True, buffer_bytes: int | None = None) -> Iterator[str]:
+    """A server on a free port of this machine, in a thread; gives its URL. The system keeps `buffer_bytes` of an answer."""
     server = Server(desk, bind(desk.settings))
+    if buffer_bytes is not None:
+        server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [server.listener]}, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.005)
     try:
         yield server.url
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(2 * PATIENCE_S)
         if closes:
             desk.service.close()
         assert not thread.is_alive()

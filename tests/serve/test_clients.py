@@ -12,7 +12,7 @@ import openai
 import pytest
 import yaml
 
-from .conftest import client_of
+from .conftest import PATIENCE_S, client_of
 from .scripted import ScriptedService, answering, make_desk
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text("utf-8")
@@ -273,8 +273,8 @@ def test_the_pages_files_point_here(url):
     codex = tomllib.loads(block("Codex", "toml").replace("http://127.0.0.1:8000", url))
     provider = codex["model_providers"][codex["model_provider"]]
     assert provider["env_key"] in exports("Codex", url)
-    assert httpx.post(f"{provider['base_url']}/{provider['wire_api']}", json=CODEX).status_code == 200
+    assert httpx.post(f"{provider['base_url']}/{provider['wire_api']}", json=CODEX, timeout=PATIENCE_S).status_code == 200
     model = yaml.safe_load(block("Continue", "yaml").replace("http://127.0.0.1:8000", url))["models"][0]
-    assert httpx.post(f"{model['apiBase']}/chat/completions", json=CHATS["continue"]).status_code == 200
+    assert httpx.post(f"{model['apiBase']}/chat/completions", json=CHATS["continue"], timeout=PATIENCE_S).status_code == 200
     base = exports("Open WebUI", url)["OPENAI_API_BASE_URL"]
-    assert httpx.get(f"{base}/models").status_code == 200
+    assert httpx.get(f"{base}/models", timeout=PATIENCE_S).status_code == 200

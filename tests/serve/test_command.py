@@ -19,6 +19,8 @@ from parity.serve.run import bind
 from parity.serve.settings import Settings
 from parity.text.dialects import dialect_by_name
 
+from .conftest import PATIENCE_S
+
 
 def parse(*words):
     return build_parser("serve").parse_args(["serve", *words])
@@ -161,21 +163,21 @@ def test_killed_under_load_and_started_again_on_the_same_port():
     process, url = start(0)
     body = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "stream": True}
     try:
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=PATIENCE_S) as answer:
             lines = answer.iter_lines()
             next(lines)
             process.kill()
             with pytest.raises(httpx.RemoteProtocolError):
                 list(lines)
     finally:
-        process.communicate(timeout=10)
+        process.communicate(timeout=PATIENCE_S)
     again, same = start(int(url.rpartition(":")[2]))
     try:
-        answer = httpx.post(f"{same}/v1/chat/completions", json=body | {"stream": False, "max_tokens": 5})
+        answer = httpx.post(f"{same}/v1/chat/completions", json=body | {"stream": False, "max_tokens": 5}, timeout=PATIENCE_S)
         assert answer.json()["choices"][0]["message"]["content"] == "word "
     finally:
         again.send_signal(signal.SIGTERM)
-        out, _ = again.communicate(timeout=15)
+        out, _ = again.communicate(timeout=PATIENCE_S)
     assert "stopped well" in out
     assert again.returncode == 0
 
@@ -184,13 +186,13 @@ def test_terminated_while_answering_it_finishes_the_answer():
     process, url = start(0)
     body = {"model": "scripted", "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 100}
     try:
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=20) as answer:
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=PATIENCE_S) as answer:
             lines = answer.iter_lines()
             next(lines)
             process.send_signal(signal.SIGTERM)
             rest = [line for line in lines if line]
     finally:
-        out, _ = process.communicate(timeout=15)
+        out, _ = process.communicate(timeout=PATIENCE_S)
     assert rest[-1] == "data: [DONE]"
     assert "stopped well" in out
 

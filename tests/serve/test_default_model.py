@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import anthropic
 import openai
@@ -13,7 +12,7 @@ from parity.llm import LLM
 from parity.serve.command import make_desk
 from parity.serve.settings import Settings
 
-from .conftest import serving
+from .conftest import serving, until
 
 NAME = "default"
 TOOL = {
@@ -116,10 +115,7 @@ def test_a_client_that_leaves_frees_its_pages(client, llm):
     stream = greedy(client, "Tell a very long story.", stream=True, max_tokens=500)
     next(iter(stream))
     stream.close()
-    deadline = time.monotonic() + 30
-    while llm.stats().num_running and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert (llm.stats().num_running, llm.stats().num_pages_used) == (0, 0)
+    until(lambda: (llm.stats().num_running, llm.stats().num_pages_used) == (0, 0))
 
 
 def test_what_the_context_cannot_hold(client):

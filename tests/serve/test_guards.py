@@ -8,13 +8,14 @@ import json
 
 import pytest
 
+from parity.core.service import Stats
 from parity.serve import auth
 from parity.serve.app import create_app
 from parity.serve.limits import Lanes
 from parity.serve.refusals import Refusal
 from parity.serve.routes import api_routes
 
-from .conftest import client_of
+from .conftest import PATIENCE_S, client_of
 from .scripted import ScriptedService, make_desk
 
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "x"}]}
@@ -200,7 +201,7 @@ async def test_a_place_in_line_is_given_back_when_the_one_who_waits_leaves():
         async with lanes.admitted("k"):
             if started:
                 started.set()
-            await asyncio.sleep(10)
+            await asyncio.Event().wait()
 
     started = asyncio.Event()
     running = asyncio.create_task(hold(started))
@@ -215,7 +216,7 @@ async def test_a_place_in_line_is_given_back_when_the_one_who_waits_leaves():
     await asyncio.gather(running, *waiting[:2], return_exceptions=True)
     waiting[2].cancel()
     await asyncio.gather(waiting[2], return_exceptions=True)
-    async with asyncio.timeout(1), lanes.admitted("k"):
+    async with asyncio.timeout(PATIENCE_S), lanes.admitted("k"):
         assert lanes.num_waiting == 0
 
 
@@ -300,7 +301,34 @@ async def test_metrics_have_the_shape_that_dashboards_draw():
         'parity:request_decode_time_seconds_count{model_name="scripted"} 3.0',
         'parity:request_inference_time_seconds_count{model_name="scripted"} 3.0',
         'parity:request_params_max_tokens_count{model_name="scripted"}',
+        'parity:request_time_per_output_token_seconds_count{model_name="scripted"} 3.0',
+        'parity:cache_config_info{block_size="16",num_gpu_blocks="1024"} 1.0',
         'parity:request_success_total{finished_reason="stop",model_name="scripted"} 3.0',
+    ):
+        assert line in text
+
+
+async def test_metrics_count_samples_together_and_steps_by_their_size():
+    class Stepped(ScriptedService):
+        def stats(self):
+            return Stats(num_step_tokens=523, steps_by_tokens=(2, 1, *[0] * 5, 1, *[0] * 6))
+
+    async with client_of(make_desk(Stepped(lambda prompt: "abc"))) as client:
+        assert (await client.post("/v1/chat/completions", json=CHAT | {"n": 3})).status_code == 200
+        prompts = {"model": "scripted", "prompt": ["x", "y"], "n": 2, "max_tokens": 2}
+        assert (await client.post("/v1/completions", json=prompts)).status_code == 200
+        text = (await client.get("/metrics")).text
+    for line in (
+        'parity:request_params_n_count{model_name="scripted"} 3.0',
+        'parity:request_params_n_sum{model_name="scripted"} 7.0',
+        'parity:request_max_num_generation_tokens_count{model_name="scripted"} 3.0',
+        'parity:request_max_num_generation_tokens_sum{model_name="scripted"} 8.0',  # three letters and the end; two; two
+        'parity:iteration_tokens_total_bucket{le="1.0",model_name="scripted"} 2.0',
+        'parity:iteration_tokens_total_bucket{le="256.0",model_name="scripted"} 3.0',
+        'parity:iteration_tokens_total_bucket{le="512.0",model_name="scripted"} 4.0',
+        'parity:iteration_tokens_total_bucket{le="+Inf",model_name="scripted"} 4.0',
+        'parity:iteration_tokens_total_count{model_name="scripted"} 4.0',
+        'parity:iteration_tokens_total_sum{model_name="scripted"} 523.0',
     ):
         assert line in text
 

@@ -11,7 +11,7 @@ import pytest
 
 from parity.serve.page import page_routes
 
-from .conftest import client_of
+from .conftest import PATIENCE_S, client_of
 from .scripted import ScriptedService, answering, make_desk
 
 PAGE = Path(__file__).parents[2] / "parity" / "serve" / "page"
@@ -36,13 +36,14 @@ def add(x: int, y: int) -> int:
 
 > A quote, and [a link](https://example.org) but not [this](javascript:alert(1)) or <img src=x onerror=alert(1)>.
 """
+ENDLESS = "more and " * 10_000  # nobody waits for its end
 SCRIPT = answering(
     {
         "tool:sunny": "It is sunny.",
         "weather": '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>',
         "ponder": "<think>First this, then that.</think>The answer is 42.",
         "rich": RICH,
-        "endless": "more and " * 100,
+        "endless": ENDLESS,
     },
     otherwise="Good day to you.",
 )
@@ -81,6 +82,7 @@ def browser():
 @pytest.fixture
 def page(browser, serve):
     context = browser.new_context(viewport={"width": 1200, "height": 800}, color_scheme="light")
+    context.set_default_timeout(1000 * PATIENCE_S)
     page = context.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
@@ -99,7 +101,7 @@ def ask(page, text):
 
 
 def finished(page):
-    page.wait_for_selector("#send:not([hidden])", timeout=15_000, state="attached")
+    page.wait_for_selector("#send:not([hidden])", state="attached")
 
 
 def shot(page, name):
@@ -127,11 +129,11 @@ def test_a_question_streams_an_answer_that_is_there_after_a_reload(page):
 def test_an_answer_can_be_stopped_and_keeps_what_came(page):
     ask(page, "endless please")
     page.wait_for_function("() => document.querySelector('.message.assistant .content')?.textContent.length > 40")
-    page.wait_for_selector(".message.streaming", timeout=5000)
+    page.wait_for_selector(".message.streaming")
     page.get_by_role("button", name="Stop").click()
     finished(page)
     kept = page.locator(".message.assistant .content").inner_text()
-    assert 40 < len(kept) < 880
+    assert 40 < len(kept) < len(ENDLESS) / 2
     assert page.locator(".message.assistant .note").inner_text() == "Stopped."
     page.reload()
     assert page.locator(".message.assistant .content").inner_text() == kept
@@ -239,19 +241,18 @@ def test_on_a_phone(page):
     shot(page, "phone-dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
     page.get_by_role("button", name="Conversations").click()
-    page.wait_for_timeout(300)
+    page.wait_for_selector("#sidebar", state="visible")
     shot(page, "phone-list")
     page.get_by_role("button", name="New conversation").click()
-    page.wait_for_timeout(300)
+    page.wait_for_selector("#sidebar", state="hidden")
     assert page.locator(".message").count() == 0
-    assert not page.locator("#sidebar").is_visible()
 
 
 def test_the_status_view_counts(page):
     page.wait_for_function("() => document.getElementById('status-stack').textContent === 'null, float32'")
     assert page.locator("#status-pages").inner_text() == "0 of 1024"
     ask(page, "endless")
-    page.wait_for_function("() => document.getElementById('status-requests').textContent.startsWith('1')", timeout=8000)
+    page.wait_for_function("() => document.getElementById('status-requests').textContent.startsWith('1')")
     page.keyboard.press("Escape")
     finished(page)
 

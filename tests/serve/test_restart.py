@@ -18,7 +18,7 @@ from tests.engine.test_restart import break_once
 from tests.models import tiny
 from tests.models.test_dense import SIZES
 
-from .conftest import serving
+from .conftest import PATIENCE_S, serving, until
 from .scripted import VOCAB_SIZE, ScriptWords
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 12}
@@ -49,15 +49,16 @@ def test_clients_see_an_error_and_then_answers(service, openai_at, anthropic_at)
             service.call(lambda: break_once(service._engine, "plan"))
             with pytest.raises(kinds[name], match="plan broke"):
                 ask()
-            assert httpx.get(f"{url}/ready").status_code == 200
+            assert httpx.get(f"{url}/ready", timeout=PATIENCE_S).status_code == 200
         assert asks["chat"]().choices[0].message.content == before["chat"].choices[0].message.content
         assert asks["message"]().content == before["message"].content
         assert asks["response"]().output_text == before["response"].output_text
-        assert f'engine_restarts_total{{model_name="tiny"}} {MAX_RESTARTS}.0' in httpx.get(f"{url}/metrics").text
+        metrics = httpx.get(f"{url}/metrics", timeout=PATIENCE_S).text
+        assert f'engine_restarts_total{{model_name="tiny"}} {MAX_RESTARTS}.0' in metrics
         service.call(lambda: break_once(service._engine, "commit"))
         with pytest.raises(openai.APIError, match="commit broke"):
             list(client.chat.completions.create(**CHAT, stream=True))
-        assert httpx.get(f"{url}/ready").status_code == 503
-        assert httpx.get(f"{url}/health").status_code == 200
+        until(lambda: httpx.get(f"{url}/ready", timeout=PATIENCE_S).status_code == 503)
+        assert httpx.get(f"{url}/health", timeout=PATIENCE_S).status_code == 200
         with pytest.raises(openai.InternalServerError, match="stopped"):
             asks["chat"]()
