@@ -9,10 +9,11 @@ It speaks OpenAI's API, so the same load can be put on any server. Two mixes:
 - `prompts`: long prompts and short answers, uniform: 3 to 120 words, 4 to 64 tokens.
 
 Every answer has as many tokens as its request asks for (`ignore_eos`), so none can be cut unseen, and every server is given
-the same work; a client's first answer is shortened by chance, so that they do not all end together. What is under way when the
-time is over is cancelled, its tokens counted, its wait for a first token, too. With `--check N`, the beginnings of N answers
-are compared with what the server says when asked again alone: none may belong to another. Of a Parity server `/status` is read
-before and after: all pages must be free again. With `--pid` its resident memory is read during the load.
+the same work; a client's first answer is shortened by chance, so that they do not all end together. Clients come one after the
+other during the warm-up, of which nothing but a failure is counted. What is under way when the time is over is cancelled, its
+tokens counted, its wait for a first token, too. With `--check N`, the beginnings of N answers are compared with what the server
+says when asked again alone: none may belong to another. Of a Parity server `/status` is read before and after: all pages must
+be free again. With `--pid` its resident memory is read during the load.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Load:
     key: str
     mix: str
     num_clients: int
+    warm_up_s: float
     seconds: float
     leaving: float
     cancelling: float
@@ -111,12 +113,11 @@ async def main() -> None:
     host, port = place.hostname or "127.0.0.1", place.port or 80
     model = arguments.model or (await get(host, port, "/v1/models", arguments.key))["data"][0]["id"]
     load = Load(
-        host, port, model, arguments.key, arguments.mix, arguments.clients, arguments.seconds,
-        arguments.leaving, arguments.cancelling,
+        host, port, model, arguments.key, arguments.mix, arguments.clients, arguments.warm_up,
+        arguments.seconds,         arguments.leaving, arguments.cancelling,
     )  # fmt: skip
     before = await status(load)
-    tally = Tally()
-    await put(load, tally, arguments.pid)
+    tally = await put(load, arguments.pid)
     report(tally, load)
     after = await settled(load)
     if before and after:
@@ -133,7 +134,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--key", default="none", help="the API key")
     parser.add_argument("--mix", choices=("conversations", "prompts"), default="conversations")
     parser.add_argument("--clients", type=int, default=64)
-    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--seconds", type=float, default=180, help="measured, after the warm-up")
+    parser.add_argument("--warm-up", type=float, default=45, metavar="SECONDS")
     parser.add_argument("--leaving", type=float, default=0.15, help="share whose client leaves after a few tokens")
     parser.add_argument("--cancelling", type=float, default=0.1, help="share cancelled at any moment, also before a token")
     parser.add_argument("--check", type=int, default=0, metavar="N", help="answers to compare with those of an idle server")
@@ -144,26 +146,32 @@ def parse() -> argparse.Namespace:
 # The load
 
 
-async def put(load: Load, tally: Tally, pid: int | None) -> None:
-    """All clients, until the time is over."""
-    end_s = time.monotonic() + load.seconds
+async def put(load: Load, pid: int | None) -> Tally:
+    """All clients, until the time is over; what was seen after the warm-up, and the memory from the beginning."""
+    tally = Tally()
     tasks = [asyncio.create_task(one_client(load, seed, tally)) for seed in range(load.num_clients)]
-    while (left_s := end_s - time.monotonic()) > 0:
-        if pid is not None:
-            tally.rss_mib.append(resident_mib(pid))
-        await asyncio.sleep(min(left_s, RSS_EVERY_S))
+    for seconds in (load.warm_up_s, load.seconds):
+        problems, rss_mib = tally.problems, tally.rss_mib
+        vars(tally).update(vars(Tally(problems=problems, rss_mib=rss_mib)))
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > 0:
+            if pid is not None:
+                tally.rss_mib.append(resident_mib(pid))
+            await asyncio.sleep(min(left_s, RSS_EVERY_S))
     tally.is_over = True
     for task in tasks:
         task.cancel()
     for ended in await asyncio.gather(*tasks, return_exceptions=True):
         if not isinstance(ended, asyncio.CancelledError):
             tally.problems.append(f"a client ended: {ended!r}")
+    return tally
 
 
 async def one_client(load: Load, seed: int, tally: Tally) -> None:
     """Asks one thing after the other."""
     chance = random.Random(seed)
     is_first = True
+    await asyncio.sleep(load.warm_up_s * seed / load.num_clients)
     while True:
         num_words, max_tokens = lengths(chance, load.mix)
         if is_first:
@@ -225,6 +233,7 @@ async def one_request(load: Load, body: dict[str, Any], leaves_after: int | None
                 else:
                     tally.between_pieces_s.append(now_s - last_s)
                 last_s, num_pieces = now_s, num_pieces + 1
+                tally.num_output_tokens += 1
                 parts.append(choice.delta.content)
             if leaves_after is not None and num_pieces >= leaves_after:
                 tally.num_left += 1
@@ -233,9 +242,8 @@ async def one_request(load: Load, body: dict[str, Any], leaves_after: int | None
             raise EOFError("an answer ended without a finish reason or counts")
         if usage.completion_tokens != body["max_tokens"]:
             raise EOFError(f"an answer of {body['max_tokens']} tokens has {usage.completion_tokens}: {finish}")
-        num_pieces = usage.completion_tokens
         tally.num_whole += 1
-        tally.num_whole_tokens += num_pieces
+        tally.num_whole_tokens += usage.completion_tokens
         tally.num_prompt_tokens += usage.prompt_tokens
         tally.whole_s.append(time.monotonic() - start_s)
         tally.answers.append((body, "".join(parts)))
@@ -245,8 +253,6 @@ async def one_request(load: Load, body: dict[str, Any], leaves_after: int | None
             if last_s is None:
                 tally.first_token_s.append(time.monotonic() - start_s)  # at least
         raise
-    finally:
-        tally.num_output_tokens += num_pieces
 
 
 async def compare(load: Load, answers: list[tuple[dict[str, Any], str]]) -> None:
@@ -360,7 +366,9 @@ def report(tally: Tally, load: Load) -> None:
     if tally.num_whole:
         means = f"{tally.num_prompt_tokens / tally.num_whole:.0f} in, {tally.num_whole_tokens / tally.num_whole:.0f} out"
         print(f"whole answers  {tally.num_whole_tokens} tokens out, {tally.num_prompt_tokens} in; means {means}")
-    print(f"output rate    {tally.num_output_tokens / load.seconds:.1f} tokens/s over {load.seconds:.0f} s, all that came")
+    print(
+        f"output rate    {tally.num_output_tokens / load.seconds:.1f} tokens/s over {load.seconds:.0f} s, all pieces that came"
+    )
     for name, values in (
         ("first token", tally.first_token_s),
         ("between", tally.between_pieces_s),

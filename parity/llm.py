@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from .core.errors import RequestError
 from .core.request import Output, Request, SamplingParams, TokenLogprobs, Want
 from .core.service import ModelInfo, Stats
 from .text.chat import Chat
+from .text.prompts import Messages, Prompt, is_conversation, is_prompt, listed
 from .text.stream import TextStream
 from .text.tokenizer import Tokenizer, load_tokenizer
 
@@ -32,9 +33,6 @@ DEFAULT_MODEL = "qwen2.5-coder-0.5b"
 
 _LOGITS_AHEAD = 1
 """Steps whose logits wait to be read: each may be hundreds of megabytes."""
-
-Prompt = str | Sequence[int]
-Messages = str | Sequence[Message]
 
 
 class _Outputs:
@@ -178,7 +176,7 @@ class LLM:
             EngineError: a step failed.
         """
         params = params or self.params()
-        tokens = [self.encode(prompt) for prompt in _listed(prompts)]
+        tokens = [self.encode(prompt) for prompt in listed(prompts)]
         jobs = [(prompt, sample) for prompt in tokens for sample in range(params.n)]
         streams = [TextStream(self.tokenizer, params.stop) for _ in jobs]
         texts: list[list[str]] = [[] for _ in jobs]
@@ -253,14 +251,14 @@ class LLM:
             params, tools, template: as for `chat`.
         """
         if raw:
-            if not _is_prompt(prompt):
+            if not is_prompt(prompt):
                 raise RequestError(
                     "with raw, give a text or token ids; a conversation is for streams without it", field="prompt"
                 )
             params = _single(params or self.params())
             items = self._run([(self.encode(prompt), 0)], params)
             return AnswerStream(items, RawEvents(self.tokenizer, params.stop).push)
-        if not _is_conversation(prompt):
+        if not is_conversation(prompt):
             raise RequestError("give a conversation or a user message; token ids are continued with raw=True", field="prompt")
         return self._chat_stream(prompt, params, tools, template)
 
@@ -383,25 +381,6 @@ def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:
     from .hub import open_checkpoint, pull
 
     return load_tokenizer(open_checkpoint(pull(str(model))).text_source)
-
-
-def _listed(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
-    if isinstance(prompts, str) or (len(prompts) and _is_prompt(prompts)):
-        return [prompts]
-    found: list[Prompt] = []
-    for prompt in prompts:
-        if isinstance(prompt, int):
-            raise RequestError("prompts must be texts or lists of token ids; a token id stands among them", field="prompts")
-        found.append(prompt)
-    return found
-
-
-def _is_prompt(value: Prompt | Messages | Sequence[Prompt]) -> TypeGuard[Prompt]:
-    return isinstance(value, str) or all(isinstance(one, int) for one in value)
-
-
-def _is_conversation(value: Prompt | Messages) -> TypeGuard[Messages]:
-    return isinstance(value, str) or all(isinstance(one, Message) for one in value)
 
 
 def _single(params: SamplingParams) -> SamplingParams:
