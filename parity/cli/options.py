@@ -24,7 +24,12 @@ ENGINE = (
     *PLACE,
     flag("max_model_len", type=positive, metavar="N", help="most tokens of prompt and answer together"),
     flag("max_num_seqs", type=positive, metavar="N", help="most requests running at once"),
-    flag("max_num_batched_tokens", type=positive, metavar="N", help="most tokens computed in one step"),
+    flag(
+        "max_num_batched_tokens",
+        type=positive,
+        metavar="N",
+        help="most tokens computed in one step (default: as many as suit the stack)",
+    ),
     flag(
         "memory_fraction",
         "--memory-fraction",

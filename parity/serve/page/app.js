@@ -203,7 +203,7 @@ async function send() {
   $("question").value = "";
   sizeQuestion();
   if (!conversation.title) {
-    conversation.title = text.replace(/\s+/g, " ").slice(0, 60);
+    conversation.title = text.replace(/\s+/g, " ").trim().slice(0, 120);
     location.hash = `#${conversation.id}`;
   }
   add({ role: "user", content: text });
