@@ -16,8 +16,8 @@ import msgspec
 
 from ..core.errors import FormatError
 from .container import canonical_json
-from .pack import Pack, PackWriter, decode_record, encode_record
-from .record import Identity, Int32s, Plan, Record
+from .pack import Pack, PackWriter, decode_record, distinct_bytes, encode_record
+from .record import Identity, Int32s, Layers, Plan, Record
 from .sides.base import Side
 from .signature import Signer
 from .suites import Item, Suite
@@ -27,6 +27,8 @@ _GROUP = 24
 _FORCED = frozenset({3, 4, 5})
 """The levels that look at distributions along given tokens."""
 _LAYER_TOKENS = 16
+_LAYER_BYTES = 24 << 20
+"""What the inside of the model may take in a pack: a wide model shows fewer tokens of it."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is going on, prompts done, prompts in all)."""
@@ -139,7 +141,7 @@ class _Asker:
     def _positions(self, item: Item) -> Record:
         own = self._side.tokens(item)
         before = time.monotonic()
-        wanted = _FORCED & set(self._plan.levels)
+        wanted = item.scored and _FORCED & set(self._plan.levels)
         ids = self._forced(item, own.ids)
         paths = self._side.capture(item, ids, self._plan) if wanted and ids is not None else {}
         seconds = {"distributions": time.monotonic() - before}
@@ -155,14 +157,14 @@ class _Asker:
 
     def _tell(self, what: str, started: float, index: int) -> None:
         done = self.done + index
-        rest = (time.monotonic() - started) / sum(self._sizes[self.done : done]) * sum(self._sizes[done:])
+        rest = (time.monotonic() - started) / max(1, sum(self._sizes[self.done : done])) * sum(self._sizes[done:])
         self._progress(f"{what}, about {rest:.0f} s more" if done < self._total else what, done, self._total)
 
 
 def _size(item: Item) -> int:
     """What an item costs, roughly, in characters read: a forward pass, and for some four more and tokens one by one."""
     letters = len(item.text) + sum(len(message.content) for message in item.messages) + 400 * len(item.tools) + 60
-    return letters * (5 if item.paths else 1)
+    return letters * (5 if item.paths else 1) * item.scored
 
 
 def outlook(suite: Suite, plan: Plan) -> str:
@@ -191,13 +193,21 @@ def _inside(side: Side, suite: Suite, plan: Plan, writer: PackWriter, reference:
         return
     known = reference.layers() if reference is not None else None
     tokens = known.tokens if known is not None else _layer_tokens(side, suite)
-    layers = side.layers(tokens) if tokens is not None else None
+    layers = _layers(side, tokens, shorten=known is None) if tokens is not None else None
     if layers is not None:
         writer.add_layers(layers)
     if layers is not None and known is not None and reference is not None:
         isolated = side.isolated(known, reference.layers_hash() or "")
         if isolated is not None:
             writer.add_isolated(isolated)
+
+
+def _layers(side: Side, tokens: Int32s, *, shorten: bool) -> Layers | None:
+    """The inside on these tokens, or on as many of them as a pack has room for."""
+    layers = side.layers(tokens)
+    if layers is None or not shorten or distinct_bytes(layers) <= _LAYER_BYTES:
+        return layers
+    return side.layers(tokens[: max(2, len(tokens) * _LAYER_BYTES // distinct_bytes(layers))])
 
 
 def _layer_tokens(side: Side, suite: Suite) -> Int32s | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 
 from .record import Float32s, Int32s, Positions
 from .statistics.divergence import Top, signs, sketch
 
-_ROWS_AT_ONCE = 8
-"""Few enough that a piece stays in the processor's caches."""
+_ROWS_AT_ONCE = 32
+"""So many share one reading of the projections; all of it is bounded, whatever the prompt."""
 _FOLDS = 32
 
 
@@ -25,6 +26,8 @@ class Reducer:
     def __init__(self, vocab_size: int, *, top_k: int, sketch_size: int, seed: int) -> None:
         self._top_k = min(top_k, vocab_size)
         self._signs = signs(vocab_size, seed=seed, count=sketch_size)
+        # Written over for each piece: touching new memory page by page costs more than the sums.
+        self._room = np.empty((_ROWS_AT_ONCE, vocab_size), np.float32)
 
     def positions(self, first: int, logits: Iterable[Float32s]) -> Positions:
         """The positions from `first` on; `logits` comes in pieces of [rows, vocabulary]."""
@@ -37,10 +40,11 @@ class Reducer:
         ids = head_ids(logits, self._top_k)
         head = np.take_along_axis(logits, ids, axis=1).astype(np.float64)
         peak = head[:, :1]
-        weights = logits - peak.astype(np.float32)
-        np.exp(weights, out=weights)
+        room = self._room[: len(logits)]
+        weights = np.subtract(logits, peak.astype(np.float32), out=room)
+        torch.from_numpy(weights).exp_()  # four times as fast as numpy's where there is no AVX-512
         np.put_along_axis(weights, ids, 0, axis=1)
-        tail = weights.sum(axis=1, dtype=np.float64)
+        tail = weights.sum(axis=1).astype(np.float64)
         total = np.exp(head - peak).sum(axis=1) + tail
         lse = np.log(total) + peak[:, 0]
         log_tail = np.log(np.maximum(tail, 1e-300)) + peak[:, 0] - lse
@@ -49,7 +53,7 @@ class Reducer:
             (head - lse[:, None]).astype(np.float32),
             log_tail.astype(np.float32),
             lse.astype(np.float32),
-            sketch(logits, self._signs),
+            sketch(logits, self._signs, room),
         )
 
 

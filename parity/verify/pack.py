@@ -3,10 +3,10 @@
 pack.json                    format of the contents, identity, plan, what was not reached and why, prompts in order
 prompts/00000.json           what of a record is text
 prompts/00000.safetensors    what of it is numbers
-exact.json                   SHA-256 of each exact probe's result
-layers.json, .safetensors    the inside of the model on one prompt
+exact.json                   SHA-256 of each exact probe's result, and of the right one
+layers.json, .safetensors    the inside of the model on one prompt; what leaves one site and enters the next is there once
 isolated.json                each site's error when fed another pack's inner values
-    signature.json               of the names, lengths and hashes of all other entries; the last one, if it is signed
+signature.json               of the names, lengths and hashes of all other entries; the last one, if it is signed
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import safetensors.numpy
 
 from ..core.errors import FormatError
 from .container import Reader, Writer, parse_json
-from .record import PATHS, Answer, Identity, Isolated, Layers, Path, Plan, Positions, Record
+from .record import PATHS, Answer, Exact, Identity, Isolated, Layers, Path, Plan, Positions, Record
 from .signature import Signer, check, read_signature
 from .statistics.divergence import Top
 
-CONTENT_FORMAT = 1
+CONTENT_FORMAT = 2
 _MAX_HEADER_BYTES = 1 << 20
 _DTYPES = ("float32", "int32")
 _SIGNATURE = "signature.json"
@@ -69,7 +69,10 @@ class _RecordText:
 
 @dataclass(frozen=True, slots=True)
 class _LayersText:
+    """The sites, and which of the arrays each one's values are."""
+
     sites: tuple[tuple[int, str], ...]
+    arrays: tuple[int, ...]
 
 
 class PackWriter:
@@ -89,14 +92,20 @@ class PackWriter:
         self._writer.add(f"{stem}.json", text)
         self._writer.add(f"{stem}.safetensors", arrays)
 
-    def add_exact(self, results: Mapping[str, str]) -> None:
+    def add_exact(self, results: Mapping[str, Exact]) -> None:
         """The exact probes' hashes."""
-        self._writer.add_json("exact.json", dict(results))
+        self._writer.add_json("exact.json", msgspec.to_builtins(dict(results)))
 
     def add_layers(self, layers: Layers) -> None:
         """The inside of the model."""
-        arrays = {f"{index:05d}": value for index, value in enumerate(layers.values)} | {"tokens": layers.tokens}
-        self._writer.add_json("layers.json", asdict(_LayersText(layers.sites)))
+        distinct: dict[bytes, int] = {}
+        arrays: Arrays = {"tokens": layers.tokens}
+        places = []
+        for value in layers.values:
+            place = distinct.setdefault(_fingerprint(value), len(distinct))
+            arrays.setdefault(f"{place:05d}", value)
+            places.append(place)
+        self._writer.add_json("layers.json", asdict(_LayersText(layers.sites, tuple(places))))
         self._writer.add("layers.safetensors", _save(arrays))
 
     def add_isolated(self, isolated: Isolated) -> None:
@@ -176,22 +185,24 @@ class Pack:
             raise FormatError(f"{stem} of {self.path} is of the prompt {record.id!r}, not {prompt!r}")
         return record
 
-    def exact(self) -> dict[str, str] | None:
+    def exact(self) -> dict[str, Exact] | None:
         """The exact probes' hashes; None where they were not captured."""
         if "exact.json" not in self._reader:
             return None
-        return _typed(self._reader.read_json("exact.json"), dict[str, str], f"exact.json of {self.path}")
+        return _typed(self._reader.read_json("exact.json"), dict[str, Exact], f"exact.json of {self.path}")
 
     def layers(self) -> Layers | None:
         """The inside of the model; None where it was not captured."""
         if "layers.json" not in self._reader:
             return None
         what = f"layers of {self.path}"
-        sites = _typed(self._reader.read_json("layers.json"), _LayersText, what).sites
+        text = _typed(self._reader.read_json("layers.json"), _LayersText, what)
+        if len(text.sites) != len(text.arrays):
+            raise FormatError(f"{what}: {len(text.sites)} sites and {len(text.arrays)} places of their values")
         arrays = _load(self._reader.read("layers.safetensors"), what)
         tokens = _take(arrays, "tokens", "int32", (None,), what)
-        values = tuple(_take(arrays, f"{i:05d}", "float32", (len(tokens), ...), what) for i in range(len(sites)))
-        return Layers(tokens, sites, values)
+        values = tuple(_take(arrays, f"{i:05d}", "float32", (len(tokens), ...), what) for i in text.arrays)
+        return Layers(tokens, text.sites, values)
 
     def layers_hash(self) -> str | None:
         """SHA-256 of the inner values."""
@@ -208,6 +219,15 @@ class Pack:
     def sizes(self) -> dict[str, int]:
         """Bytes of each entry."""
         return self._reader.sizes()
+
+
+def distinct_bytes(layers: Layers) -> int:
+    """What the inside of the model takes in a pack, where equal values are kept once."""
+    return sum({_fingerprint(value): value.nbytes for value in layers.values}.values())
+
+
+def _fingerprint(value: Any) -> bytes:
+    return hashlib.sha256(repr(value.shape).encode() + np.ascontiguousarray(value).tobytes()).digest()
 
 
 def encode_record(record: Record) -> tuple[bytes, bytes]:

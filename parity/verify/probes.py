@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,23 @@ _AHEAD = 32.0
 PROMPTS: tuple[tuple[int, ...], ...] = ((0, 1, 2, 3), (4, 9, 14, 3), (8, 5, 6, 15))
 """Four tokens of four classes (id mod 4) in the order 0, 1, 2, 3, so that what a head looks for is unique."""
 
-ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen3_moe", "deepseek_v3")
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "deepseek_v2", "deepseek_v3", "kimi_k25")
+_LATENT = ("deepseek_v2", "deepseek_v3", "kimi_k25")
+_ROUTED = ("qwen2_moe", "qwen3_moe", *_LATENT)
+_BIASED = ("qwen2", "qwen2_moe")
+
+NOT_BUILT: Mapping[str, str] = {
+    "deepseek_v32": "no integer-valued index of the sparse attention was made; its ops are probed one by one",
+    "deepseek_v4": "no integer-valued compressed attention was made; its ops are probed one by one",
+    "deepseek_v41": "no integer-valued compressed attention was made; its ops are probed one by one",
+    "kimi_linear": "no integer-valued linear attention was made; its ops are probed one by one",
+    "kimi_k3": "no integer-valued linear attention was made; its ops are probed one by one",
+    "qwen3_next": "no integer-valued linear attention was made; its ops are probed one by one",
+    "qwen3_5": "no integer-valued linear attention was made; its ops are probed one by one",
+    "qwen3_5_moe": "no integer-valued linear attention was made; its ops are probed one by one",
+    "qwen4_exp": "no integer-valued gated streams were made; its ops are probed one by one",
+}
+"""The supported architectures that have no checkpoint here, and why."""
 
 
 def hadamard(size: int) -> Matrix:
@@ -99,11 +117,11 @@ def _output(sublayer: _Sublayer) -> Matrix:
 
 
 def _attention(kind: str, prefix: str, sublayer: _Sublayer) -> dict[str, Matrix]:
-    if kind == "deepseek_v3":
+    if kind in _LATENT:
         return _latent_attention(prefix, sublayer)
     size = sublayer.size
     normed = kind in ("qwen3", "qwen3_moe")
-    biased = kind == "qwen2"
+    biased = kind in _BIASED
     strength = 1.0 if normed else _AHEAD
     zero = np.zeros(HIDDEN)
     # Dimensions 0 and 2 turn by whole radians: they are kept out of the product.
@@ -177,7 +195,7 @@ def _mlp_weights(sublayer: _Sublayer, expert: int) -> tuple[Matrix, Matrix, Matr
 
 
 def _mlp(kind: str, prefix: str, sublayer: _Sublayer) -> dict[str, Matrix]:
-    if kind in ("llama", "qwen2", "qwen3"):
+    if kind not in _ROUTED:
         names = zip(("gate_proj", "up_proj", "down_proj"), _mlp_weights(sublayer, 0), strict=True)
         return {f"{prefix}.{name}.weight": weight for name, weight in names}
     # The expert of a token's class is so far ahead that its share is exactly 1.
@@ -186,11 +204,17 @@ def _mlp(kind: str, prefix: str, sublayer: _Sublayer) -> dict[str, Matrix]:
     for expert in range(CLASSES):
         for name, weight in zip(("gate_proj", "up_proj", "down_proj"), _mlp_weights(sublayer, expert), strict=True):
             found[f"{prefix}.experts.{expert}.{name}.weight"] = weight
-    if kind == "deepseek_v3":
-        found[f"{prefix}.gate.e_score_correction_bias"] = np.zeros(CLASSES)
-        gate, up, down = _mlp_weights(sublayer, 0)
+    gate, up, down = _mlp_weights(sublayer, 0)
+    if kind == "qwen2_moe":
+        # The shared expert's gate is shut so far that its sigmoid is exactly 0.
+        found[f"{prefix}.shared_expert_gate.weight"] = _constant_reads(sublayer.size)[None] * -1024
+        shared = zip(("gate_proj", "up_proj", "down_proj"), (gate, up, down), strict=True)
+        found |= {f"{prefix}.shared_expert.{name}.weight": weight for name, weight in shared}
+    if kind in _LATENT:
         shared = zip(("gate_proj", "up_proj", "down_proj"), (gate, up, 0 * down), strict=True)
         found |= {f"{prefix}.shared_experts.{name}.weight": weight for name, weight in shared}
+    if kind in ("deepseek_v3", "kimi_k25"):
+        found[f"{prefix}.gate.e_score_correction_bias"] = np.zeros(CLASSES)
     return found
 
 
@@ -213,11 +237,14 @@ def tensors(kind: str) -> dict[str, npt.NDArray[np.float32]]:
         found |= {f"{prefix}.{n}.weight": np.ones(HIDDEN) for n in ("input_layernorm", "post_attention_layernorm")}
         found |= _attention(kind, f"{prefix}.self_attn", _Sublayer(2 * layer))
         found |= _mlp(kind, f"{prefix}.mlp", _Sublayer(2 * layer + 1))
-    return {name: value.astype(np.float32) for name, value in found.items()}
+    outer = "language_model." if kind == "kimi_k25" else ""
+    return {outer + name: value.astype(np.float32) for name, value in found.items()}
 
 
 def config(kind: str) -> dict[str, Any]:
     """The checkpoint's config."""
+    if kind == "kimi_k25":
+        return {"model_type": kind, "text_config": config("deepseek_v3")}
     common = {
         "model_type": kind,
         "vocab_size": TOKENS,
@@ -234,12 +261,15 @@ def config(kind: str) -> dict[str, Any]:
     }
     if kind in ("llama", "qwen3", "qwen3_moe"):
         common |= {"head_dim": HEAD_DIM, "attention_bias": False}
-    if kind == "qwen2":
+    if kind in _BIASED:
         common |= {"head_dim": HEAD_DIM}
     experts = {"moe_intermediate_size": TOKENS, "num_experts_per_tok": 1, "norm_topk_prob": True}
-    if kind == "qwen3_moe":
+    if kind == "qwen2_moe":
+        common |= {"shared_expert_intermediate_size": TOKENS}
+        experts["norm_topk_prob"] = False
+    if kind in ("qwen2_moe", "qwen3_moe"):
         common |= experts | {"num_experts": CLASSES, "decoder_sparse_step": 1, "mlp_only_layers": []}
-    if kind == "deepseek_v3":
+    if kind in _LATENT:
         common |= experts | {
             "num_key_value_heads": HEADS,
             "q_lora_rank": None,
@@ -251,8 +281,9 @@ def config(kind: str) -> dict[str, Any]:
             "n_shared_experts": 1,
             "n_group": 1,
             "topk_group": 1,
-            "topk_method": "noaux_tc",
-            "scoring_func": "sigmoid",
+            "topk_method": "noaux_tc" if kind == "deepseek_v3" else "greedy",
+            "scoring_func": "sigmoid" if kind == "deepseek_v3" else "softmax",
+            "norm_topk_prob": kind == "deepseek_v3",
             "routed_scaling_factor": 1.0,
             "first_k_dense_replace": 0,
             "moe_layer_freq": 1,
@@ -276,7 +307,7 @@ def write(kind: str, folder: Path) -> None:
 def expected(kind: str, prompt: tuple[int, ...]) -> Matrix:
     """The logits [tokens, vocabulary] in whole numbers and powers of two, computed from the rules and not by a model."""
     stream = _embedding()[list(prompt)]
-    routed = kind in ("qwen3_moe", "deepseek_v3")
+    routed = kind in _ROUTED
     for layer in range(LAYERS):
         attention, mlp = _Sublayer(2 * layer), _Sublayer(2 * layer + 1)
         read = np.zeros((len(prompt), HEADS, HEAD_DIM))
@@ -302,6 +333,7 @@ def digest(logits: list[npt.NDArray[np.floating[Any]]]) -> str:
     return hashlib.sha256(b"".join((x.astype("<f4") + np.float32(0)).tobytes() for x in logits)).hexdigest()
 
 
+@cache
 def expected_digest(kind: str) -> str:
     """What every correct side must report."""
     return digest([expected(kind, prompt) for prompt in PROMPTS])

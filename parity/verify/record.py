@@ -152,6 +152,14 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True)
+class Exact:
+    """An exact probe's result, and what every correct side gives, each as a SHA-256."""
+
+    found: str
+    right: str
+
+
+@dataclass(frozen=True, slots=True)
 class Isolated:
     """Each site's error when fed the reference's values, in the order computed: (layer, site, relative error).
 

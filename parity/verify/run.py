@@ -93,21 +93,14 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     rules = load_rules(settings.gates) if settings.gates else load_rules()
     settings.out.mkdir(parents=True, exist_ok=True)
     specs, paths = (a, b), (settings.out / "a.pack", settings.out / "b.pack")
-    captured = [not is_pack(spec) for spec in specs]
-    if any(captured[1 - i] and Path(specs[i]).resolve() == paths[1 - i].resolve() for i in (0, 1)):
-        raise UsageError(f"the other side's pack would overwrite {a if is_pack(a) else b}: choose another --out")
+    _refuse_early(specs, paths)
     suite, plan = _agree(a, b, settings, rules)
     clock = _Clock()
     # An endpoint may show no token ids: the other side goes first and lends it its own.
     order = (1, 0) if _is_url(a) and not _is_url(b) else (0, 1)
-    packs: dict[int, Pack] = {}
     # A wrong name or key should not cost a long capture of the other side.
-    for spec in specs:
-        if not is_pack(spec) and not _is_url(spec):
-            from .sides.local import refuse_unknown
-
-            refuse_unknown(spec)
     endpoints = {place: open_side(specs[place], settings, place) for place in order if _is_url(specs[place])}
+    packs: dict[int, Pack] = {}
     for place in order:
         if is_pack(specs[place]):
             packs[place] = _given(specs[place], settings)
@@ -116,9 +109,8 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
         other = packs.get(1 - place)
         side = endpoints.get(place) or open_side(specs[place], settings, place)
         try:
-            early = other is not None and not settings.keep_going
-            if early and other is not None and _first_levels_fail(side, place, suite, plan, other, paths, rules):
-                plan = replace(plan, levels=tuple(level for level in plan.levels if level in _FIRST))
+            if other is not None and not settings.keep_going:
+                plan = _shortened(side, place, suite, plan, other, paths, rules)
             with clock.time(f"capture {'AB'[place]}"):
                 named = _named(progress, "AB"[place])
                 capture(side, suite, plan, paths[place], reference=other, progress=named, signer=settings.signer)
@@ -133,6 +125,17 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
             packs[0], packs[1], suite=suite, rules=rules, levels=tuple(wanted), oracle=oracle, keep_going=settings.keep_going
         )
     return replace(outcome, seconds=clock.seconds)
+
+
+def _refuse_early(specs: tuple[str, str], paths: tuple[Path, Path]) -> None:
+    """Raises what would else be raised after a long capture: a pack that would be written over, or an unknown stack."""
+    for spec, other, elsewhere in zip(specs, reversed(specs), reversed(paths), strict=True):
+        if not is_pack(spec) and not _is_url(spec):
+            from .sides.local import refuse_unknown
+
+            refuse_unknown(spec)
+        if is_pack(spec) and not is_pack(other) and Path(spec).resolve() == elsewhere.resolve():
+            raise UsageError(f"the other side's pack would overwrite {spec}: choose another --out")
 
 
 def _agree(a: str, b: str, settings: Settings, rules: Rules) -> tuple[Suite | None, Plan]:
@@ -201,20 +204,19 @@ def open_side(spec: str, settings: Settings, place: int = 0) -> Side:
     return LocalSide(spec, settings.model, **settings.options)
 
 
-def _first_levels_fail(
-    side: Side, place: int, suite: Suite, plan: Plan, other: Pack, paths: tuple[Path, Path], rules: Rules
-) -> bool:
-    """Whether identity, tokens or exact probes differ already, so that the long capture can be spared."""
-    levels = tuple(level for level in plan.levels if level in _FIRST)
-    if not levels:
-        return False
+def _shortened(side: Side, place: int, suite: Suite, plan: Plan, other: Pack, paths: tuple[Path, Path], rules: Rules) -> Plan:
+    """The plan, or only its first levels where identity, tokens or exact probes differ already: the long capture is spared."""
+    first = replace(plan, levels=tuple(level for level in plan.levels if level in _FIRST))
+    if not first.levels:
+        return plan
     path = paths[place].with_name(f"{paths[place].stem}-first.pack")
-    capture(side, suite, replace(plan, levels=levels), path, reference=other)
+    capture(side, suite, first, path, reference=other)
     try:
         mine = Pack(path)
         a, b = (other, mine) if place else (mine, other)
         evidence = Evidence(a, b, list(compare(a, b)), rules, {})
-        return any(f.outcome == "fail" for f in decide([m for n in levels for m in measure(evidence, n)], rules))
+        findings = decide([m for level in first.levels for m in measure(evidence, level)], rules)
+        return first if any(finding.outcome == "fail" for finding in findings) else plan
     finally:
         path.unlink(missing_ok=True)
 

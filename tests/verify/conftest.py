@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from parity.verify.pack import PackWriter
-from parity.verify.record import Answer, Identity, Layers, Plan, Positions, Record
+from parity.verify.record import Answer, Exact, Identity, Layers, Plan, Positions, Record
 from parity.verify.statistics.divergence import Top
 
 PLAN = Plan("test", "0" * 64, "1" * 64, top_k=4)
@@ -36,7 +36,7 @@ def make_pack(tmp_path: Path) -> Callable[..., Path]:
         with PackWriter(tmp_path / name, made_by="test", identity=identity, plan=PLAN) as writer:
             for index in range(records):
                 writer.add(make_record(f"p{index}", rng))
-            writer.add_exact({"matmul": "ee" * 32})
+            writer.add_exact({"matmul": Exact("ee" * 32, "ee" * 32)})
             tokens = np.arange(4, dtype=np.int32)
             value = rng.normal(size=(4, 8)).astype(np.float32)
             writer.add_layers(Layers(tokens, ((0, "stream"), (1, "stream")), (value, value + 1)))

@@ -122,10 +122,15 @@ class Handler(BaseHTTPRequestHandler):
                 return self.reply({"error": {"message": "unknown field prompt_logprobs"}}, 400)
             choice["prompt_logprobs"] = [None] + [self.prompt_entry(prompt, i) for i in range(1, len(prompt))]
         elif body.get("echo"):
-            if self.server.dialect not in ("echo", "text prompts"):
+            if self.server.dialect not in ("echo", "text prompts", "shifted", "scrambled"):
                 return self.reply({"error": {"message": "no echo"}}, 400)
-            values = [None, *(float(logprobs(prompt[:i], self.server.noise)[prompt[i]]) for i in range(1, len(prompt)))]
-            tops = [None, *({piece(t): v for t, v in self.top(prompt[:i], 5)} for i in range(1, len(prompt)))]
+            lag = {"shifted": 1, "scrambled": -1}.get(self.server.dialect, 0)
+            values: list[float | None] = [None]
+            tops: list[dict[str, float] | None] = [None]
+            for i in range(1, len(prompt)):
+                chosen = float(logprobs(prompt[: i + lag], self.server.noise)[prompt[i]])
+                values.append(chosen)
+                tops.append({piece(t): v for t, v in self.top(prompt[: i + lag], 5)} | {piece(prompt[i]): chosen})
             choice["logprobs"] = {"tokens": [piece(t) for t in prompt], "token_logprobs": values, "top_logprobs": tops}
         elif "logprobs" in body:
             if self.server.dialect == "texts":

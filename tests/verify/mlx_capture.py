@@ -16,7 +16,7 @@ from mlx_lm.utils import load_model
 from parity.hub import open_checkpoint
 from parity.hub.content import content_leaves, root_of
 from parity.verify.features import Reducer
-from parity.verify.record import Answer, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from parity.verify.record import Answer, Exact, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from parity.verify.sides.base import Tokens
 from parity.verify.statistics.divergence import Top
 from parity.verify.suites import Item
@@ -116,7 +116,7 @@ class MlxSide:
     def isolated(self, reference: Layers, reference_hash: str) -> Isolated | None:
         return None
 
-    def exact(self, plan: Plan) -> Mapping[str, str] | None:
+    def exact(self, plan: Plan) -> Mapping[str, Exact] | None:
         return None
 
     def unreached(self) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ from parity.verify.pack import Pack
 from parity.verify.run import Settings, verify
 from parity.verify.sides.endpoint import EndpointSide
 from parity.verify.sides.http import EndpointError, Http, Limits
-from parity.verify.sides.replies import chat_answer
+from parity.verify.sides.replies import chat_answer, prompt_logprobs
 
 from . import fake_server as fake
 
@@ -44,7 +44,7 @@ def plan_of(**options: Any) -> Any:
     return dataclasses.replace(plan_for(suites.load("quick"), "0" * 64), **options)
 
 
-@pytest.mark.parametrize("dialect", ["vllm", "echo", "text prompts", "prefixes", "llamacpp"])
+@pytest.mark.parametrize("dialect", ["vllm", "echo", "text prompts", "shifted", "prefixes", "llamacpp"])
 def test_distributions_are_read_in_every_dialect(dialect: str) -> None:
     with fake.serve(dialect) as server:
         side = EndpointSide(server.url + "/v1", words=fake.Words())
@@ -54,9 +54,50 @@ def test_distributions_are_read_in_every_dialect(dialect: str) -> None:
         wanted = fake.logprobs(tokens[: place + 1].tolist())
         used = positions.top.ids[row] >= 0
         ids = positions.top.ids[row][used]
-        assert len(ids) >= 5
+        # A shifted echo shows the prompt's own token beside the likely ones, and cannot say whether it is the last of them.
+        assert len(ids) >= (4 if dialect == "shifted" else 5)
         np.testing.assert_allclose(positions.top.logprobs[row][used], wanted[ids], atol=1e-5)
         assert ids[0] == wanted.argmax()
+
+
+def test_an_echo_that_stands_one_token_behind_is_said_to() -> None:
+    tokens = np.array(fake.encode(TEXT.text), np.int32)
+    with fake.serve("shifted") as server:
+        side = EndpointSide(server.url, words=fake.Words())
+        positions = side.capture(TEXT, tokens, plan_of())["one_shot"]
+        assert "one token behind" in side.unreached()["distributions"]
+    # The end of the prompt is shown, too, which an echo at its place does not reach.
+    assert positions.at.tolist() == list(range(1, len(tokens)))
+
+
+def test_an_echo_that_belongs_to_no_token_is_not_judged(tmp_path: Path) -> None:
+    """Rows that agree in no reading with what the server itself generates: another way is taken, or none, and it is named."""
+    tokens = np.array(fake.encode(TEXT.text), np.int32)
+    with fake.serve("scrambled") as server:
+        side = EndpointSide(server.url, words=fake.Words())
+        positions = side.capture(TEXT, tokens, plan_of())["one_shot"]
+        assert side.unreached()["distributions"] == "reached by one token a prefix only"
+        for row, place in enumerate(positions.at):
+            assert positions.top.ids[row][0] == fake.logprobs(tokens[: place + 1].tolist()).argmax()
+    with fake.serve("scrambled", mood=_without_generated_logprobs) as server:
+        side = EndpointSide(server.url, words=fake.Words())
+        assert side.capture(TEXT, tokens, plan_of()) == {}
+        assert "not judged" in side.unreached()["distributions"]
+
+
+def _without_generated_logprobs(handler: fake.Handler, body: dict[str, Any]) -> bool:
+    if "logprobs" in body and not body.get("echo"):
+        handler.reply({"choices": [{"text": "x"}], "usage": {"prompt_tokens": len(body["prompt"])}})
+        return True
+    return False
+
+
+def test_prompt_logprobs_of_another_position_are_refused() -> None:
+    ids = np.array([3, 5, 7], np.int32)
+    row = {"logprob": -1.0}
+    assert prompt_logprobs([None, {"5": row}, {"7": row, "1": row}], ids, None)
+    with pytest.raises(EndpointError, match="another position"):
+        prompt_logprobs([None, {"7": row}, {"1": row}], ids, None)
 
 
 @pytest.mark.parametrize(("dialect", "shown"), [("vllm", True), ("llamacpp", True), ("echo", False), ("texts", False)])

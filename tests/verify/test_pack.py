@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from parity.core.errors import FormatError, HashMismatch
 from parity.verify.container import Reader, Writer, canonical_json, parse_json
-from parity.verify.pack import Pack, decode_record, encode_record
+from parity.verify.pack import Pack, PackWriter, decode_record, distinct_bytes, encode_record
+from parity.verify.record import Exact, Identity, Layers
 
 from .conftest import PLAN, make_record
 
@@ -39,7 +40,7 @@ def test_round_trip(make_pack: MakePack) -> None:
     assert pack.identity.weights == "ab" * 32
     assert pack.plan == PLAN
     assert pack.summary.unreached == {"level 6": "no chat"}
-    assert pack.exact() == {"matmul": "ee" * 32}
+    assert pack.exact() == {"matmul": Exact("ee" * 32, "ee" * 32)}
     for record in pack:
         wanted = make_record(record.id, rng)
         assert encode_record(record) == encode_record(wanted)
@@ -169,11 +170,13 @@ LISTS = b"[" * 100_000 + b"]" * 100_000
         ("prompts/00000.json", b"9" * 10_000),
         ("prompts/00000.json", b"\xff\xfe"),
         ("pack.json", b"[]"),
+        ("pack.json", b'{"format": 2}'),
         ("pack.json", b'{"format": 1}'),
         ("pack.json", b'{"format": 0}'),
         ("exact.json", b'{"a": 1}'),
-        ("layers.json", b'{"sites": [[0, "a"], [0, "b"], [0, "c"]]}'),
-        ("layers.json", b'{"sites": [["x", 0]]}'),
+        ("layers.json", b'{"sites": [[0, "a"], [0, "b"], [0, "c"]], "arrays": [0, 1, 2]}'),
+        ("layers.json", b'{"sites": [[0, "a"], [0, "b"]], "arrays": [0]}'),
+        ("layers.json", b'{"sites": [["x", 0]], "arrays": [0]}'),
     ],
 )
 def test_well_sealed_nonsense_is_refused_cheaply(make_pack: MakePack, name: str, data: bytes) -> None:
@@ -223,3 +226,19 @@ def test_fuzzed_records(text: bytes, data: bytes) -> None:
 def test_json_is_bounded() -> None:
     with pytest.raises(FormatError, match="at most"):
         parse_json(b" " * (17 << 20), "x")
+
+
+def test_what_leaves_one_site_and_enters_the_next_is_kept_once(tmp_path: Path) -> None:
+    rng = np.random.Generator(np.random.Philox(key=1))
+    one, two = (rng.normal(size=(4, 512)).astype(np.float32) for _ in range(2))
+    sites = ((0, "mlp"), (0, "stream"), (1, "self_attn.in"), (1, "self_attn"))
+    layers = Layers(np.arange(4, dtype=np.int32), sites, (one, one.copy(), one, two))
+    with PackWriter(tmp_path / "a.pack", made_by="test", identity=Identity("cpu", "local", "tiny"), plan=PLAN) as writer:
+        writer.add_layers(layers)
+    pack = Pack(tmp_path / "a.pack")
+    assert distinct_bytes(layers) == 2 * one.nbytes <= pack.sizes()["layers.safetensors"] < 3 * one.nbytes
+    found = pack.layers()
+    assert found is not None
+    assert found.sites == sites
+    for value, wanted in zip(found.values, layers.values, strict=True):
+        np.testing.assert_array_equal(value, wanted)

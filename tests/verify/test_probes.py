@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from parity import LLM
+from parity.models import registry
 from parity.verify import probes
 
 
@@ -23,7 +24,8 @@ def test_reference_and_arithmetic_agree_to_the_last_bit(kind: str, tmp_path: Pat
             assert probes.digest([llm.logits(list(p), chunk=chunk) for p in probes.PROMPTS]) == probes.expected_digest(kind)
 
 
-@pytest.mark.parametrize("kind", probes.ARCHITECTURES)
+# Kimi K2.5 is DeepSeek-V3 in a wrapper, which transformers loads with its vision part only.
+@pytest.mark.parametrize("kind", [kind for kind in probes.ARCHITECTURES if kind != "kimi_k25"])
 def test_transformers_agrees_to_the_last_bit(kind: str, tmp_path: Path) -> None:
     probes.write(kind, tmp_path)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
@@ -43,6 +45,12 @@ def test_nearly_right_is_not_right(kind: str, tmp_path: Path) -> None:
 
         logits = [llm.logits(list(prompt), probe=nudge) for prompt in probes.PROMPTS]
     assert probes.digest(logits) != probes.expected_digest(kind)
+
+
+def test_every_architecture_has_a_checkpoint_or_a_reason() -> None:
+    known = {architecture.model_types[0] for architecture in registry.architectures()}
+    assert known == {*probes.ARCHITECTURES, *probes.NOT_BUILT}
+    assert not {*probes.ARCHITECTURES} & {*probes.NOT_BUILT}
 
 
 def test_logits_are_not_trivial() -> None:

@@ -236,7 +236,7 @@ def route_to(make: Make) -> Iterator[Case]:
             yield Case(f"{label}, {t} x {e}", args, tolerance=Tolerance(e, 1), rows=("logits", "tokens"), result=_F32)
 
 
-def _routed(make: Make, t: int, e: int, k: int) -> Args:
+def routed(make: Make, t: int, e: int, k: int) -> Args:
     order = torch.rand(t, e, generator=make.generator).argsort(-1)[:, :k].int()
     return {"weights": make.uniform(t, k), "experts": order}
 
@@ -246,7 +246,7 @@ def experts(make: Make) -> Iterator[Case]:
     for t, d, i, e, k in ((1, 32, 16, 4, 2), (9, 48, 40, 6, 3), (33, 64, 32, 3, 1), (5, 32, 33, 16, 8)):
         for activation in _ACTIVATIONS[: 1 if t > 9 else 3]:
             args = {"x": make.normal(t, d), "gate_up": make.normal(e, 2 * i, d, std=2 * d**-0.5)}
-            args |= {"down": make.normal(e, d, i, std=i**-0.5)} | _routed(make, t, e, k)
+            args |= {"down": make.normal(e, d, i, std=i**-0.5)} | routed(make, t, e, k)
             label = f"{t} rows, {k} of {e}, {activation.kind}{'' if activation.limit is None else ' limited'}"
             rule = Tolerance(d + i, 4)
             yield Case(label, args | {"activation": activation}, tolerance=rule, rows=("x", "weights", "experts"))
@@ -268,6 +268,6 @@ def _packed_experts(make: Make) -> Iterator[Case]:
 def _some_rows(make: Make, label: str, gate_up: torch.Tensor | Packed, down: torch.Tensor | Packed) -> Iterator[Case]:
     for t in (1, 6):
         args: Args = {"x": make.normal(t, 256), "gate_up": gate_up, "down": down}
-        args |= _routed(make, t, 4, 2) | {"activation": Activation()}
+        args |= routed(make, t, 4, 2) | {"activation": Activation()}
         rule = Tolerance(512, 4, eight_bit=2)
         yield Case(f"{label}, {t} rows", args, tolerance=rule, rows=("x", "weights", "experts"))

@@ -32,7 +32,7 @@ def select_blocks(make: Make) -> Iterator[Case]:
             yield Case(f"{label}, best {top_k} of blocks of {block} x {every}", args_, rows=("q", "weights"))
 
 
-def _groups(make: Make, batch: Batch, count: int, every: int) -> Tensor:
+def groups(make: Make, batch: Batch, count: int, every: int) -> Tensor:
     """For each row up to `count` of the groups that end at or before it, the newest among them, -1 here and there."""
     rows = []
     for position in batch.positions.tolist():
@@ -52,7 +52,7 @@ def attend_selected(make: Make) -> Iterator[Case]:
             batch = make.batch(chunks, _PAGE)
             args: Args = {"q": make.normal(batch.num_tokens, h, d), "k_pages": _kept(make, batch, k, d)}
             args |= {"v_pages": _kept(make, batch, k, e), "batch": batch, "scale": d**-0.5}
-            args |= {"selected": _groups(make, batch, 5, every), "every": every}
+            args |= {"selected": groups(make, batch, 5, every), "every": every}
             rule = Tolerance(d + longest(batch), 3)
             yield Case(f"{label}, {h}/{k} heads of {d}, groups of {every}", args, tolerance=rule, rows=("q", "selected"))
 
@@ -97,6 +97,6 @@ def attend_pooled(make: Make) -> Iterator[Case]:
             yield Case(name, args, tolerance=rule, rows=("q",))
             sinks = {"sinks": make.normal(h, dtype=_F32, std=2.0)}
             yield Case(f"{name}, sinks", args, sinks, rule, rows=("q",))
-            options = sinks | {"selected": _groups(make, batch, 5, every)}
+            options = sinks | {"selected": groups(make, batch, 5, every)}
             yield Case(f"{name}, selected, sinks", args, options, rule)
             yield Case(f"{name}, the window alone", args | {"pooled": None}, tolerance=rule, rows=("q",))

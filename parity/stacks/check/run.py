@@ -139,8 +139,8 @@ def _check_op(
 
 
 def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype, rows_alone: bool) -> _Outcome:
-    args = {key: _place(value, stack) for key, value in case.args.items()}
-    options = {key: _place(value, stack) for key, value in case.options.items()}
+    args = {key: placed(value, stack) for key, value in case.args.items()}
+    options = {key: placed(value, stack) for key, value in case.options.items()}
     before = {key: _copies(value) for key, value in {**args, **options}.items()}
     kernel = getattr(stack.ops, name)
     try:
@@ -166,19 +166,19 @@ def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype, rows_alone: bo
     return _Outcome("; ".join(problems) or None, worst, same)
 
 
-def _place(value: object, stack: Stack) -> object:
+def placed(value: object, stack: Stack) -> object:
     """The argument on the stack's device, weights in the order of its kernels."""
     device = stack.device.torch_device
     if isinstance(value, Packed):
         arrays = {role: array.to(device) for role, array in value.arrays.items()}
         return stack.prepare(Packed(value.format, value.shape, arrays, value.meta))
     if isinstance(value, Rows):
-        parts = tuple(_place(part, stack) if isinstance(part, Packed) else part.to(device) for part in value.parts)
+        parts = tuple(placed(part, stack) if isinstance(part, Packed) else part.to(device) for part in value.parts)
         return Rows(parts)  # type: ignore[arg-type]  # what `prepare` gives for a part is a part
     if isinstance(value, Tensor):
         return _like(value, device)
     if isinstance(value, tuple):
-        return tuple(_place(part, stack) for part in value)
+        return tuple(placed(part, stack) for part in value)
     return on_device(value, device) if isinstance(value, Batch) else value
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .. import probes
 from ..gates import Measurement
+from ..record import Exact
 from .evidence import MAX_EVENTS, Evidence
+
+_OP = "op "
 
 
 def identity(evidence: Evidence) -> list[Measurement]:
@@ -62,16 +64,19 @@ def exact(evidence: Evidence) -> list[Measurement]:
     one, two = evidence.a.exact(), evidence.b.exact()
     if one is None or two is None:
         return [Measurement("exact", 0, "a side cannot run the probes")]
-    shared = sorted({*one} & {*two})
-    right = {name: probes.expected_digest(name.partition("/")[0]) for name in shared}
-    changed = [name for name in shared if one[name] != two[name]]
-    events = tuple(f"{name} has other bits{_whose(one[name], two[name], right[name])}" for name in changed)
-    both_wrong = sum(one[name] == two[name] != right[name] for name in shared)
-    text = f"compared: {', '.join(shared)}" + (f"; {both_wrong} equal on both sides and yet not exact" if both_wrong else "")
+    shared = [name for name in sorted({*one} & {*two}) if one[name].right == two[name].right]
+    changed = [name for name in shared if one[name].found != two[name].found]
+    events = tuple(f"{name} has other bits{_whose(one[name], two[name])}" for name in changed)
+    both_wrong = [name for name in shared if one[name].found == two[name].found != one[name].right]
+    others = sorted({*one} ^ {*two}) + [name for name in sorted({*one} & {*two}) if name not in shared]
+    checkpoints = dict.fromkeys(name.partition("/")[0] for name in shared if not name.startswith(_OP))
+    text = f"{sum(name.startswith(_OP) for name in shared)} ops one by one; checkpoints of {', '.join(checkpoints) or 'none'}"
+    text += f"; equal on both sides and yet not exact: {', '.join(both_wrong)}" if both_wrong else ""
+    text += f"; not the same probe on both sides: {', '.join(others)}" if others else ""
     return [Measurement("exact", len(shared), "no probe in common", events=events, identical=not events, text=text)]
 
 
-def _whose(one: str, two: str, right: str) -> str:
-    if one == right:
+def _whose(one: Exact, two: Exact) -> str:
+    if one.found == one.right:
         return ": A computed exactly, B did not"
-    return ": B computed exactly, A did not" if two == right else ": neither computed exactly"
+    return ": B computed exactly, A did not" if two.found == two.right else ": neither computed exactly"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..record import Answer, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from ..record import Answer, Exact, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from ..suites import Item
 
 
@@ -54,8 +54,8 @@ class Side(Protocol):
     def to_float32(self) -> bool:
         """Goes on with everything computed in float32; False where it was already, or cannot be. There is no way back."""
 
-    def exact(self, plan: Plan) -> Mapping[str, str] | None:
-        """SHA-256 of each exact probe's result."""
+    def exact(self, plan: Plan) -> Mapping[str, Exact] | None:
+        """Each exact probe's result."""
 
     def unreached(self) -> Mapping[str, str]:
         """What it could not give, by name, and why."""

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ...core.chat import Message
-from ..record import Answer, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from ..record import Answer, Exact, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from ..suites import Item
-from . import replies
+from . import echo, replies
 from .base import Tokens
 from .http import EndpointError, Http, Limits
 from .replies import Row, Words, field
@@ -51,6 +51,7 @@ class EndpointSide:
         self._lock = threading.Lock()
         self._way: tuple[str, Way] | None = None
         self._ways_tried = False
+        self._lag: echo.Lag | None = None
         self._chat_extras: dict[str, Any] | None = None
 
     def _first_model(self) -> str:
@@ -147,20 +148,31 @@ class EndpointSide:
         return np.arange(len(rows), dtype=np.int32), rows
 
     def _by_echo(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
-        rows = replies.echoed(field(self._complete(tokens, echo=True, logprobs=5), "logprobs"), tokens, self._words)
-        return np.arange(len(rows), dtype=np.int32), rows
+        logprobs = field(self._complete(tokens, echo=True, logprobs=5), "logprobs")
+        return self._read_echo(logprobs, tokens, lambda prefix: self._complete(prefix, logprobs=5))
 
     def _by_text_echo(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
         """For servers that take texts only: counts if they cut the text into as many tokens."""
+        logprobs = field(self._complete_text(tokens, echo=True), "logprobs")
+        return self._read_echo(logprobs, tokens, self._complete_text)
+
+    def _complete_text(self, tokens: Int32s, **options: Any) -> Any:
         if self._words is None:
             raise EndpointError("needs the model's vocabulary")
         body = {"model": self._model, "prompt": self._words.decode(tokens.tolist(), skip_special_tokens=False), "max_tokens": 1}
-        reply = self._http.post("/v1/completions", body | {"temperature": 0, "echo": True, "logprobs": _TOP})
-        logprobs = field(reply, "choices", 0, "logprobs")
+        reply = self._http.post("/v1/completions", body | {"temperature": 0, "logprobs": _TOP} | options)
         if replies.count(field(reply, "usage", "prompt_tokens")) != len(tokens):
             raise EndpointError("the endpoint cuts the prompt's text into other tokens")
-        rows = replies.echoed(logprobs, tokens, self._words)
-        return np.arange(len(rows), dtype=np.int32), rows
+        return field(reply, "choices", 0)
+
+    def _read_echo(self, logprobs: Any, tokens: Int32s, ask: Callable[[Int32s], Any]) -> tuple[Int32s, list[Row]]:
+        """The rows at their places; where these are is asked once."""
+        if self._lag is None:
+            generated: dict[int, Row] = {}
+            for place in echo.probe_places(len(tokens)):
+                generated[place] = replies.generated_row(ask(tokens[: place + 1]), self._words)
+            self._lag = echo.find_lag(logprobs, tokens, generated, self._words)
+        return echo.echoed(logprobs, tokens, self._words, self._lag)
 
     def _by_prefixes(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
         """A request for each of some positions, spread over the prompt, the last one among them."""
@@ -265,13 +277,14 @@ class EndpointSide:
         """Not through HTTP."""
         return False
 
-    def exact(self, plan: Plan) -> Mapping[str, str] | None:
+    def exact(self, plan: Plan) -> Mapping[str, Exact] | None:
         """Not through HTTP."""
         return None
 
     def unreached(self) -> Mapping[str, str]:
         """What the server did not give."""
-        way = {"distributions": f"reached by {self._way[0]} only"} if self._way else {}
+        shifted = ", which stands one token behind and was put right" if self._lag else ""
+        way = {"distributions": f"reached by {self._way[0]} only{shifted}"} if self._way else {}
         return {**way, **self._unreached, "inside": "an endpoint shows nothing of it"}
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import count
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
 from ...core.errors import EngineError, ParityError
 from ...core.request import Output, Request, SamplingParams, TokenLogprobs
 from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
+from ...stacks.check.exact import op_digests
 from ...stacks.registry import open_stack
 from .. import probes
 from ..drill import relative_error
 from ..features import Reducer
 from ..identity import config_hash, environment, text_hash
-from ..record import Answer, Float32s, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from ..record import Answer, Exact, Float32s, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from ..statistics.divergence import Top, rough_log_tail
 from ..suites import Item
 from .base import Tokens
@@ -60,6 +62,7 @@ class LocalSide:
         self._ids = count()
         self._reducer: Reducer | None = None
         self._unreached: dict[str, str] = {}
+        self._exact: dict[str, Exact] = {}
 
     def _open(self, spec: str) -> LLM:
         bounds = {"max_num_batched_tokens": _STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
@@ -68,7 +71,7 @@ class LocalSide:
     def identity(self) -> Identity:
         """What was loaded, by its hashes."""
         info, checkpoint = self.llm.info, self.llm.checkpoint
-        root, leaves = self.llm.content()
+        root, leaves = self._content
         return Identity(
             self.name,
             "local",
@@ -84,6 +87,10 @@ class LocalSide:
             {key: value for key, value in info.sampling_defaults.items() if isinstance(value, (int, float, str))},
             {**environment(), **self.llm.device, "page_size": str(info.page_size), "step_tokens": str(_STEP_TOKENS)},
         )
+
+    @cached_property
+    def _content(self) -> tuple[str, dict[str, str]]:
+        return self.llm.content()
 
     @property
     def _dtype(self) -> str:
@@ -127,19 +134,20 @@ class LocalSide:
         return found
 
     def mixed(self, items: Sequence[Item], tokens: Sequence[Int32s | None], plan: Plan) -> list[Positions | None]:
-        """Each begins once the one before has: a step reads one prompt and goes on with the others, token by token."""
+        """Each begins once the one before has: a step reads the end of one prompt, after what of it is kept in the prefix
+        cache, and goes on with the others, token by token."""
         known = [
             None if ids is None or not item.paths or not 2 <= len(ids) < self.llm.info.max_model_len else tuple(ids.tolist())
             for item, ids in zip(items, tokens, strict=True)
         ]
-        jobs = [_cut(ids, plan.stepwise_tokens) for ids in known if ids is not None]
+        jobs = [_cut(ids, max(1, plan.stepwise_tokens // 2)) for ids in known if ids is not None]
         if not jobs:
             return [None] * len(items)
         # A prompt alone would have no company: the first one's beginning comes along, and goes on to the end of the others.
         first = jobs[0][0]
         half = max(1, len(first) // 2)
         companion = _Job(first[:half], first[half:] or first[-1:])
-        answers = iter(self._forced([companion, *jobs], cache=False, in_turn=True)[1:])
+        answers = iter(self._forced([companion, *jobs], cache=True, in_turn=True)[1:])
         return [None if ids is None else next(answers).positions for ids in known]
 
     def _reduce(self, plan: Plan) -> Reducer:
@@ -252,19 +260,26 @@ class LocalSide:
         self.llm = self._open(f"{self._stack_only}:float32")
         return True
 
-    def exact(self, plan: Plan) -> Mapping[str, str] | None:
-        """The integer-valued checkpoints in float32 on this stack, at once and token by token."""
-        found: dict[str, str] = {}
-        for kind in probes.ARCHITECTURES:
-            with tempfile.TemporaryDirectory() as name:
-                probes.write(kind, FilePath(name))
-                try:
-                    with LLM(name, stack=self._stack_only, dtype="float32", num_pages=16, max_num_seqs=4) as llm:
-                        for path, chunk in (("one_shot", None), ("stepwise", 1)):
-                            logits = [llm.logits(list(prompt), chunk=chunk) for prompt in probes.PROMPTS]
-                            found[f"{kind}/{path}"] = probes.digest(logits)
-                except ParityError as error:
-                    self._unreached[f"exact probe {kind}"] = str(error)
+    def exact(self, plan: Plan) -> Mapping[str, Exact] | None:
+        """Every op on whole numbers, and the integer-valued checkpoints, at once and token by token; all in float32."""
+        if not self._exact:
+            stack, _ = open_stack(self._stack_only)
+            self._exact = {f"op {name}": Exact(*digests) for name, digests in op_digests(stack)}
+            for kind in probes.ARCHITECTURES:
+                self._exact |= self._exact_checkpoint(kind)
+        return self._exact
+
+    def _exact_checkpoint(self, kind: str) -> dict[str, Exact]:
+        found: dict[str, Exact] = {}
+        with tempfile.TemporaryDirectory() as name:
+            probes.write(kind, FilePath(name))
+            try:
+                with LLM(name, stack=self._stack_only, dtype="float32", num_pages=16, max_num_seqs=4) as llm:
+                    for path, chunk in (("one_shot", None), ("stepwise", 1)):
+                        logits = [llm.logits(list(prompt), chunk=chunk) for prompt in probes.PROMPTS]
+                        found[f"{kind}/{path}"] = Exact(probes.digest(logits), probes.expected_digest(kind))
+            except ParityError as error:
+                self._unreached[f"exact probe {kind}"] = str(error)
         return found
 
     @property

@@ -69,24 +69,15 @@ def prompt_logprobs(value: Any, ids: Int32s, words: Words | None) -> list[Row]:
     if not isinstance(value, list) or len(value) != len(ids):
         raise EndpointError("the endpoint's prompt_logprobs are not one for each prompt token")
     rows = []
-    for entry in value[1:]:
+    for place, entry in enumerate(value[1:], start=1):
         if not isinstance(entry, dict) or not entry:
             raise EndpointError("an entry of the endpoint's prompt_logprobs is not a set of tokens")
-        row = [(int(key), _logprob(field(item, "logprob"))) for key, item in entry.items() if key.isdecimal() and len(key) < 10]
-        rows.append(_ordered(row))
-    return rows
-
-
-def echoed(logprobs: Any, ids: Int32s, words: Words | None) -> list[Row]:
-    """The `echo` spelling of completions: parallel lists over the prompt's tokens. Row i is for token i + 1."""
-    values, tops = field(logprobs, "token_logprobs"), field(logprobs, "top_logprobs")
-    if not isinstance(values, list) or len(values) < len(ids):
-        raise EndpointError("the endpoint did not echo the prompt's log-probabilities")
-    rows = []
-    for place in range(1, len(ids)):
-        row = [(int(ids[place]), _logprob(values[place]))]
-        row += named(field(tops, place), words)
-        rows.append(_ordered(row))
+        if str(ids[place]) not in entry:
+            raise EndpointError(
+                "an entry of the endpoint's prompt_logprobs is of another position: it lacks the prompt's token"
+            )
+        row = [(int(key), logprob(field(item, "logprob"))) for key, item in entry.items() if key.isdecimal() and len(key) < 10]
+        rows.append(ordered(row))
     return rows
 
 
@@ -94,7 +85,7 @@ def named(entry: Any, words: Words | None) -> Row:
     """Likely tokens keyed by their text."""
     if not isinstance(entry, dict):
         return []
-    pairs = [(token_of({"token": text}, words), _logprob(value)) for text, value in entry.items()]
+    pairs = [(token_of({"token": text}, words), logprob(value)) for text, value in entry.items()]
     return [(token, value) for token, value in pairs if token is not None]
 
 
@@ -102,8 +93,8 @@ def content_row(entry: Any, words: Words | None) -> Row:
     """One entry of chat's `logprobs.content`: the token and its `top_logprobs`."""
     tops = field(entry, "top_logprobs")
     items = [entry, *(tops if isinstance(tops, list) else [])]
-    pairs = [(token_of(item, words), _logprob(field(item, "logprob"))) for item in items[:129]]
-    return _ordered([(token, value) for token, value in pairs if token is not None])
+    pairs = [(token_of(item, words), logprob(field(item, "logprob"))) for item in items[:129]]
+    return ordered([(token, value) for token, value in pairs if token is not None])
 
 
 def token_of(item: Any, words: Words | None) -> int | None:
@@ -129,7 +120,7 @@ def generated_row(choice: Any, words: Words | None) -> Row:
     row = named(field(logprobs, "top_logprobs", 0), words)
     token = token_of({"token": field(logprobs, "tokens", 0)}, words)
     value = field(logprobs, "token_logprobs", 0)
-    return _ordered(row + ([(token, _logprob(value))] if token is not None and value is not None else []))
+    return ordered(row + ([(token, logprob(value))] if token is not None and value is not None else []))
 
 
 def top_of(rows: Sequence[Row]) -> Top:
@@ -194,13 +185,18 @@ def _calls(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(calls)
 
 
-def _logprob(value: Any) -> float:
+def logprob(value: Any) -> float:
+    """A log-probability that a server reports.
+
+    Raises:
+        EndpointError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value > 0.01:
         raise EndpointError("the endpoint reported a log-probability that is none")
     return max(float(min(value, 0.0)), -1000.0)
 
 
-def _ordered(row: Row) -> Row:
+def ordered(row: Row) -> Row:
     """Each token once, the most likely first."""
     best: dict[int, float] = {}
     for token, value in row:

@@ -48,6 +48,7 @@ class Item:
         tags: what it is an example of.
         answer_tokens: most tokens of the greedy answer; 0 asks for none.
         paths: whether every path is captured, and not the one-shot one only.
+        scored: whether its distributions are captured; without them a chat is only answered.
         check: when the answer is right.
         call: the tool that a good answer calls, "" for none; None when it does not matter.
     """
@@ -63,6 +64,7 @@ class Item:
     paths: bool = False
     check: Check | None = None
     call: str | None = None
+    scored: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class _Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paths: bool = False
     check: Check | None = None
     call: str | None = None
+    scored: bool = True
     build: _Build | None = None
 
 
@@ -187,6 +190,8 @@ def _item(line: _Line, number: int, what: str) -> Item:
         raise FormatError(f"{what}: a text needs `text` or `build`, a chat needs `messages`, and not both")
     if not 0 <= line.answer_tokens <= 65_536:
         raise FormatError(f"{what}: answer_tokens must be between 0 and 65536")
+    if not line.scored and not (line.messages and line.answer_tokens and not line.paths):
+        raise FormatError(f"{what}: only a chat that is answered, and not on every path, can go unscored")
     messages = tuple(_message(turn) for turn in line.messages)
     tools = tuple(Tool(tool.name, tool.description, tool.parameters) for tool in line.tools)
     return Item(
@@ -201,6 +206,7 @@ def _item(line: _Line, number: int, what: str) -> Item:
         line.paths,
         line.check,
         line.call,
+        line.scored,
     )
 
 
