@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from parity.stacks.check.exact import as_bytes, exact_results, kernel_results, op_digests
-from parity.stacks.check.whole import NOT_WHOLE, WHOLE, Whole
+from parity.stacks.check.whole import NOT_WHOLE, WHOLE
+from parity.stacks.check.whole_make import Whole
 from parity.stacks.ops import Ops
 from parity.stacks.registry import open_stack
 

@@ -14,7 +14,8 @@ from ..base import Stack
 from .case import Case
 from .oracle import exact, upcast
 from .run import placed
-from .whole import WHOLE, Whole
+from .whole import WHOLE
+from .whole_make import Whole
 
 _NOTHING = 2.0**-100
 """Below any number of the cases; kernels may bound exp from below by the smallest normal number."""

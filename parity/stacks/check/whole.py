@@ -10,50 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import torch
-from torch import Tensor
 
-from ...core.batch import Batch
 from ..ops import Activation, Routing
-from . import dense, pooled, sampling, stateful, streams
-from .case import DECODES, MIXED, Args, Case, Chunks, Make, longest
-
-_F32 = torch.float32
-_BITS, _AHEAD = 6, 64.0
-_BALANCED: Chunks = ((0, 1), (1, 1), (3, 1), (7, 1), (15, 1), (0, 2))
-"""Sequences whose rows attend to a power of two of entries."""
-
-
-class Whole(Make):
-    """Builds tensors of small multiples of 1/8 where `Make` takes random ones."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__(_F32, seed=seed)
-
-    def normal(self, *shape: int, dtype: torch.dtype | None = None, std: float = 1.0) -> Tensor:
-        """Multiples of 1/8 up to 2."""
-        return self.grid(*shape, dtype=dtype)
-
-    def uniform(self, *shape: int) -> Tensor:
-        """Multiples of 1/8 in [0, 1)."""
-        return self.integers(0, 8, *shape).float() / 8
-
-    def one_of(self, values: tuple[float, ...], *shape: int) -> Tensor:
-        """Each number one of these."""
-        return torch.tensor(values)[torch.randint(len(values), shape, generator=self.generator)]
-
-    def even(self, *shape: int) -> Tensor:
-        """Rows [..., D] of one size each, a power of two, with random signs."""
-        return self.one_of((-1.0, 1.0), *shape) * self.one_of((0.25, 1.0, 2.0, 16.0), *shape[:-1], 1)
-
-    def one_hot(self, size: float, *shape: int) -> Tensor:
-        """Rows [..., D] of zeros but for one number."""
-        return torch.zeros(shape).scatter_(-1, torch.randint(shape[-1], (*shape[:-1], 1), generator=self.generator), size)
-
-
-_HUGE = 2.0**20
-"""The 1e-6 that is added to a square of it is lost."""
-_GATES = (0.0, 128.0, 256.0, -256.0, -1024.0)
-"""Where sigmoid is a half, 1 or 0, and silu 0 or the identity."""
+from . import dense, pooled, sampling, stateful, streams, whole_state
+from .case import Args, Case, Make
+from .whole_make import GATES, Whole, quarters
 
 
 def _norms(make: Whole) -> Iterator[Case]:
@@ -75,14 +36,14 @@ def _add_norms(make: Whole) -> Iterator[Case]:
 def _gated_norms(make: Whole) -> Iterator[Case]:
     for activation in ("silu", "sigmoid"):
         for shape in ((3, 8), (5, 4, 64)):
-            args: Args = {"x": make.even(*shape), "gate": make.one_of(_GATES, *shape), "weight": make.grid(shape[-1])}
+            args: Args = {"x": make.even(*shape), "gate": make.one_of(GATES, *shape), "weight": make.grid(shape[-1])}
             yield Case(f"{shape}, {activation}", args | {"eps": 1e-30, "activation": activation})
 
 
 def _gated_activations(make: Whole) -> Iterator[Case]:
     kinds = (
-        (Activation(), _GATES),
-        (Activation(limit=128.0), _GATES),
+        (Activation(), GATES),
+        (Activation(limit=128.0), GATES),
         (Activation("situ", beta=4.0, linear=25.0), (0.0, -1e4, 1e4)),
     )
     for activation, gates in kinds:
@@ -93,7 +54,7 @@ def _gated_activations(make: Whole) -> Iterator[Case]:
 
 def _sigmoid_gates(make: Whole) -> Iterator[Case]:
     for gate in ((5, 3, 32), (5, 3, 1)):
-        yield Case(f"{gate}", {"x": make.grid(5, 3, 32), "gate": make.one_of(_GATES, *gate)})
+        yield Case(f"{gate}", {"x": make.grid(5, 3, 32), "gate": make.one_of(GATES, *gate)})
 
 
 def _rope_angles(make: Whole) -> Iterator[Case]:
@@ -103,134 +64,12 @@ def _rope_angles(make: Whole) -> Iterator[Case]:
     yield Case("position 0", {"positions": torch.zeros(3, dtype=torch.int32), "inv_freq": make.grid(8)})
 
 
-def _quarters(make: Whole, t: int, width: int) -> Tensor:
-    return make.grid(t, 2, width // 2, step=0.25, top=1.0)
-
-
 def _rope(make: Whole) -> Iterator[Case]:
     for t, h, d, width, offset in ((5, 3, 64, 64, 0), (4, 2, 96, 32, 64), (3, 1, 20, 6, 8)):
         for interleaved in (False, True):
             for inverse in (False, True):
                 options = {"interleaved": interleaved, "offset": offset, "inverse": inverse}
-                yield Case(
-                    f"{width} of {d}, {options}", {"x": make.grid(t, h, d), "angles": _quarters(make, t, width)}, options
-                )
-
-
-def _rope_write(make: Whole) -> Iterator[Case]:
-    for h, k, d, width, offset in ((4, 2, 32, 32, 0), (2, 2, 24, 16, 8)):
-        for interleaved in (False, True):
-            batch = make.batch(MIXED, 16)
-            args: Args = {"q": make.grid(batch.num_tokens, h, d), "k": make.grid(batch.num_tokens, k, d)}
-            args |= {"v": make.grid(batch.num_tokens, k, d), "angles": _quarters(make, batch.num_tokens, width)}
-            args |= {name: _kept(make, batch, k, d, written=False) for name in ("k_pages", "v_pages")} | {"batch": batch}
-            options = {"interleaved": interleaved, "offset": offset}
-            yield Case(f"{width} of {d}, {options}", args, options, state=("k_pages", "v_pages"))
-
-
-# Attention: keys are the bits of their entry's number, and queries those of the entry that they look for
-
-
-def _kept(make: Whole, batch: Batch, *shape: int, every: int = 1, written: bool = True) -> Tensor:
-    return make.pages(batch, make.grid(longest(batch), batch.num_sequences, *shape), written=written, every=every)
-
-
-def _signed_bits(numbers: Tensor) -> Tensor:
-    return (numbers[..., None] >> torch.arange(_BITS) & 1).float() * 2 - 1
-
-
-def _keys(make: Whole, batch: Batch, *shape: int, every: int = 1, flag: float = 1.0) -> Tensor:
-    """Pages of keys [..., D]: six bits, a flag, and numbers that no query looks at."""
-    values = make.grid(longest(batch), batch.num_sequences, *shape)
-    bits = _signed_bits(torch.arange(longest(batch)))
-    values[..., :_BITS] = bits.reshape(-1, 1, *[1] * (len(shape) - 1), _BITS)
-    values[..., _BITS] = flag
-    return make.pages(batch, values, every=every)
-
-
-def _queries(targets: Tensor, heads: int, size: int, flag: float = 1.0) -> Tensor:
-    """[T, heads, size]: far ahead at the entry looked for."""
-    q = torch.zeros(len(targets), heads, size)
-    q[..., :_BITS] = _signed_bits(targets.long())[:, None] * _AHEAD
-    q[..., _BITS] = flag * 4 * _AHEAD
-    return q
-
-
-def _attend(make: Whole) -> Iterator[Case]:
-    for h, k, d, e in ((4, 2, 32, 32), (3, 1, 24, 40)):
-        batch = make.batch(_BALANCED, 16)
-        args: Args = {"q": torch.zeros(batch.num_tokens, h, d), "k_pages": _kept(make, batch, k, d)}
-        args |= {"v_pages": _kept(make, batch, k, e), "batch": batch, "scale": 0.125}
-        yield Case(f"{h}/{k} heads of {d}, equal scores", args)
-        for label, chunks in (("mixed", MIXED), ("decodes", DECODES)):
-            batch = make.batch(chunks, 8)
-            args = {"q": _queries(batch.positions // 2, h, d), "k_pages": _keys(make, batch, k, d)}
-            args |= {"v_pages": _kept(make, batch, k, e), "batch": batch, "scale": 1.0}
-            yield Case(f"{label}, {h}/{k} heads of {d}, one ahead", args)
-            yield Case(f"{label}, {h}/{k} heads of {d}, sinks behind", args, {"sinks": torch.full((h,), -1e4)})
-            yield Case(f"{label}, {h}/{k} heads of {d}, sinks ahead", args, {"sinks": torch.full((h,), 1e4)})
-            own = args | {"q": _queries(batch.positions, h, d)}
-            yield Case(f"{label}, {h}/{k} heads of {d}, window", own, {"window": 4})
-
-
-def _attend_latent(make: Whole) -> Iterator[Case]:
-    for h, wide, r in ((2, 32, 8), (5, 64, 16)):
-        batch = make.batch(MIXED, 16)
-        args: Args = {"q": _queries(batch.positions // 2, h, wide), "q_rope": _queries(batch.positions // 2, h, r)}
-        args |= {"latent_pages": _keys(make, batch, wide), "rope_pages": _keys(make, batch, r), "batch": batch, "scale": 0.5}
-        yield Case(f"{h} heads, {wide} + {r}", args)
-        seen = torch.stack([batch.positions // 2, batch.positions, torch.full_like(batch.positions, -1)], dim=1).int()
-        seen[:, 1][seen[:, 0] == seen[:, 1]] = -1
-        yield Case(f"{h} heads, {wide} + {r}, selected", args | {"selected": seen})
-
-
-def _attend_selected(make: Whole) -> Iterator[Case]:
-    for every, h, k, d in ((4, 4, 2, 32), (2, 3, 1, 24)):
-        batch = make.batch(MIXED, 16)
-        args: Args = {"q": _queries(batch.positions, h, d), "k_pages": _keys(make, batch, k, d)}
-        args |= {"v_pages": _kept(make, batch, k, d), "batch": batch, "scale": 1.0}
-        yield Case(
-            f"{h}/{k} heads, groups of {every}", args | {"selected": pooled.groups(make, batch, 5, every), "every": every}
-        )
-
-
-def _attend_pooled(make: Whole) -> Iterator[Case]:
-    for every, window, h, d in ((4, 8, 4, 32), (2, 1, 3, 24)):
-        batch = make.batch(MIXED, 16)
-        args: Args = {"q": _queries(batch.positions, h, d), "pages": _keys(make, batch, d)}
-        args |= {"pooled": _keys(make, batch, d, every=every, flag=-1.0), "batch": batch}
-        args |= {"scale": 1.0, "window": window, "every": every}
-        yield Case(f"{h} heads, the window ahead", args, {"sinks": torch.full((h,), -1e4)})
-        newest = (batch.positions + 1) // every - 1
-        rows = tuple(int(row) for row in torch.nonzero(newest >= 0)[:, 0])
-        group = args | {"q": _queries(newest.clamp(min=0), h, d, flag=-1.0)}
-        yield Case(f"{h} heads, a group ahead", group, judged=rows)
-        yield Case(f"{h} heads, selected", group, {"selected": pooled.groups(make, batch, 5, every)}, judged=rows)
-
-
-def _pool(make: Whole) -> Iterator[Case]:
-    for every, channels in ((4, 16), (8, 8)):
-        for kind in ("mean", "gates", "overlapping"):
-            overlap = kind == "overlapping"
-            wide = 2 * channels if overlap else channels
-            batch = make.batch(MIXED, 16)
-            gates = None if kind == "mean" else torch.zeros(batch.num_tokens, wide)
-            tail = make.slots(batch, every * (2 if overlap else 1), wide if gates is None else 2 * wide)
-            bias = None if kind == "mean" else make.one_hot(512.0, wide, every).T.contiguous()
-            if gates is not None:
-                tail[..., wide:] *= 0  # what belongs to nobody stays NaN
-            args: Args = {"values": make.grid(batch.num_tokens, wide), "gates": gates, "bias": bias, "tail": tail}
-            judged = tuple(row for row, p in enumerate(batch.positions.tolist()) if (p + 1) % every == 0)
-            if overlap:  # one ahead in each half would tie with the other's
-                args["bias"] = bias[:, :channels].repeat(1, 2) + torch.arange(2).repeat_interleave(channels) * 256.0  # type: ignore[index]
-            options = {"overlap": True} if overlap else {}
-            yield Case(
-                f"{channels} by {every}, {kind}",
-                args | {"batch": batch, "every": every},
-                options,
-                state=("tail",),
-                judged=judged,
-            )
+                yield Case(f"{width} of {d}, {options}", {"x": make.grid(t, h, d), "angles": quarters(make, t, width)}, options)
 
 
 def _route(make: Whole) -> Iterator[Case]:
@@ -241,7 +80,7 @@ def _route(make: Whole) -> Iterator[Case]:
     yield Case("softmax, equal", {"logits": torch.zeros(3, 16), "routing": Routing(4)})
     yield Case("sigmoid, bias", {"logits": torch.full((3, 16), 128.0), "routing": Routing(4, "sigmoid"), "bias": order[0]})
     halves = Routing(4, "sigmoid", renormalize=False, scale=2.5, num_groups=4, top_groups=2)
-    yield Case("sigmoid, groups", {"logits": make.one_of(_GATES, 6, 16), "routing": halves})
+    yield Case("sigmoid, groups", {"logits": make.one_of(GATES, 6, 16), "routing": halves})
     roots = make.one_of((64.0, 256.0, 1024.0), 6, 16)
     yield Case("sqrtsoftplus", {"logits": roots, "routing": Routing(4, "sqrtsoftplus", renormalize=False)})
 
@@ -250,7 +89,7 @@ def _route_to(make: Whole) -> Iterator[Case]:
     table = torch.rand(11, 16, generator=make.generator).argsort(-1)[:, :4].int().contiguous()
     for routing, logits in (
         (Routing(4), torch.zeros(7, 16)),
-        (Routing(4, "sigmoid", renormalize=False), make.one_of(_GATES, 7, 16)),
+        (Routing(4, "sigmoid", renormalize=False), make.one_of(GATES, 7, 16)),
     ):
         yield Case(routing.score, {"logits": logits, "tokens": make.integers(0, 11, 7), "table": table, "routing": routing})
 
@@ -270,35 +109,12 @@ def _experts(make: Whole) -> Iterator[Case]:
         yield Case(f"{t} rows, {k} of {e}", args | dense.routed(make, t, e, k) | {"activation": Activation()})
 
 
-def _causal_conv(make: Whole) -> Iterator[Case]:
-    for label, chunks in (("mixed", MIXED), ("decodes", DECODES)):
-        batch = make.batch(chunks, 16)
-        args: Args = {"x": make.grid(batch.num_tokens, 24), "weight": make.grid(24, 4), "state": make.slots(batch, 24, 3)}
-        yield Case(label, args | {"batch": batch}, {"bias": make.grid(24), "activation": None}, state=("state",))
-        far: Args = {"x": make.one_of(_GATES, batch.num_tokens, 24), "weight": make.one_hot(1.0, 24, 4)}
-        far |= {"state": make.slots(batch, 24, 3) * 1024, "batch": batch}
-        yield Case(f"{label}, silu", far, {"activation": "silu"}, state=("state",))
-
-
 def _delta_gates(make: Whole) -> Iterator[Case]:
     for shape in ((9, 5), (9, 3, 16)):
-        args = {"a": make.one_of((256.0, -256.0), *shape), "b": make.one_of(_GATES, *shape[:2])}
+        args = {"a": make.one_of((256.0, -256.0), *shape), "b": make.one_of(GATES, *shape[:2])}
         args |= {"a_log": torch.zeros(shape[1]), "dt_bias": make.one_of((0.0, 128.0), *shape[1:])}
         yield Case(f"{shape}", args)
         yield Case(f"{shape}, lower bound", args | {"a": make.one_of((0.0, 512.0, -512.0), *shape)}, {"lower_bound": -4.0})
-
-
-def _gated_delta(make: Whole) -> Iterator[Case]:
-    for hk, hv, d, e, per_channel in ((2, 2, 16, 8, False), (1, 4, 16, 24, True)):
-        batch = make.batch(MIXED, 16)
-        t = batch.num_tokens
-        args: Args = {"q": make.one_of((-_HUGE, _HUGE), t, hk, d), "k": make.one_hot(_HUGE, t, hk, d), "v": make.grid(t, hv, e)}
-        args |= {
-            "decay": make.one_of((0.0, -4096.0), t, hv, *((d,) if per_channel else ())),
-            "beta": make.one_of((1.0, 0.5), t, hv),
-        }
-        args |= {"state": make.slots(batch, hv, d, e, dtype=_F32), "batch": batch, "scale": 0.5}
-        yield Case(f"{hv} heads, {'channels' * per_channel}", args, state=("state",))
 
 
 def _hyper_weights(make: Whole) -> Iterator[Case]:
@@ -325,7 +141,7 @@ def _activate(make: Whole) -> Iterator[Case]:
 
 def _gated_mean(make: Whole) -> Iterator[Case]:
     for n in (2, 4):
-        yield Case(f"{n} streams", {"streams": make.grid(5, n, 32), "gates": make.one_of(_GATES, 5, n, 32)})
+        yield Case(f"{n} streams", {"streams": make.grid(5, n, 32), "gates": make.one_of(GATES, 5, n, 32)})
 
 
 def _stream_gate(make: Whole) -> Iterator[Case]:
@@ -372,21 +188,21 @@ WHOLE: Mapping[str, Callable[[Whole], Iterator[Case]]] = {
     "rope_angles": _rope_angles,
     "rope": _rope,
     "write": _as_random(stateful.write),
-    "rope_write": _rope_write,
-    "attend": _attend,
-    "attend_latent": _attend_latent,
+    "rope_write": whole_state.rope_write,
+    "attend": whole_state.attend,
+    "attend_latent": whole_state.attend_latent,
     "select": _as_random(stateful.select),
     "select_blocks": _as_random(pooled.select_blocks),
-    "attend_selected": _attend_selected,
-    "pool": _pool,
+    "attend_selected": whole_state.attend_selected,
+    "pool": whole_state.pool,
     "write_pooled": _as_random(pooled.write_pooled),
-    "attend_pooled": _attend_pooled,
+    "attend_pooled": whole_state.attend_pooled,
     "route": _route,
     "route_to": _route_to,
     "experts": _experts,
-    "causal_conv": _causal_conv,
+    "causal_conv": whole_state.causal_conv,
     "delta_gates": _delta_gates,
-    "gated_delta": _gated_delta,
+    "gated_delta": whole_state.gated_delta,
     "spread": _as_random(streams.spread),
     "hyper_weights": _hyper_weights,
     "hyper_read": _as_random(streams.hyper_read),
