@@ -9,6 +9,8 @@ namespace parity::PARITY_ISA {
 
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 2048;
 constexpr bool kPairSums = true;
+// Rows and tokens of a tile of plain numbers: as many as registers have room for.
+constexpr int kPlainRows = 2, kPlainTokens = 2;
 
 struct F { __m256 a, b; };
 struct I { __m256i a, b; };
@@ -168,6 +170,7 @@ template <int kLogOffset, int kHalves> __m256i start_words(const int32_t* pairs)
 // The compiler would compute all products of a block before it adds any, and has no registers for them: it has to have
 // `sum` here.
 inline void settle(__m256i& sum) { asm volatile("" : "+x"(sum)); }
+inline void settle(F& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }
 
 // words[half of the rows][token] += products of `kSteps` times four columns; they wrap around.
 template <int kSteps, int kTokens> void add_words(__m256i (*words)[kTokens], const uint8_t* w, const int8_t* a) {

@@ -11,6 +11,8 @@ namespace parity::PARITY_ISA {
 // rows, weights are unpacked as they are used. Panels are fetched `kAhead` bytes before they are read.
 constexpr int kTilePanels = 2, kTileTokens = 6, kDirectTokens = 4, kAhead = 2048;
 constexpr bool kPairSums = false;
+// Rows and tokens of a tile of plain numbers: as many as registers have room for.
+constexpr int kPlainRows = 4, kPlainTokens = 4;
 
 struct F { __m512 v; };
 struct I { __m512i v; };
@@ -133,6 +135,8 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
     }
 }
 
+// Has `x` in registers at this point, where a compiler has to be told.
+inline void settle(F&) {}
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace parity::PARITY_ISA

@@ -11,6 +11,8 @@ namespace parity::PARITY_ISA {
 constexpr int kSignOffset = 0;
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 1024;
 constexpr bool kPairSums = false;
+// Rows and tokens of a tile of plain numbers: as many as registers have room for.
+constexpr int kPlainRows = 4, kPlainTokens = 2;
 
 struct F { float32x4_t v[4]; };
 struct I { int32x4_t v[4]; };
@@ -156,6 +158,8 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
         }
 }
 
+// Has `x` in registers at this point, where a compiler has to be told.
+inline void settle(F&) {}
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace parity::PARITY_ISA

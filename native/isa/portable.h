@@ -17,6 +17,8 @@ namespace parity::PARITY_ISA {
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 1, kAhead = 0;
 // Whether a tile's products are summed in words, which start from the sums of pairs of activations (`dot_block`).
 constexpr bool kPairSums = false;
+// Rows and tokens of a tile of plain numbers: as many as registers have room for.
+constexpr int kPlainRows = 4, kPlainTokens = 2;
 
 struct F { float v[16]; };
 struct I { int32_t v[16]; };
@@ -161,6 +163,8 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
         for (int column = 0; column < 16; ++column) to[column * stride + row] = rows[row][column];
 }
 
+// Has `x` in registers at this point, where a compiler has to be told.
+inline void settle(F&) {}
 inline void prefetch(const void*) {}
 
 }  // namespace parity::PARITY_ISA

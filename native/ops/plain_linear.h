@@ -16,49 +16,87 @@ template <class W> F load_last(const W* p, int64_t n) {
     return load_number(all);
 }
 
-template <class W, int kRows, int kTokens>
-void dot_rows(const W* w, int64_t columns, const float* x, int64_t x_stride, float* out, int64_t out_stride, const float* bias) {
-    F totals[kRows][kTokens];
-    for (auto& row : totals)
-        for (F& total : row) total = set(0);
-    int64_t c = 0;
-    for (; c + 16 <= columns; c += 16) {
-        F weights[kRows];
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) {
-            weights[r] = load_number(w + r * columns + c);
-            prefetch(w + r * columns + c + 1024 / sizeof(W));
-        }
-#pragma GCC unroll 4
-        for (int t = 0; t < kTokens; ++t) {
-            const F activation = load(x + t * x_stride + c);
-#pragma GCC unroll 4
-            for (int r = 0; r < kRows; ++r) totals[r][t] = fma(weights[r], activation, totals[r][t]);
-        }
+// Calls fn(r, t) for each place of a tile. Not a loop: the compiler keeps an array of pairs of registers in memory when it
+// sees it indexed by a variable, even by one that it unrolls later.
+template <int kRows, int kTokens, int kPlace = 0, class Fn> [[gnu::always_inline]] inline void each_place(const Fn& fn) {
+    if constexpr (kPlace < kRows * kTokens) {
+        fn(kPlace / kTokens, kPlace % kTokens);
+        each_place<kRows, kTokens, kPlace + 1>(fn);
     }
-    if (c < columns)
-        for (int r = 0; r < kRows; ++r)
-            for (int t = 0; t < kTokens; ++t)
-                totals[r][t] = fma(load_last(w + r * columns + c, columns - c), load_some(x + t * x_stride + c, columns - c), totals[r][t]);
-    for (int t = 0; t < kTokens; ++t)
-        for (int r = 0; r < kRows; ++r) out[t * out_stride + r] = sum(totals[r][t]) + (bias ? bias[r] : 0.0f);
 }
 
-constexpr int kPlainTokens = sizeof(F) == 64 && kTilePanels > 1 ? 4 : 2;
+// Bytes of each row fetched before they are used.
+constexpr int64_t kRowAhead = 1024;
 
-template <class W, int kRows> void plain_rows(const W* w, const LinearArgs& args, float* out, const float* bias) {
+// Rows of a weight in a tile: each `stride` numbers from the one before. What follows a row in memory is read soon after it;
+// `jump` numbers later still where that belongs to another row of the tile.
+template <class W> struct PlainTile {
+    const W* w;
+    int64_t stride, jump;
+    float* out;
+    const float* bias;
+    int64_t apart;  // in `out`
+};
+
+template <class W, int kRows, int kTokens> void dot_rows(const PlainTile<W>& tile, const LinearArgs& args, int64_t token) {
+    const int64_t columns = args.columns, stride = tile.stride, x_stride = args.x_stride;
+    const W* const w = tile.w;
+    const float* const x = args.x + token * x_stride;
+    F totals[kRows][kTokens];
+    each_place<kRows, kTokens>([&](int r, int t) __attribute__((always_inline)) { totals[r][t] = set(0); });
+    const auto add = [&](int64_t c) __attribute__((always_inline)) {
+        F activations[kTokens], weights;
+        each_place<1, kTokens>([&](int, int t) __attribute__((always_inline)) { activations[t] = load(x + t * x_stride + c), settle(activations[t]); });
+        each_place<kRows, kTokens>([&](int r, int t) __attribute__((always_inline)) {
+            if (t == 0) weights = load_number(w + r * stride + c);
+            totals[r][t] = fma(weights, activations[t], totals[r][t]), settle(totals[r][t]);
+        });
+    };
+    constexpr int64_t line = 64 / sizeof(W), ahead = kRowAhead / sizeof(W);
+    int64_t c = 0;
+    for (; c + line <= columns; c += line) {
+        const W* next = w + c + ahead + (c + ahead < columns ? 0 : tile.jump);
+        each_place<kRows, 1>([&](int r, int) __attribute__((always_inline)) { prefetch(next + r * stride); });
+        add(c);
+        if constexpr (line > 16) add(c + 16);
+    }
+    for (; c + 16 <= columns; c += 16) add(c);
+    if (c < columns) {
+        F activations[kTokens];
+        each_place<1, kTokens>([&](int, int t) __attribute__((always_inline)) { activations[t] = load_some(x + t * x_stride + c, columns - c); });
+        each_place<kRows, kTokens>([&](int r, int t) __attribute__((always_inline)) {
+            totals[r][t] = fma(load_last(w + r * stride + c, columns - c), activations[t], totals[r][t]);
+        });
+    }
+    each_place<kRows, kTokens>([&](int r, int t) __attribute__((always_inline)) {
+        const int64_t row = r * tile.apart;
+        tile.out[(token + t) * args.out_stride + row] = sum(totals[r][t]) + (tile.bias ? tile.bias[row] : 0.0f);
+    });
+}
+
+template <class W, int kRows> void plain_rows(const PlainTile<W>& tile, const LinearArgs& args) {
     int64_t t = 0;
-    for (; t + kPlainTokens <= args.tokens; t += kPlainTokens)
-        dot_rows<W, kRows, kPlainTokens>(w, args.columns, args.x + t * args.x_stride, args.x_stride, out + t * args.out_stride, args.out_stride, bias);
-    for (; t < args.tokens; ++t)
-        dot_rows<W, kRows, 1>(w, args.columns, args.x + t * args.x_stride, args.x_stride, out + t * args.out_stride, args.out_stride, bias);
+    if constexpr (kRows <= kPlainRows)
+        for (; t + kPlainTokens <= args.tokens; t += kPlainTokens) dot_rows<W, kRows, kPlainTokens>(tile, args, t);
+    for (; t < args.tokens; ++t) dot_rows<W, kRows, 1>(tile, args, t);
+}
+
+// A whole panel, `kRows` rows at a time that stand as far apart as they can: each then goes on in memory where the one before
+// it ended, and no two are in the same page, which the processor's own prefetching would take for one.
+template <class W, int kRows> void plain_panel_rows(const W* w, const LinearArgs& args, float* out, const float* bias) {
+    constexpr int64_t apart = kPanelRows / kRows;
+    for (int64_t r = 0; r < apart; ++r) {
+        const int64_t jump = r + 1 < apart ? 0 : (kPanelRows - apart) * args.columns;
+        plain_rows<W, kRows>(PlainTile<W>{w + r * args.columns, apart * args.columns, jump, out + r, bias ? bias + r : nullptr, apart}, args);
+    }
 }
 
 // Up to 16 rows of a plain weight.
 template <class W> void plain_linear(const W* w, int64_t rows, const LinearArgs& args, float* out, const float* bias) {
-    int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) plain_rows<W, 4>(w + r * args.columns, args, out + r, bias ? bias + r : nullptr);
-    for (; r < rows; ++r) plain_rows<W, 1>(w + r * args.columns, args, out + r, bias ? bias + r : nullptr);
+    if (rows == kPanelRows && args.tokens < kPlainTokens) return plain_panel_rows<W, 4>(w, args, out, bias);
+    if (rows == kPanelRows) return plain_panel_rows<W, kPlainRows>(w, args, out, bias);
+    for (int64_t r = 0; r < rows; ++r)
+        plain_rows<W, 1>(PlainTile<W>{w + r * args.columns, args.columns, 0, out + r, bias ? bias + r : nullptr, 1}, args);
 }
 
 }  // namespace parity::PARITY_ISA
