@@ -109,6 +109,12 @@ struct Ahead {
     }
 };
 
+// Each instruction set has one of the two (`kPairSums`), and a compiler wants to have seen the other's name.
+template <int kBound, int kLogOffset, int kHalves, int kPanels, int kTokens>
+void dot_block(I (*sums)[kTokens], const uint8_t* w, const int32_t* sub, ptrdiff_t panel_bytes, const int8_t* a, const int32_t* pairs);
+template <int kBound, int kSteps, int kPanels, int kTokens>
+void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a);
+
 // The products of one block of a tile, with the offset taken out and, where the kind has them, times the integer scales.
 template <class C, int kPanels, int kTokens>
 inline void tile_sums(I (*sums)[kTokens], const std::byte* unpacked, int64_t panel_bytes, const int8_t* q, const TokenBlock& token) {
