@@ -147,5 +147,5 @@ ARCHITECTURE = Architecture(
     checkpoints="Qwen3.8-Flash-Next",
     formats="GGUF",
     reference="transformers 5.23",
-    missing="images; GGUF chooses other blocks than llama.cpp where some are dropped",
+    missing="images; llama.cpp attends to up to ratio - 1 tokens of one more block, transformers and Parity to whole blocks",
 )
