@@ -294,6 +294,7 @@ std::vector<std::pair<std::string, double>> timed(const Recording& recording, in
 
 NB_MODULE(_native, m) {
     using namespace parity;
+    m.attr("interface") = PARITY_INTERFACE;
     nb::class_<Places>(m, "Places").def(
         "__init__",
         [](Places* self, Address positions, Address starts, Address lengths, Address pages, int64_t sequences, int64_t tokens, int64_t max_pages, int64_t page_size) {

@@ -6,7 +6,16 @@ namespace parity::PARITY_ISA {
 
 constexpr int64_t kEntries = 64;   // of a tile
 constexpr int64_t kQueries = 32;   // about as many (row, head) pairs share a tile's keys
-constexpr int kQueryRows = kTilePanels > 1 ? 4 : 2;
+constexpr int kQueryRows = kTilePanels > 1 ? 4 : 6;  // of a tile of products
+
+// Vectors of a row in that tile: with few rows more of them, so that sums do not wait for each other.
+template <int kRows> constexpr int kWide = kTilePanels > 1 || kRows == 1 ? 4 : kRows == 2 ? 2 : 1;
+
+// Calls fn<rows>(first) over all queries, in tiles of as many as are left.
+template <int kRows = kQueryRows, class Fn> void tiles_of(int64_t queries, Fn fn, int64_t first = 0) {
+    for (; first + kRows <= queries; first += kRows) fn.template operator()<kRows>(first);
+    if constexpr (kRows > 1) tiles_of<(kRows > 2 ? kRows - 2 : 1)>(queries, fn, first);
+}
 
 // keys [count, dim], each `row(e)`, to columns [dim, 64].
 template <class Row> void transpose_keys(Row row, int64_t count, int64_t dim, float* to) {
@@ -23,7 +32,7 @@ template <class Row> void transpose_keys(Row row, int64_t count, int64_t dim, fl
 
 // scores [kRows, 64] = q [kRows, dim] . keys [dim, 64], or added to what is there
 template <int kRows> void score_rows(const float* const* q, const float* keys, int64_t dim, float* scores, bool more) {
-    constexpr int wide = kTilePanels > 1 ? 4 : 2;
+    constexpr int wide = kWide<kRows>;
     for (int at = 0; at < 4; at += wide) {
         F totals[kRows][wide];
         for (int r = 0; r < kRows; ++r)
@@ -32,7 +41,7 @@ template <int kRows> void score_rows(const float* const* q, const float* keys, i
             F columns[wide];
 #pragma GCC unroll 4
             for (int i = 0; i < wide; ++i) columns[i] = load(keys + d * kEntries + 16 * (at + i));
-#pragma GCC unroll 4
+#pragma GCC unroll 6
             for (int r = 0; r < kRows; ++r) {
                 const F x = set(q[r][d]);
 #pragma GCC unroll 4
@@ -55,7 +64,7 @@ void add_values(const float* weights, Row row, int64_t count, float* sums, int64
         F columns[kWide];
 #pragma GCC unroll 4
         for (int i = 0; i < kWide; ++i) columns[i] = load(values + 16 * i);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int r = 0; r < kRows; ++r) {
             const F x = set(weights[r * kEntries + e]);
 #pragma GCC unroll 4
@@ -68,7 +77,7 @@ void add_values(const float* weights, Row row, int64_t count, float* sums, int64
 
 template <int kRows, class Row>
 void add_all_values(const float* weights, Row row, int64_t count, float* sums, int64_t stride, int64_t width) {
-    constexpr int wide = kTilePanels > 1 ? 4 : 2;
+    constexpr int wide = kWide<kRows>;
     int64_t c = 0;
     for (; c + 16 * wide <= width; c += 16 * wide) add_values<kRows, wide>(weights, row, count, sums, stride, c);
     for (; c + 16 <= width; c += 16) add_values<kRows, 1>(weights, row, count, sums, stride, c);
@@ -294,10 +303,8 @@ inline void attend_segment(const AttendArgs& args, const Block& block, int64_t s
             score_rows<kRows>(memory.q + m, memory.keys, args.k_dim, memory.scores + m * kEntries, false);
             if (args.k2_dim) score_rows<kRows>(memory.q2 + m, memory.keys + args.k_dim * kEntries, args.k2_dim, memory.scores + m * kEntries, true);
         };
-        int64_t m = 0;
-        for (; m + kQueryRows <= queries; m += kQueryRows) score.template operator()<kQueryRows>(m);
-        for (; m < queries; ++m) score.template operator()<1>(m);
-        for (m = 0; m < queries; ++m) {
+        tiles_of(queries, score);
+        for (int64_t m = 0; m < queries; ++m) {
             int64_t from = 0, to = count;
             if (all) {
                 const int64_t position = places.positions[block.row + m / block.heads];
@@ -309,9 +316,9 @@ inline void attend_segment(const AttendArgs& args, const Block& block, int64_t s
             if (factor != 1.0f)
                 for (int64_t c = 0; c < width; c += 16) store(sums + c, load(sums + c) * set(factor));
         }
-        for (m = 0; m + kQueryRows <= queries; m += kQueryRows)
-            add_all_values<kQueryRows>(memory.scores + m * kEntries, value, count, memory.sums + m * width, width, args.v_dim);
-        for (; m < queries; ++m) add_all_values<1>(memory.scores + m * kEntries, value, count, memory.sums + m * width, width, args.v_dim);
+        tiles_of(queries, [&]<int kRows>(int64_t m) {
+            add_all_values<kRows>(memory.scores + m * kEntries, value, count, memory.sums + m * width, width, args.v_dim);
+        });
     }
 }
 

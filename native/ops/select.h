@@ -112,9 +112,7 @@ struct Selecting {
                         store(totals + e, load(totals + e) + max(load(products + r * kEntries + e), set(0)) * weight);
                 }
             };
-            int64_t head = 0;
-            for (; head + kQueryRows <= args.heads; head += kQueryRows) add.template operator()<kQueryRows>(head);
-            for (; head < args.heads; ++head) add.template operator()<1>(head);
+            tiles_of(args.heads, add);
             for (int64_t e = 0; e < count; ++e) {
                 const bool seen = from.entry(start + e, args.length) < from.visible;
                 out[start + e] = seen ? totals[e] + 0.0f : -__builtin_inff();  // + 0 makes one zero of both

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from ..verify.suites import load
 
 WINDOW = 512
 _ROWS = 64  # rows of logits compared at a time
+
+Logits: TypeAlias = Callable[[Sequence[int]], np.ndarray]
+"""The logits [tokens, vocabulary] of tokens read from the beginning."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,25 @@ def quality(source: LLM, result: LLM, text: str) -> Quality:
     Raises:
         UsageError: the text has fewer than two tokens.
     """
-    tokens = source.encode(text)
     size = min(WINDOW, source.info.max_model_len - 1, result.info.max_model_len - 1)
-    windows = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    return compare(source.logits, result.logits, windows(source.encode(text), size))
+
+
+def windows(tokens: Sequence[int], size: int = WINDOW) -> list[Sequence[int]]:
+    """A text's tokens in pieces that are each read from their beginning; one of a single token predicts nothing."""
+    pieces = [tokens[start : start + size] for start in range(0, len(tokens), size)]
+    return [piece for piece in pieces if len(piece) > 1]
+
+
+def compare(source: Logits, result: Logits, pieces: Sequence[Sequence[int]]) -> Quality:
+    """Compares the logits that two give for the same tokens.
+
+    Raises:
+        UsageError: there are no tokens.
+    """
     sums = np.zeros(5)
-    for window in windows:
-        if len(window) > 1:
-            sums += _compared(source.logits(window), result.logits(window), window)
+    for piece in pieces:
+        sums += _compared(source(piece), result(piece), piece)
     if not sums[0]:
         raise UsageError("the text for the quality is empty; give a longer one")
     count, divergence, same, loss, source_loss = (float(value) for value in sums)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from parity.core.errors import UsageError
 from parity.stacks import cpu, reference
 from parity.stacks.cpu import native
 
@@ -51,3 +52,12 @@ def test_switched_off_it_says_nothing(caplog: pytest.LogCaptureFixture, monkeypa
         stack = cpu.open_stack()
     assert not caplog.records
     assert "PARITY_NATIVE=0" in stack.notes["linear"]
+
+
+@pytest.mark.skipif(native.missing() is not None, reason="the kernels are not built")
+def test_kernels_older_than_their_sources_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_interface", lambda: "that of other sources")
+    native._load.cache_clear()
+    with pytest.raises(UsageError, match=r"built from other sources than these: run pip install -e \. again"):
+        native.native()
+    native._load.cache_clear()
