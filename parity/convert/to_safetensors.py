@@ -70,6 +70,8 @@ def _compressed(stem: str, weight: Packed) -> Iterator[tuple[str, torch.Tensor]]
 
 def _config(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Any]:
     config = {key: value for key, value in checkpoint.config.items() if key not in ("quantization_config", "torch_dtype")}
+    # GGUF has no such key, and engines choose their class by it.
+    config.setdefault("architectures", [class_name(str(config["model_type"]))])
     if isinstance(config.get("text_config"), Mapping):
         config["text_config"] = {k: v for k, v in config["text_config"].items() if k != "quantization_config"}
     if dtype is not None:
@@ -80,6 +82,12 @@ def _config(checkpoint: Checkpoint, dtype: torch.dtype | None) -> dict[str, Any]
     if packed:
         config["quantization_config"] = _quantization(checkpoint, packed.pop())
     return config
+
+
+def class_name(model_type: str) -> str:
+    """What transformers calls the class: `Qwen2MoeForCausalLM` for `qwen2_moe`; a part of digits keeps its underscore."""
+    parts = model_type.removesuffix("_text").split("_")
+    return "".join(f"_{part}" if part.isdecimal() else part.capitalize() for part in parts) + "ForCausalLM"
 
 
 def _quantization(checkpoint: Checkpoint, form: str) -> dict[str, Any]:

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from parity.convert.place import check_place
 from parity.convert.quality import own_text, quality
 from parity.convert.run import convert
+from parity.convert.to_safetensors import class_name
 from parity.core.errors import CapacityError, FormatError, Unsupported, UsageError
 from parity.formats import expand, pack
 from parity.hub import open_checkpoint
+from parity.hub.gguf_layouts import LAYOUTS
 from parity.hub.safetensors import SafetensorsFile, write_file
 from parity.llm import LLM
 from parity.text.tokenizer import load_tokenizer
@@ -93,6 +96,16 @@ def test_the_tokenizer_is_the_same(dense: Path, tmp_path: Path) -> None:
         assert checkpoint.generation_config["top_k"] == 20
         assert set(checkpoint.generation_config["eos_token_id"]) >= set(first.eos_token_ids)
     assert theirs.decode(first.encode(tiny.TEXT)) == tiny.TEXT.replace("e\u0301", "é")
+
+
+def test_a_config_from_gguf_names_its_class(dense: Path, tmp_path: Path) -> None:
+    convert(dense, tmp_path / "m.gguf", "gguf", name="tiny")
+    convert(tmp_path / "m.gguf", tmp_path / "back", "safetensors", name="tiny")
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "back").architectures == ["Qwen2ForCausalLM"]
+    known = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    types = {layout.model_type for layout in LAYOUTS.values()} & known.keys()
+    assert len(types) > 10
+    assert {name: class_name(name) for name in types} == {name: known[name] for name in types}
 
 
 @pytest.mark.parametrize(("quantize", "most"), [("q8", 0.002), ("q4", 0.05)])
