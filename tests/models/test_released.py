@@ -2,8 +2,8 @@
 
 Each file of `released/` holds a checkpoint's config, the `parameters` that its publisher states, how many numbers are stored
 `in_files` (scales and draft layers too; null where that is not published), and the names, dtypes and shapes of the tensors,
-written as patterns: `{0-47}` counts, `{gate,up}` chooses. Nothing is allocated: before loading, a model
-has no tensors.
+written as patterns: `{0-47}` counts, `{gate,up}` chooses. Where two checkpoints differ in their values alone, one is `like` the
+other. Nothing is allocated: before loading, a model has no tensors.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class Index:
 
     def __init__(self, name: str) -> None:
         values = json.loads((FOLDER / f"{name}.json").read_text())
+        if "like" in values:
+            values = json.loads((FOLDER / f"{values['like']}.json").read_text()) | values
         self.path = Path(name)
         self.config: dict[str, Any] = values["config"]
         self.parameters: str | None = values["parameters"]
