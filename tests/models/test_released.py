@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from parity.core.errors import WeightError
+from parity.core.errors import ConfigError, ParityError, WeightError
 from parity.hub import TensorInfo, account
 from parity.hub.folding import fold
 from parity.hub.safetensors import DTYPES, Entry
@@ -122,4 +122,32 @@ def test_a_tensor_less_and_a_tensor_more_are_named() -> None:
     with pytest.raises(
         WeightError, match=r"layers\.28\.self_attn\.q_proj\.weight is in the checkpoint(.|\n)*layers\.27\.\S* is missing"
     ):
+        index.fitted()
+
+
+OF_EACH_FAMILY = (
+    "qwen1.5-moe-a2.7b",
+    "qwen3.5-0.8b",
+    "qwen3.5-35b-a3b",
+    "deepseek-v2-lite",
+    "moonlight-16b-a3b",
+    "kimi-linear-48b-a3b",
+)
+
+
+@pytest.mark.parametrize("name", OF_EACH_FAMILY)
+def test_what_is_wrong_is_named_in_every_family(name: str) -> None:
+    index = Index(name)
+    config = index.config
+    text = config.get("text_config", config)
+    text["frobnicate"] = 7
+    with pytest.raises(ConfigError, match="frobnicate"):
+        registry.build(config, OPS, torch.bfloat16)
+    del text["frobnicate"]
+    given, text["hidden_act"] = text["hidden_act"], "gelu_new"
+    with pytest.raises(ParityError, match="gelu_new"):
+        registry.build(config, OPS, torch.bfloat16)
+    text["hidden_act"] = given
+    text["hidden_size"] *= 1000  # terabytes, if it came to that
+    with pytest.raises(WeightError, match=r"embed_tokens\.weight has shape \[\d+, \d+\], the model wants \[\d+, \d+000\]"):
         index.fitted()
