@@ -54,9 +54,11 @@ def decode(llm: LLM, streams: int, tokens: int, params: SamplingParams, profile:
         while engine.has_work and not (streams in engine.runner.recorded and len(engine.scheduler.running) == streams):
             engine.step()
         engine.step()
-        recorded = engine.runner.recorded[streams]
+        recordings = engine.runner._recordings
+        assert recordings is not None  # the loop above waited for one
+        recorded = recordings.kept[streams]
         timed = Timed(recorded.graph)
-        engine.runner._graphs[streams] = replace(recorded, graph=timed)
+        recordings._kept[streams] = replace(recorded, graph=timed)
         if profile is not None:
             profile.enable()
         while len(engine.scheduler.running) == streams:
@@ -65,7 +67,7 @@ def decode(llm: LLM, streams: int, tokens: int, params: SamplingParams, profile:
             times.append((time.perf_counter() - start, timed.seconds))
         if profile is not None:
             profile.disable()
-        engine.runner._graphs[streams] = recorded
+        recordings._kept[streams] = recorded
         while engine.has_work:
             engine.step()
 

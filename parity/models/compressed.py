@@ -76,7 +76,11 @@ def read_drafts(fields: Fields, draft: bool) -> int:
     fields.skip(*DRAFT_KEYS)
     count = int(fields.int("num_nextn_predict_layers", 0))
     if draft and block:
-        raise Unsupported("DSpark's draft layers, which guess a block at once, are not computed; load the model without them")
+        raise Unsupported(
+            "the config's dspark_target_layer_ids says that the draft layers are DSpark's, which guess a block of tokens at "
+            "once from several layers' hidden states (mtp.*.main_proj, mtp.*.markov_head); they are not computed: load the "
+            "model without drafts"
+        )
     return count if draft else 0
 
 

@@ -203,7 +203,7 @@ def position_after_hit(llm: Any) -> None:
                 positions[first : first + len(chunk.tokens)] -= 1
         return dataclasses.replace(batch, positions=positions)
 
-    runner._prepare, runner._graphs = wrong, None
+    runner._prepare, runner._recordings = wrong, None
 
 
 def state_kept(llm: Any) -> None:

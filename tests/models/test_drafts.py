@@ -22,6 +22,8 @@ from parity.engine.memory import StateMemory
 from parity.hub import open_checkpoint, write_safetensors
 from parity.hub.weights import to_checkpoint
 from parity.models import registry
+from parity.models.compressed import read_drafts
+from parity.models.config import Fields
 from parity.models.decoder import Decoder
 from parity.stacks.reference import OPS
 from parity.stacks.registry import open_stack
@@ -288,3 +290,11 @@ def test_draft_layers_that_are_not_there_or_not_computed_are_refused(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "deepseek_v2"}))
     with pytest.raises(Unsupported, match="'deepseek_v2' has no draft layers"):
         Runs(tmp_path)
+
+
+def test_dsparks_draft_layers_are_refused_by_name() -> None:
+    fields = {"num_nextn_predict_layers": 1, "dspark_target_layer_ids": [1, 3], "dspark_block_size": 5}
+    assert read_drafts(Fields(fields), draft=False) == 0
+    with pytest.raises(Unsupported, match=r"dspark_target_layer_ids .* DSpark's.*load the model without drafts"):
+        read_drafts(Fields(fields), draft=True)
+    assert read_drafts(Fields(fields | {"dspark_target_layer_ids": []}), draft=True) == 1

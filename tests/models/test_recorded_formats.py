@@ -38,7 +38,7 @@ def test_a_recorded_step_is_the_reference(name: str, tmp_path: Path) -> None:
     prompt = tiny.prompt(9, 160)
     engine = tiny.open_engine(tmp_path, stack="cpu")
     outputs = tiny.finish(engine, [tiny.greedy("a", prompt, 6)])["a"]
-    assert engine.runner._graphs, "no step was recorded"
+    assert engine.runner.recorded, "no step was recorded"
     tokens = tiny.generated(outputs)
     exact = torch.from_numpy(tiny.logits(tiny.open_engine(tmp_path), [*prompt, *tokens])).log_softmax(-1)
     found = [entry for output in outputs for entry in output.logprobs]
