@@ -28,7 +28,7 @@ from parity.stacks.cpu.native import native
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("model", type=Path, nargs="?", help="a .gguf file, or a folder (then without --peer)")
     model.add_argument("--random", choices=["bfloat16", "float16", "float32"], help="safetensors with random weights")
