@@ -200,6 +200,7 @@ def answer_all(
     try:
         for job in jobs:
             future = workers.submit(_answer, llm, job, given, arguments)
+            # mypy cannot type a lambda's default, which binds this turn's job.
             future.add_done_callback(lambda done, job=job: finished.put((job, done)))  # type: ignore[misc]
         for _ in jobs:
             job, future = finished.get()

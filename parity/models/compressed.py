@@ -234,6 +234,7 @@ def compressed_decoder(
             ("mlp", "ffn_hc", "post_attention_layernorm", mlp),
         ):
             modules |= {name: module, hyper_name: weights(), norm_name: norm()}
+            # The modules of a dictionary have no types of their own.
             parts.append((HyperSite(modules[hyper_name], modules[norm_name], lagged=lagged), module))  # type: ignore[arg-type]
         return Block(parts, modules)
 

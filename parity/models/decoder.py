@@ -151,6 +151,7 @@ class Decoder(nn.Module):
             before: what `states`, or the draft layer before, left to read.
         """
         layer, step = self.mtp[index], self._step(batch)
+        # A list of modules has no element type: these are draft layers.
         stream = layer.join(self.model.embed_tokens(batch.tokens), before)  # type: ignore[operator]
         return _ends(layer.last, layer(stream, step, state[len(self.model.layers) + index]), step)  # type: ignore[arg-type]
 

@@ -95,6 +95,7 @@ class FusedLinear(nn.Module):
 
 def joined(parts: Sequence[Weight]) -> Weight:
     """Matrices of one dtype as one tensor, others as rows in their own formats."""
+    # mypy does not narrow the elements by `all`.
     if all(isinstance(part, Tensor) for part in parts) and len({part.dtype for part in parts}) == 1:  # type: ignore[union-attr]
         return torch.cat(parts)  # type: ignore[arg-type]
     flat: list[Weight] = []
