@@ -160,3 +160,26 @@ def test_pairs_are_ordered_by_expert_and_then_as_they_came() -> None:
         order, starts = experts._ordered(chosen.repeat(repeats, 1), 10)
         assert torch.equal(order, chosen.repeat(repeats, 1).flatten().sort(stable=True).indices.int())
         assert starts.diff().tolist() == [repeats * count for count in torch.bincount(chosen.flatten(), minlength=10).tolist()]
+
+
+def test_sampling_over_many_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of four programs, one row at a time; some rows have more candidates than are gathered and are searched whole."""
+    from parity.stacks.cuda.kernels import sample
+
+    monkeypatch.setattr(sample, "_PIECE", 16)
+    monkeypatch.setattr(sample, "_CANDIDATES", 16)
+    monkeypatch.setattr(sample, "_WORKSPACE", 8 * 16)
+    run(FAST, "sample", ("all, 5", "top-p, 5", "all three, 5", "masked, 5"), torch.bfloat16)
+
+
+@pytest.mark.parametrize("options", [{"top_p": 0.9}, {"top_k": 300, "top_p": 0.95, "min_p": 0.01}, {}])
+def test_a_large_vocabulary_is_sampled_as_the_reference_does(options: dict[str, float]) -> None:
+    """From cold, where most tokens weigh nothing, to hot; tokens at -inf among them."""
+    from parity.stacks.check.sampling import arguments
+
+    dice = torch.Generator().manual_seed(7)
+    logits = 3.0 * torch.randn(4, 12_000, generator=dice)
+    logits[:, ::3] = -torch.inf
+    heat = torch.tensor([0.05, 0.6, 1.0, 1.7])
+    args = arguments(logits, (torch.arange(4) + 0.37) / 4, temperature=heat, **options).values()
+    assert torch.equal(table.OPS.sample(*args), reference.OPS.sample(*args))
