@@ -146,6 +146,8 @@ class Stack:
         notes: op name to why it is not the stack's own here.
         tables: other tables on the same device by name, such as a batch-invariant one. One that is called like a dtype
             computes everything in it, and is what a spec such as `cpu:float32` means.
+        reference: the reference table where this device multiplies matrices by another library than PyTorch's default; None
+            is the definition as it stands.
     """
 
     name: str
@@ -163,3 +165,4 @@ class Stack:
     comm: Callable[[int, int], Comm] = _alone
     notes: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Callable[[], Stack]] = field(default_factory=dict)
+    reference: Ops | None = None

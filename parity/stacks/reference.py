@@ -32,10 +32,10 @@ from .reference_streams import (
 )
 
 
-def _plain(weight: Weight, dtype: torch.dtype) -> Tensor:
+def plain(weight: Weight, dtype: torch.dtype) -> Tensor:
     """The weight as one tensor."""
     if isinstance(weight, Rows):
-        return torch.cat([_plain(part, dtype) for part in weight.parts])
+        return torch.cat([plain(part, dtype) for part in weight.parts])
     if isinstance(weight, Packed):
         return expand(weight, dtype)
     return weight.to(dtype)
@@ -43,16 +43,16 @@ def _plain(weight: Weight, dtype: torch.dtype) -> Tensor:
 
 def embed(tokens: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
     if isinstance(weight, Rows):
-        return _plain(weight, dtype)[tokens.long()]
+        return plain(weight, dtype)[tokens.long()]
     return expand(rows(weight, tokens.long()), dtype)
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
-    return F.linear(x, _plain(weight, x.dtype), None if bias is None else bias.to(x.dtype))
+    return F.linear(x, plain(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 def head_linear(x: Tensor, weight: Weight) -> Tensor:
-    return torch.einsum("thi,hoi->tho", x, _plain(weight, x.dtype))
+    return torch.einsum("thi,hoi->tho", x, plain(weight, x.dtype))
 
 
 def _normalized(x: Tensor, eps: float) -> Tensor:

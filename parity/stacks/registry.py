@@ -77,7 +77,7 @@ def with_table(stack: Stack, table: str) -> Stack:
         return replace(
             stack,
             name=f"{stack.name}:reference",
-            ops=reference.OPS,
+            ops=stack.reference or reference.OPS,
             train_ops=reference.OPS,
             formats=frozenset(),
             rounded=frozenset(),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from .record import Float32s, Int32s, Positions
-from .statistics.divergence import Top, signs, sketch
+from .statistics.divergence import Top, signs
 
 _ROWS_AT_ONCE = 32
 """So many share one reading of the projections; all of it is bounded, whatever the prompt."""
@@ -55,6 +55,15 @@ class Reducer:
             lse.astype(np.float32),
             sketch(logits, self._signs, room),
         )
+
+
+def sketch(logits: Float32s, matrix: Float32s, room: Float32s | None = None) -> Float32s:
+    """Projections of the logits, centred over the vocabulary: [positions, count]. `room`, shaped like the logits, is written
+    over."""
+    # By PyTorch: numpy's threads would compete with those of the engine beside it.
+    rows = torch.from_numpy(logits)
+    centred = torch.sub(rows, rows.mean(dim=1, keepdim=True), out=None if room is None else torch.from_numpy(room))
+    return (centred @ torch.from_numpy(matrix)).numpy()
 
 
 def _edges(logits: Float32s, count: int) -> Float32s:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
+from parity.verify.features import sketch
 from parity.verify.statistics import bounds, decisions, samples
 from parity.verify.statistics.divergence import (
     Top,
@@ -17,7 +18,6 @@ from parity.verify.statistics.divergence import (
     margins,
     rough_log_tail,
     signs,
-    sketch,
     squared_distance,
 )
 

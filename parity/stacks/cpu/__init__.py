@@ -10,6 +10,7 @@ import torch
 from .. import reference
 from ..base import Stack
 from ..host import HostDevice
+from . import products
 from .native import missing
 
 STEP_TOKENS = 512
@@ -21,7 +22,16 @@ def open_stack() -> Stack:
     """The cpu stack; without the compiled kernels it computes with the reference table, and says so once."""
     if missing() is not None:
         notes = dict.fromkeys(reference.OPS.names(), missing() or "")
-        return Stack("cpu", HostDevice(), reference.OPS, reference.OPS, dtypes=(torch.float32,), int8_pages=True, notes=notes)
+        return Stack(
+            "cpu",
+            HostDevice(),
+            products.REFERENCE_OPS,
+            reference.OPS,
+            dtypes=(torch.float32,),
+            int8_pages=True,
+            notes=notes,
+            reference=products.REFERENCE_OPS,
+        )
     from . import table, weights
     from .device import NativeDevice
     from .graph import TORCH_THREADS
@@ -41,6 +51,7 @@ def open_stack() -> Stack:
         step_tokens=STEP_TOKENS,
         int8_pages=True,
         notes=table.NOTES,
+        reference=products.REFERENCE_OPS,
     )
     float32 = replace(stack, name="cpu:float32", ops=table.FLOAT32_OPS, rounded=frozenset())
     return replace(stack, tables={"float32": lambda: float32})

@@ -125,15 +125,6 @@ def signs(vocab_size: int, *, seed: int, count: int = 32) -> npt.NDArray[np.floa
     return bits.astype(np.float32) * 2 - 1
 
 
-def sketch(
-    logits: npt.NDArray[np.float32], matrix: npt.NDArray[np.float32], room: npt.NDArray[np.float32] | None = None
-) -> npt.NDArray[np.float32]:
-    """Projections of the logits, centred over the vocabulary: [positions, count]. `room`, shaped like the logits, is written
-    over."""
-    centred = np.subtract(logits, logits.mean(axis=1, dtype=np.float64, keepdims=True).astype(np.float32), out=room)
-    return np.asarray(centred @ matrix)
-
-
 def squared_distance(a: Floats, b: Floats) -> Float64s:
     """The squared Euclidean distance of two centred logit rows, unbiased over the seed, from their sketches: [positions].
 
