@@ -268,7 +268,7 @@ def _fork(prompt: str, a: Answer | None, b: Answer | None) -> tuple[Change | Non
         return None, None
     if a.tokens is None or b.tokens is None:
         return None, a.text == b.text
-    if a.tokens == b.tokens:
+    if a.tokens == b.tokens or _same_but_for_the_end(a, b):
         return None, True
     place = common_prefix(a.tokens, b.tokens)
     token_a = a.tokens[place] if place < len(a.tokens) else -1
@@ -277,6 +277,13 @@ def _fork(prompt: str, a: Answer | None, b: Answer | None) -> tuple[Change | Non
     if a.top is not None and token_b >= 0 and place < len(a.top):
         margin = float(margins(a.top[place : place + 1], np.array([token_b]))[0])
     return Change(prompt, ANSWER, place, token_a, token_b, margin), False
+
+
+def _same_but_for_the_end(a: Answer, b: Answer) -> bool:
+    """Both ended by themselves after the same tokens, and one side does not show the token that ends an answer."""
+    assert a.tokens is not None and b.tokens is not None
+    longer, shorter = sorted((a.tokens, b.tokens), key=len, reverse=True)
+    return a.finish == b.finish == "stop" and longer[:-1] == shorter
 
 
 def common_prefix(a: tuple[int, ...], b: tuple[int, ...]) -> int:

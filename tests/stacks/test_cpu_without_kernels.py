@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from parity.core.errors import UsageError
-from parity.stacks import cpu, reference
-from parity.stacks.cpu import native
+from parity.stacks import cpu
+from parity.stacks.cpu import native, products
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_it_works_and_says_so_once(caplog: pytest.LogCaptureFixture, monkeypatch
     assert "are not built" in record.message
     assert "apt install g++" in record.message
     assert "slower" in record.message
-    assert stack.ops is again.ops is reference.OPS
+    assert stack.ops is again.ops is products.REFERENCE_OPS
     assert not stack.formats
     assert all("not built" in stack.notes[name] for name in stack.ops.names())
     x = torch.ones(2, 3)

@@ -19,9 +19,10 @@ from parity.verify import suites
 from parity.verify.capture import capture, plan_for
 from parity.verify.pack import Pack
 from parity.verify.run import Settings, verify
+from parity.verify.sides.echo import echoed
 from parity.verify.sides.endpoint import EndpointSide
 from parity.verify.sides.http import EndpointError, Http, Limits
-from parity.verify.sides.replies import chat_answer, prompt_logprobs
+from parity.verify.sides.replies import chat_answer, content_row, generated_row, named, prompt_logprobs
 
 from . import fake_server as fake
 
@@ -83,6 +84,23 @@ def test_an_echo_that_belongs_to_no_token_is_not_judged(tmp_path: Path) -> None:
         side = EndpointSide(server.url, words=fake.Words())
         assert side.capture(TEXT, tokens, plan_of()) == {}
         assert "not judged" in side.unreached()["distributions"]
+
+
+def test_rows_whose_likeliest_token_has_no_name_are_left_out() -> None:
+    """llama-cpp-python's server spells every special token as an empty text: the next best must not pass for the best."""
+    likely = {"A": -2.0, "B": -3.0}
+    assert named({"": -0.1, **likely}, fake.Words()) == []
+    assert named({"": -2.5, **likely}, fake.Words()) == [(33, -2.0), (34, -3.0)]
+    listed = {"tokens": ["a"] * 4, "token_logprobs": [None, -5.0, -6.0, -7.0]}
+    tops = [None, likely, {"": -0.1, **likely}, likely]
+    rows = echoed({**listed, "top_logprobs": tops}, np.array([1, 2, 3, 4], np.int32), fake.Words())[1]
+    assert [[token for token, _ in row] for row in rows] == [[33, 34, 2], [], [33, 34, 4]]
+    rows = echoed({**listed, "top_logprobs": [None] * 4}, np.array([1, 2, 3, 4], np.int32), fake.Words())[1]
+    assert [[token for token, _ in row] for row in rows] == [[2], [3], [4]]
+    choice = {"logprobs": {"tokens": ["A"], "token_logprobs": [-2.0], "top_logprobs": [{"": -0.1, **likely}]}}
+    assert generated_row(choice, fake.Words()) == []
+    shown = [{"token": text, "logprob": value} for text, value in {"A": -2.0, "": -0.1}.items()]
+    assert content_row({**shown[0], "top_logprobs": shown}, fake.Words()) == []
 
 
 def _without_generated_logprobs(handler: fake.Handler, body: dict[str, Any]) -> bool:

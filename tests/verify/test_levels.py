@@ -212,6 +212,28 @@ def test_a_fork_without_a_near_tie_is_unexplained(tmp_path: Path) -> None:
     assert "answer position 4" in found(result)["forks"].events[0]
 
 
+def test_a_side_may_keep_the_token_that_ends_an_answer_to_itself(tmp_path: Path) -> None:
+    def unshown(finish: str) -> Any:
+        def change(record: Record) -> Record:
+            assert record.answer is not None
+            assert record.answer.tokens is not None
+            assert record.answer.top is not None
+            tokens, top = record.answer.tokens[:-1], record.answer.top[: len(record.answer.tokens) - 1]
+            return dataclasses.replace(record, answer=dataclasses.replace(record.answer, tokens=tokens, top=top, finish=finish))
+
+        return change
+
+    def ended(record: Record) -> Record:
+        assert record.answer is not None
+        return dataclasses.replace(record, answer=dataclasses.replace(record.answer, finish="stop"))
+
+    whole = pack(tmp_path / "a.pack", records(change=ended))
+    result = outcome(tmp_path, whole, pack(tmp_path / "b.pack", records(change=unshown("stop"))))
+    assert found(result)["forks"].outcome in ("pass", "identical")
+    result = outcome(tmp_path, whole, pack(tmp_path / "b.pack", records(change=unshown("length"))))
+    assert found(result)["forks"].outcome == "fail"
+
+
 def test_broken_tool_calls_are_counted(tmp_path: Path) -> None:
     def broken(record: Record) -> Record:
         assert record.answer is not None

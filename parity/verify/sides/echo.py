@@ -84,7 +84,11 @@ def echoed(logprobs: Any, ids: Int32s, words: Words | None, lag: Lag = 0) -> tup
         return at, [_likely(named(field(tops, int(place)), words), int(ids[place])) for place in at]
     rows = []
     for place in range(1, len(ids)):
-        rows.append(ordered([(int(ids[place]), logprob(values[place])), *named(field(tops, place), words)]))
+        listed = field(tops, place)
+        likely = named(listed, words)
+        # Likely tokens that cannot be told by name leave a position unread; where none are listed the prompt's own is all.
+        own = [(int(ids[place]), logprob(values[place]))] if likely or not listed else []
+        rows.append(ordered([*own, *likely]))
     return np.arange(len(rows), dtype=np.int32), rows
 
 

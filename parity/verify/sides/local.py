@@ -143,10 +143,10 @@ class LocalSide:
         jobs = [_cut(ids, max(1, plan.stepwise_tokens // 2)) for ids in known if ids is not None]
         if not jobs:
             return [None] * len(items)
-        # A prompt alone would have no company: the first one's beginning comes along, and goes on to the end of the others.
+        # A prompt alone would have no company: the first one's beginning comes along, and goes on until the last has begun.
         first = jobs[0][0]
         half = max(1, len(first) // 2)
-        companion = _Job(first[:half], first[half:] or first[-1:])
+        companion = _Job(first[:half], (first[half:] or first[-1:])[: len(jobs) + len(jobs[-1].continuation)])
         answers = iter(self._forced([companion, *jobs], cache=True, in_turn=True)[1:])
         return [None if ids is None else next(answers).positions for ids in known]
 

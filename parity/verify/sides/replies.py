@@ -82,19 +82,25 @@ def prompt_logprobs(value: Any, ids: Int32s, words: Words | None) -> list[Row]:
 
 
 def named(entry: Any, words: Words | None) -> Row:
-    """Likely tokens keyed by their text."""
+    """Likely tokens keyed by their text; none where the likeliest cannot be told from it, as where a server spells every special
+    token as an empty text."""
     if not isinstance(entry, dict):
         return []
-    pairs = [(token_of({"token": text}, words), logprob(value)) for text, value in entry.items()]
-    return [(token, value) for token, value in pairs if token is not None]
+    return _known([(token_of({"token": text}, words), logprob(value)) for text, value in entry.items()])
+
+
+def _known(pairs: Sequence[tuple[int | None, float]]) -> Row:
+    """The pairs whose token is known; none if a likelier one is not, for the next best must not pass for the best."""
+    row = [(token, value) for token, value in pairs if token is not None]
+    unknown = max((value for token, value in pairs if token is None), default=-math.inf)
+    return row if max((value for _, value in row), default=-math.inf) >= unknown else []
 
 
 def content_row(entry: Any, words: Words | None) -> Row:
     """One entry of chat's `logprobs.content`: the token and its `top_logprobs`."""
     tops = field(entry, "top_logprobs")
     items = [entry, *(tops if isinstance(tops, list) else [])]
-    pairs = [(token_of(item, words), logprob(field(item, "logprob"))) for item in items[:129]]
-    return ordered([(token, value) for token, value in pairs if token is not None])
+    return ordered(_known([(token_of(item, words), logprob(field(item, "logprob"))) for item in items[:129]]))
 
 
 def token_of(item: Any, words: Words | None) -> int | None:
@@ -117,7 +123,10 @@ def generated_row(choice: Any, words: Words | None) -> Row:
     content = field(logprobs, "content", 0)
     if content is not None:
         return content_row(content, words)
-    row = named(field(logprobs, "top_logprobs", 0), words)
+    listed = field(logprobs, "top_logprobs", 0)
+    row = named(listed, words)
+    if listed and not row:
+        return []
     token = token_of({"token": field(logprobs, "tokens", 0)}, words)
     value = field(logprobs, "token_logprobs", 0)
     return ordered(row + ([(token, logprob(value))] if token is not None and value is not None else []))
