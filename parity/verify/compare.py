@@ -281,7 +281,8 @@ def _fork(prompt: str, a: Answer | None, b: Answer | None) -> tuple[Change | Non
 
 def _same_but_for_the_end(a: Answer, b: Answer) -> bool:
     """Both ended by themselves after the same tokens, and one side does not show the token that ends an answer."""
-    assert a.tokens is not None and b.tokens is not None
+    assert a.tokens is not None
+    assert b.tokens is not None
     longer, shorter = sorted((a.tokens, b.tokens), key=len, reverse=True)
     return a.finish == b.finish == "stop" and longer[:-1] == shorter
 

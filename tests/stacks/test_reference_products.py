@@ -1,4 +1,4 @@
-"""The reference table's products on a CPU: the same numbers whichever library sums them, and the definition where gradients flow."""
+"""The reference's products on a CPU: the same numbers whichever library sums them, and the definition where gradients flow."""
 
 from __future__ import annotations
 

@@ -67,8 +67,10 @@ def test_an_echo_that_stands_one_token_behind_is_said_to() -> None:
         side = EndpointSide(server.url, words=fake.Words())
         positions = side.capture(TEXT, tokens, plan_of())["one_shot"]
         assert "one token behind" in side.unreached()["distributions"]
-    # The end of the prompt is shown, too, which an echo at its place does not reach.
-    assert positions.at.tolist() == list(range(1, len(tokens)))
+    # The end of the prompt is shown, too, which an echo at its place does not reach; the token without a text is not told apart.
+    likely = {place: np.argsort(-fake.logprobs(tokens[: place + 1].tolist()))[:5] for place in range(1, len(tokens))}
+    assert positions.at.tolist() == [place for place in likely if 95 not in likely[place]]
+    assert len(positions.at) >= len(tokens) - 5
 
 
 def test_an_echo_that_belongs_to_no_token_is_not_judged(tmp_path: Path) -> None:
@@ -90,7 +92,8 @@ def test_rows_whose_likeliest_token_has_no_name_are_left_out() -> None:
     """llama-cpp-python's server spells every special token as an empty text: the next best must not pass for the best."""
     likely = {"A": -2.0, "B": -3.0}
     assert named({"": -0.1, **likely}, fake.Words()) == []
-    assert named({"": -2.5, **likely}, fake.Words()) == [(33, -2.0), (34, -3.0)]
+    assert named({"": -9.0, **likely}, fake.Words()) == [], "an empty text may be any of several, and far likelier than it says"
+    assert named({"": -9.0, "A": -0.5, "B": -3.0}, fake.Words()) == [(33, -0.5), (34, -3.0)], "the rest is too little for that"
     listed = {"tokens": ["a"] * 4, "token_logprobs": [None, -5.0, -6.0, -7.0]}
     tops = [None, likely, {"": -0.1, **likely}, likely]
     rows = echoed({**listed, "top_logprobs": tops}, np.array([1, 2, 3, 4], np.int32), fake.Words())[1]

@@ -12,7 +12,7 @@ from ...core.weights import Weight
 from .. import reference
 
 MOST_ROWS = 64
-"""Up to here oneDNN reads a matrix in half to nine tenths of the time that MKL, which packs it first, takes; then they are even."""
+"""Up to here oneDNN takes half to nine tenths of the time of MKL, which packs a matrix before reading it; then they are even."""
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:

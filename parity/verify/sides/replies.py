@@ -82,25 +82,28 @@ def prompt_logprobs(value: Any, ids: Int32s, words: Words | None) -> list[Row]:
 
 
 def named(entry: Any, words: Words | None) -> Row:
-    """Likely tokens keyed by their text; none where the likeliest cannot be told from it, as where a server spells every special
-    token as an empty text."""
+    """Likely tokens keyed by their text; none where a text that is no one token's may hide a likelier one.
+
+    Where a server spells all special tokens alike, one of them stands for all, and with any one's probability.
+    """
     if not isinstance(entry, dict):
         return []
-    return _known([(token_of({"token": text}, words), logprob(value)) for text, value in entry.items()])
-
-
-def _known(pairs: Sequence[tuple[int | None, float]]) -> Row:
-    """The pairs whose token is known; none if a likelier one is not, for the next best must not pass for the best."""
+    pairs = [(token_of({"token": text}, words), logprob(value)) for text, value in entry.items()]
     row = [(token, value) for token, value in pairs if token is not None]
-    unknown = max((value for token, value in pairs if token is None), default=-math.inf)
-    return row if max((value for _, value in row), default=-math.inf) >= unknown else []
+    if len(row) == len(pairs):
+        return row
+    shown = [math.exp(value) for _, value in row]
+    return row if max(shown, default=0.0) >= 1.0 - sum(shown) else []
 
 
 def content_row(entry: Any, words: Words | None) -> Row:
     """One entry of chat's `logprobs.content`: the token and its `top_logprobs`."""
     tops = field(entry, "top_logprobs")
     items = [entry, *(tops if isinstance(tops, list) else [])]
-    return ordered(_known([(token_of(item, words), logprob(field(item, "logprob"))) for item in items[:129]]))
+    pairs = [(token_of(item, words), logprob(field(item, "logprob"))) for item in items[:129]]
+    row = ordered([(token, value) for token, value in pairs if token is not None])
+    # The next best must not pass for the best.
+    return row if row and row[0][1] >= max(value for _, value in pairs) else []
 
 
 def token_of(item: Any, words: Words | None) -> int | None:
