@@ -12,7 +12,7 @@ from ...core.weights import Weight
 from .. import reference
 
 MOST_ROWS = 64
-"""Up to so many oneDNN needs half to 9 tenths of the time of MKL, which packs a matrix before reading it; then both are even."""
+"""Up to here oneDNN needs half to nine tenths of the time of MKL, which packs a matrix before it reads it; then as much."""
 
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
