@@ -15,7 +15,7 @@ from ..core.weights import Rename, Rule
 from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields, divides
 from .decoder import Block, Body, Decoder, Part
-from .draft import Added, DraftLayer, shared, skipped
+from .draft import Added, DraftLayer, add_drafts, shared, skipped
 from .layers.experts import Experts, HashRouter, Router, SparseMLP
 from .layers.hyper import HyperHead, HyperSite, HyperWeights, copies
 from .layers.linear import Embedding, Linear
@@ -256,5 +256,5 @@ def compressed_decoder(
         max_position=sizes.max_position,
         start=copies(ops, streams.count),
     )
-    model.mtp.extend(draft(*layer) for layer in drafts)
+    add_drafts(model, (draft(*layer) for layer in drafts))
     return model

@@ -17,6 +17,7 @@ from ..core.batch import Batch
 from ..core.state import LayerState, State, StateSpec
 from ..core.weights import Rule
 from ..stacks.ops import Ops
+from .drafting import Choose, Drafted, Drafter, greedy
 from .layers.linear import Embedding, Linear, TiedHead
 from .layers.ngram import HostTable
 from .layers.residual import Pending, PlainSite, Site, Stream, Streams
@@ -105,7 +106,11 @@ class Decoder(nn.Module):
         self.readers: tuple[Callable[[Path], None], ...] = ()
         """Called at load with the checkpoint's folder, for what the model needs of it beside config and tensors."""
         self.mtp = nn.ModuleList()
-        """Draft layers (`models/draft.py`), where they are asked for."""
+        """Draft layers, where they are asked for."""
+        self.drafter: Drafter | None = None
+        """How they work together."""
+        self.tapped: tuple[str, ...] = ()
+        """What of `Step.shared` they read, side by side; nothing means that they read what the last layer leaves."""
         self._ropes = dict(ropes)
         for name, rope in self._ropes.items():
             self.register_buffer(f"inv_freq_{name}", rope.inv_freq, persistent=False)
@@ -135,27 +140,31 @@ class Decoder(nn.Module):
 
     def states(self, batch: Batch, state: State) -> tuple[Tensor, Tensor]:
         """(the normed hidden state of every row [T, hidden], what draft layers read of it)."""
-        step = self._step(batch)
+        step = self.step(batch)
         stream = self.start(self.model.embed_tokens(batch.tokens))
         for index, block in enumerate(self.model.layers):
             stream = block(stream, step, state[index])
             if batch.probe is not None:
                 stream = _probed(batch, index, stream)
-        return _ends(self.last, stream, step)
+        normed, left = ends(self.last, stream, step)
+        return normed, torch.cat([step.shared[name] for name in self.tapped], dim=-1) if self.tapped else left
 
-    def draft(self, index: int, batch: Batch, state: State, before: Tensor) -> tuple[Tensor, Tensor]:
-        """As `states`, from draft layer `index`: the head's logits of it are of the token after the next.
+    def draft(
+        self, batch: Batch, following: Tensor, state: State, before: Tensor, choose: Choose = greedy
+    ) -> Drafted:
+        """Guesses what comes after a step that `states` computed, and writes what the draft layers keep of it.
 
         Args:
-            batch: as the model's step, but its tokens are those that follow each row's.
-            before: what `states`, or the draft layer before, left to read.
+            batch: that step; its pages have room for `Drafter.num_tokens` tokens more.
+            following: int32 [T], the token that comes after each row's, from the prompt or chosen.
+            before: what `states` left to read of the step.
+            choose: takes the guesses, one for each sequence at a time.
         """
-        layer, step = self.mtp[index], self._step(batch)
-        # A list of modules has no element type: these are draft layers.
-        stream = layer.join(self.model.embed_tokens(batch.tokens), before)  # type: ignore[operator]
-        return _ends(layer.last, layer(stream, step, state[len(self.model.layers) + index]), step)  # type: ignore[arg-type]
+        assert self.drafter is not None, "the model was built without draft layers"
+        return self.drafter(self, batch, following, state, before, choose)
 
-    def _step(self, batch: Batch) -> Step:
+    def step(self, batch: Batch) -> Step:
+        """What the layers of a step are given."""
         return Step(batch, {name: self._angles(name, batch.positions) for name in self._ropes})
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -172,7 +181,7 @@ class Decoder(nn.Module):
         return self.ops.rope_angles(positions, getattr(self, f"inv_freq_{name}"), rope.scale, rope.shift)
 
 
-def _ends(last: Site, stream: Stream, step: Step) -> tuple[Tensor, Tensor]:
+def ends(last: Site, stream: Stream, step: Step) -> tuple[Tensor, Tensor]:
     """(the normed hidden state, what a draft layer reads: the streams where there are several, else the same)."""
     normed, stream = last.enter(stream, step)
     return normed, stream.value if isinstance(stream, Streams) else normed

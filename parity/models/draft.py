@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import Batch
+from ..core.state import State
 from ..core.weights import Ignore
 from ..stacks.ops import Ops
-from .decoder import Block, Part
+from .decoder import Block, Decoder, Part, ends
+from .drafting import Choose, Drafted, last_rows, one_further, stacked
 from .layers.linear import Linear
 from .layers.norm import RMSNorm
 from .layers.residual import Pending, Site, Stream, Streams
@@ -86,3 +90,36 @@ class DraftLayer(Block):
     def __init__(self, join: Join, parts: Sequence[tuple[Site, Part]], modules: Mapping[str, nn.Module], last: Site) -> None:
         super().__init__(parts, {**modules, **join.modules})
         self.join, self.last = join, last
+
+
+class OneByOne:
+    """Each draft layer guesses one token, from the guess before and what the layer before left to read."""
+
+    def __init__(self, layers: Sequence[DraftLayer]) -> None:
+        self.layers, self.num_tokens = tuple(layers), len(layers)
+
+    def run(
+        self, model: Decoder, index: int, batch: Batch, following: Tensor, state: State, before: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As `Decoder.states`, from one draft layer: the head's logits of it are of the token after `following`."""
+        layer, step = self.layers[index], model.step(dataclasses.replace(batch, tokens=following))
+        stream = layer.join(model.model.embed_tokens(following), before)
+        return ends(layer.last, layer(stream, step, state[len(model.model.layers) + index]), step)
+
+    def __call__(
+        self, model: Decoder, batch: Batch, following: Tensor, state: State, before: Tensor, choose: Choose
+    ) -> Drafted:
+        guesses, logits = [], []
+        for index in range(self.num_tokens):
+            normed, before = self.run(model, index, batch, following, state, before)
+            logits.append(model.head(normed[last_rows(batch)]))
+            guesses.append(choose(logits[-1]))
+            following = one_further(batch, following, guesses[-1])
+        return stacked(guesses, logits)
+
+
+def add_drafts(model: Decoder, layers: Iterable[DraftLayer]) -> None:
+    """Gives a model its draft layers, if there are any."""
+    if drafts := list(layers):
+        model.mtp.extend(drafts)
+        model.drafter = OneByOne(drafts)

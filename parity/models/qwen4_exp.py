@@ -14,7 +14,7 @@ from ..stacks.ops import Ops, Routing
 from .architecture import Architecture
 from .config import Fields, divides, text_fields
 from .decoder import Block, Body, Decoder, Part
-from .draft import Added, DraftLayer
+from .draft import Added, DraftLayer, add_drafts
 from .hybrid import DRAFT_NAMES, hybrid_mixers, read_drafts, shared_expert_mlp
 from .layers.gated_streams import GatedSite, GatedStreams
 from .layers.hyper import StreamsSite, copies
@@ -79,7 +79,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
         max_position=sizes.max_position,
         start=copies(ops, count),
     )
-    model.mtp.extend(draft_layer(sizes.num_layers + index) for index in range(drafts))
+    add_drafts(model, (draft_layer(sizes.num_layers + index) for index in range(drafts)))
     return model
 
 

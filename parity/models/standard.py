@@ -11,7 +11,7 @@ from torch import nn
 from ..stacks.ops import Ops
 from .config import Fields, divides
 from .decoder import Block, Body, Decoder, plain_block
-from .draft import Concatenated, DraftLayer
+from .draft import Concatenated, DraftLayer, add_drafts
 from .layers.attention import Attention
 from .layers.linear import Embedding, Linear
 from .layers.mlp import GatedMLP
@@ -105,7 +105,7 @@ def assemble(
         vocab_size=sizes.vocab,
         max_position=sizes.max_position,
     )
-    model.mtp.extend(draft(sizes.num_layers + index) for index in range(drafts))
+    add_drafts(model, (draft(sizes.num_layers + index) for index in range(drafts)))
     return model
 
 

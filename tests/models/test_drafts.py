@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -25,6 +24,7 @@ from parity.models import registry
 from parity.models.compressed import read_drafts
 from parity.models.config import Fields
 from parity.models.decoder import Decoder
+from parity.models.draft import OneByOne
 from parity.stacks.reference import OPS
 from parity.stacks.registry import open_stack
 
@@ -74,6 +74,11 @@ class Runs:
         starts, lengths = int32(0, count), int32(end)
         return Batch(int32(*tokens), positions, starts, lengths, pages, int32(0), PAGE_SIZE, (0, count), (end,))
 
+    def run(self, batch: Batch, following: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The first draft layer alone."""
+        assert isinstance(self.model.drafter, OneByOne)
+        return self.model.drafter.run(self.model, 0, batch, following, self.memory.state, before)
+
     @torch.inference_mode()
     def guesses(self, tokens: list[int], following: list[int], sizes: list[int]) -> tuple[Tensor, Tensor]:
         """(what the first draft layer leaves to read, its logits) of every row, computed in steps of these sizes."""
@@ -82,8 +87,8 @@ class Runs:
         for size in sizes:
             batch = self.batch(tokens[start : start + size], start)
             _, before = self.model.states(batch, self.memory.state)
-            ahead = dataclasses.replace(batch, tokens=torch.tensor(following[start : start + size], dtype=torch.int32))
-            hidden, after = self.model.draft(0, ahead, self.memory.state, before)
+            ahead = torch.tensor(following[start : start + size], dtype=torch.int32)
+            hidden, after = self.run(batch, ahead, before)
             left.append(after)
             logits.append(self.model.head(hidden))
             start += size
@@ -255,7 +260,7 @@ def test_a_draft_layer_of_several_streams_computes_what_mlx_vlm_computes(
         for size in sizes:
             batch = runs.batch(tokens[start : start + size], start)
             with torch.inference_mode():
-                normed, left = runs.model.draft(0, batch, runs.memory.state, before[start : start + size])
+                normed, left = runs.run(batch, batch.tokens, before[start : start + size])
             rows.append(torch.cat([normed, left.flatten(1)], dim=1))
             start += size
         assert tiny.relative_error(torch.cat(rows).numpy(), expected) < 1e-5
