@@ -3,42 +3,36 @@ and experts weighed by the root of a softplus."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import nn
 
-from ..core.errors import ConfigError, Unsupported
+from ..core.errors import ConfigError
 from ..core.weights import Rename, Rule
 from ..stacks.ops import Activation, Ops, Routing
+from . import dspark
 from .config import Fields, divides
 from .decoder import Block, Body, Decoder, Part
 from .draft import Added, DraftLayer, add_drafts, shared, skipped
+from .dspark import BlockDrafter, Ends, Spark, Tap
 from .layers.experts import Experts, HashRouter, Router, SparseMLP
-from .layers.hyper import HyperHead, HyperSite, HyperWeights, copies
+from .layers.hyper import HyperHead, HyperSite, HyperWeights, MeanSite, copies
 from .layers.linear import Embedding, Linear
+from .layers.markov import ConfidenceHead, MarkovHead
 from .layers.mlp import GatedMLP
 from .layers.norm import RMSNorm
 from .layers.pooled import entry_rope
 from .layers.residual import Site
 from .layers.rope import Rope, make_rope
+from .layers.shared_kv import BlockAttention, SharedAttention
 from .standard import Sizes
-
-DRAFT_KEYS = (
-    "num_nextn_predict_layers",
-    "dspark_block_size",
-    "dspark_noise_token_id",
-    "dspark_target_layer_ids",
-    "dspark_markov_rank",
-    "dspark_n_routed_experts",
-    "dspark_num_experts_per_tok",
-)
 
 # The vendor's names, which transformers keeps when it saves, to those of transformers' modules.
 VENDOR_NAMES: tuple[Rule, ...] = (
-    shared(r"(model\.)?mtp\.\d+\.(emb|head)\."),
+    shared(r"(model\.)?mtp\.\d+\.(emb|embed|head)\."),
     skipped(r"(model\.)?mtp\."),
     Rename(r"^(layers\.|norm\.|embed\.|hc_head_)", r"model.\1"),
     Rename(r"^model\.embed\.", "model.embed_tokens."),
@@ -66,22 +60,15 @@ VENDOR_NAMES: tuple[Rule, ...] = (
 )
 
 
-def read_drafts(fields: Fields, draft: bool) -> int:
-    """How many draft layers are built: none, unless they are asked for.
-
-    Raises:
-        Unsupported: they are asked for, and are DSpark's.
-    """
-    block = bool(fields.list("dspark_target_layer_ids", []))
-    fields.skip(*DRAFT_KEYS)
-    count = int(fields.int("num_nextn_predict_layers", 0))
-    if draft and block:
-        raise Unsupported(
-            "the config's dspark_target_layer_ids says that the draft layers are DSpark's, which guess a block of tokens at "
-            "once from several layers' hidden states (mtp.*.main_proj, mtp.*.markov_head); they are not computed: load the "
-            "model without drafts"
-        )
-    return count if draft else 0
+def read_drafts(fields: Fields, sizes: Sizes, draft: bool, *, entering: bool) -> int | Spark | None:
+    """The draft layers to build: how many, DSpark's, or none unless they are asked for; `entering` as in `Spark`."""
+    fields.skip("num_nextn_predict_layers", *dspark.KEYS)
+    if not draft:
+        return None
+    if fields.list("dspark_target_layer_ids", []):
+        return dspark.read_spark(fields, sizes, entering=entering)
+    count: int = fields.int("num_nextn_predict_layers", 0)
+    return count
 
 
 @dataclass(frozen=True)
@@ -161,8 +148,15 @@ def read_ropes(fields: Fields, sizes: Sizes, dims: int, rates: Sequence[int]) ->
     return ropes | {entry_rope(rate): ropes["compress"].grouped(rate) for rate in rates}
 
 
-def compressed_experts(fields: Fields, ops: Ops, sizes: Sizes) -> Callable[[bool], nn.Module]:
-    """Makes a layer's experts, chosen by a table of tokens (True) or by scores."""
+class MakeExperts(Protocol):
+    """Makes a layer's experts."""
+
+    def __call__(self, *, hashed: bool = False, counts: tuple[int, int] | None = None) -> nn.Module:
+        """Chosen by a table of tokens, or by scores; `counts` are (all, chosen) where they are not the model's."""
+
+
+def compressed_experts(fields: Fields, ops: Ops, sizes: Sizes) -> MakeExperts:
+    """Makes the experts of layers."""
     fields.expect("topk_method", "noaux_tc")
     fields.expect("mlp_bias", False)
     fields.skip("expert_dtype", "router_jitter_noise")
@@ -182,16 +176,116 @@ def compressed_experts(fields: Fields, ops: Ops, sizes: Sizes) -> Callable[[bool
     limit = fields.float("swiglu_limit", 10.0)
     activation = Activation(limit=limit if limit > 0 else None)
 
-    def make(hashed: bool) -> nn.Module:
+    def make(*, hashed: bool = False, counts: tuple[int, int] | None = None) -> nn.Module:
+        count, top_k = counts or (num_experts, routing.top_k)
+        how = replace(routing, top_k=top_k)
         if hashed:
-            gate: Router | HashRouter = HashRouter(ops, sizes.hidden, num_experts, routing, sizes.vocab)
+            gate: Router | HashRouter = HashRouter(ops, sizes.hidden, count, how, sizes.vocab)
         else:
-            gate = Router(ops, sizes.hidden, num_experts, routing, bias="e_score_correction_bias")
-        experts = Experts(ops, num_experts, sizes.hidden, moe_size, activation)
+            gate = Router(ops, sizes.hidden, count, how, bias="e_score_correction_bias")
+        experts = Experts(ops, count, sizes.hidden, moe_size, activation)
         shared = ("shared_experts", GatedMLP(ops, sizes.hidden, shared_size, activation))
         return SparseMLP(ops, sizes.hidden, gate, experts, shared=shared)
 
     return make
+
+
+Pair: TypeAlias = tuple[nn.Module, nn.Module]
+"""A layer's attention and MLP."""
+
+
+def draft_pairs(
+    drafts: int | Spark | None, ops: Ops, attention: Mapping[str, Any], experts: MakeExperts, *, head_norm: bool
+) -> list[Pair]:
+    """The attention and the MLP of each draft layer."""
+    if isinstance(drafts, Spark):
+        block, counts = drafts.block, drafts.experts
+        return [
+            (BlockAttention(ops, block=block, head_norm=head_norm, **attention), experts(counts=counts))
+            for _ in range(drafts.num_layers)
+        ]
+    return [(SharedAttention(ops, rope="main", head_norm=head_norm, **attention), experts()) for _ in range(drafts or 0)]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Makes blocks whose parts are joined by hyper-connections.
+
+    Args:
+        lagged: the sites read one site late, and there is no collapse with weights of its own.
+    """
+
+    ops: Ops
+    sizes: Sizes
+    streams: Streams
+    lagged: bool
+
+    def weights(self, *, head: bool = False) -> HyperWeights:
+        """Of a site, or of the collapse at the end."""
+        count, eps, iterations = self.streams.count, self.streams.eps, self.streams.iterations
+        return HyperWeights(
+            self.ops, self.sizes.hidden, count, norm_eps=self.sizes.eps, eps=eps, iterations=iterations, head=head
+        )
+
+    def norm(self) -> RMSNorm:
+        """A norm of the hidden state."""
+        return RMSNorm(self.ops, self.sizes.hidden, self.sizes.eps)
+
+    def last(self) -> tuple[dict[str, nn.Module], HyperHead]:
+        """(the modules at the end, the site that they are)."""
+        norm, head = self.norm(), None if self.lagged else self.weights(head=True)
+        return {"norm": norm} | ({"hc_head": head} if head else {}), HyperHead(self.ops, norm, head)
+
+    def plain(
+        self,
+        pair: Pair,
+        first: tuple[Site, str, Part] | None = None,
+        tap: Tap | None = None,
+        *,
+        entering: bool = False,
+    ) -> Block:
+        """A layer; `first` comes before its attention, and `tap` reads the streams there, if `entering`, or at the end."""
+        parts: list[tuple[Site, Part]] = []
+        modules: dict[str, nn.Module] = {}
+        if first:
+            site, name, part = first
+            parts.append((site, part))
+            assert isinstance(part, nn.Module)
+            modules[name] = part
+        taps: list[tuple[Site, Part]] = [(MeanSite(self.ops), tap)] if tap else []
+        parts += taps if entering else []
+        for name, hyper_name, norm_name, module in (
+            ("self_attn", "attn_hc", "input_layernorm", pair[0]),
+            ("mlp", "ffn_hc", "post_attention_layernorm", pair[1]),
+        ):
+            modules |= {name: module, hyper_name: self.weights(), norm_name: self.norm()}
+            # The modules of a dictionary have no types of their own.
+            parts.append((HyperSite(modules[hyper_name], modules[norm_name], lagged=self.lagged), module))  # type: ignore[arg-type]
+        return Block([*parts, *([] if entering else taps)], modules)
+
+    def draft(self, pair: Pair) -> DraftLayer:
+        """A draft layer that guesses one token."""
+        inner, (modules, last) = self.plain(pair), self.last()
+        join = Added(self.ops, self.sizes.hidden, self.streams.count, self.sizes.eps)
+        return DraftLayer(join, inner.parts, dict(inner.named_children()) | modules, last)
+
+    def add_spark(self, model: Decoder, spark: Spark, pairs: Sequence[Pair], dtype: torch.dtype) -> None:
+        """Gives a model the draft layers of DSpark."""
+        ops, hidden, vocab = self.ops, self.sizes.hidden, self.sizes.vocab
+        markov, confidence = MarkovHead(ops, vocab, spark.rank, dtype), ConfidenceHead(ops, hidden, spark.rank)
+        modules, last = self.last()
+        ends = Ends(Linear(ops, hidden * len(spark.targets), hidden), self.norm(), last, markov, confidence)
+        before: dict[str, nn.Module] = {"main_proj": ends.main_proj, "main_norm": ends.main_norm}
+        after = modules | {"markov_head": markov, "confidence_head": confidence}
+        layers = []
+        for index, pair in enumerate(pairs):
+            inner = self.plain(pair)
+            beside = (before if index == 0 else {}) | (after if index == len(pairs) - 1 else {})
+            assert isinstance(pair[0], BlockAttention)
+            layers.append((Block(inner.parts, dict(inner.named_children()) | beside), pair[0]))
+        model.mtp.extend(block for block, _ in layers)
+        model.drafter = BlockDrafter(spark, layers, ends)
+        model.tapped = spark.taps
 
 
 def compressed_decoder(
@@ -200,61 +294,40 @@ def compressed_decoder(
     sizes: Sizes,
     streams: Streams,
     ropes: Mapping[str, Rope],
-    layers: Sequence[tuple[nn.Module, nn.Module]],
+    layers: Sequence[Pair],
     *,
     lagged: bool,
     before: Mapping[int, tuple[Site, str, Part]] | None = None,
-    drafts: Sequence[tuple[nn.Module, nn.Module]] = (),
+    drafts: Sequence[Pair] = (),
+    spark: Spark | None = None,
 ) -> Decoder:
     """A decoder of attentions and MLPs joined by hyper-connections.
 
     Args:
         layers, drafts: (attention, MLP) of each layer, and of each draft layer.
-        lagged: the sites read one site late, and there is no collapse with weights of its own.
+        lagged: as `Blocks` has it.
         before: by layer, a part that comes before its attention: (site, name, part).
+        spark: what the draft layers are, if they are DSpark's.
     """
-
-    def weights(*, head: bool = False) -> HyperWeights:
-        count, eps, iterations = streams.count, streams.eps, streams.iterations
-        return HyperWeights(ops, sizes.hidden, count, norm_eps=sizes.eps, eps=eps, iterations=iterations, head=head)
-
-    def norm() -> RMSNorm:
-        return RMSNorm(ops, sizes.hidden, sizes.eps)
-
-    def block(attention: nn.Module, mlp: nn.Module, first: tuple[Site, str, Part] | None = None) -> Block:
-        parts: list[tuple[Site, Part]] = []
-        modules: dict[str, nn.Module] = {}
-        if first:
-            site, name, part = first
-            parts.append((site, part))
-            assert isinstance(part, nn.Module)
-            modules[name] = part
-        for name, hyper_name, norm_name, module in (
-            ("self_attn", "attn_hc", "input_layernorm", attention),
-            ("mlp", "ffn_hc", "post_attention_layernorm", mlp),
-        ):
-            modules |= {name: module, hyper_name: weights(), norm_name: norm()}
-            # The modules of a dictionary have no types of their own.
-            parts.append((HyperSite(modules[hyper_name], modules[norm_name], lagged=lagged), module))  # type: ignore[arg-type]
-        return Block(parts, modules)
-
-    def draft(attention: nn.Module, mlp: nn.Module) -> DraftLayer:
-        inner, last, head = block(attention, mlp), norm(), weights(head=True)
-        modules = {**dict(inner.named_children()), "norm": last, "hc_head": head}
-        join = Added(ops, sizes.hidden, streams.count, sizes.eps)
-        return DraftLayer(join, inner.parts, modules, HyperHead(ops, last, head))
-
-    blocks = [block(*layer, (before or {}).get(index)) for index, layer in enumerate(layers)]
-    last, head = norm(), None if lagged else weights(head=True)
+    make = Blocks(ops, sizes, streams, lagged)
+    entering = spark is not None and spark.entering
+    blocks = [
+        make.plain(pair, (before or {}).get(index), spark.tap(index) if spark else None, entering=entering)
+        for index, pair in enumerate(layers)
+    ]
+    modules, last = make.last()
     model = Decoder(
         ops,
-        Body(Embedding(ops, sizes.vocab, sizes.hidden, dtype), blocks, {"norm": last} | ({"hc_head": head} if head else {})),
+        Body(Embedding(ops, sizes.vocab, sizes.hidden, dtype), blocks, modules),
         None if sizes.tied else Linear(ops, sizes.hidden, sizes.vocab, split="column"),
-        HyperHead(ops, last, head),
+        last,
         ropes,
         vocab_size=sizes.vocab,
         max_position=sizes.max_position,
         start=copies(ops, streams.count),
     )
-    add_drafts(model, (draft(*layer) for layer in drafts))
+    if spark:
+        make.add_spark(model, spark, drafts, dtype)
+    else:
+        add_drafts(model, map(make.draft, drafts))
     return model

@@ -14,6 +14,7 @@ from .compressed import (
     attention_settings,
     compressed_decoder,
     compressed_experts,
+    draft_pairs,
     index_settings,
     read_drafts,
     read_ropes,
@@ -21,6 +22,7 @@ from .compressed import (
 )
 from .config import Fields, layer_types
 from .decoder import Decoder
+from .dspark import Spark
 from .layers.pooled import Compressor, EntryIndexer
 from .layers.shared_kv import SharedAttention
 from .standard import Sizes, read_sizes
@@ -32,16 +34,17 @@ RATIOS = {0: SLIDING, 4: SPARSE, 128: HEAVY}
 def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V4 model."""
     sizes = read_sizes(fields)
-    drafts = read_drafts(fields, draft)
+    drafts = read_drafts(fields, sizes, draft, entering=False)
     kinds, rates = _kinds(fields, sizes), _rates(fields)
     attention = attention_settings(fields, sizes)
     index = index_settings(fields, sizes, attention, heads=64)
     experts = compressed_experts(fields, ops, sizes)
     hashed = _hashed(fields, sizes)
-    layers = [(_attention(ops, kind, rates, attention, index), experts(hashed[layer])) for layer, kind in enumerate(kinds)]
+    layers = [(_attention(ops, kind, rates, attention, index), experts(hashed=hashed[layer])) for layer, kind in enumerate(kinds)]
     ropes = read_ropes(fields, sizes, attention["rope_dim"], sorted(set(rates.values())))
-    ahead = [(_attention(ops, SLIDING, rates, attention, index), experts(False)) for _ in range(drafts)]
-    return compressed_decoder(ops, dtype, sizes, read_streams(fields), ropes, layers, lagged=False, drafts=ahead)
+    ahead = draft_pairs(drafts, ops, attention, experts, head_norm=True)
+    spark = drafts if isinstance(drafts, Spark) else None
+    return compressed_decoder(ops, dtype, sizes, read_streams(fields), ropes, layers, lagged=False, drafts=ahead, spark=spark)
 
 
 def _attention(ops: Ops, kind: str, rates: dict[str, int], attention: dict[str, Any], index: dict[str, Any]) -> SharedAttention:
@@ -106,5 +109,5 @@ ARCHITECTURE = Architecture(
     checkpoints="DeepSeek-V4-Flash, V4-Pro and their Base, 0731 and 0813 releases",
     formats="FP8, MXFP4, GGUF",
     reference="transformers 5.23",
-    missing="images, DSpark's draft layers; the vendor's rounding of keys to FP8 and FP4",
+    missing="images; the vendor's rounding of keys to FP8 and FP4",
 )

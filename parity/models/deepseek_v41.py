@@ -9,22 +9,24 @@ from typing import Any
 
 import torch
 
-from ..core.errors import ConfigError
+from ..core.errors import ConfigError, Unsupported
 from ..core.weights import Ignore, Rename
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .compressed import (
-    DRAFT_KEYS,
     VENDOR_NAMES,
     attention_settings,
     compressed_decoder,
     compressed_experts,
+    draft_pairs,
     index_settings,
+    read_drafts,
     read_ropes,
     read_streams,
 )
 from .config import Fields, text_fields
 from .decoder import Decoder
+from .dspark import Spark
 from .layers.engram import Engram, fold_tokens, multipliers
 from .layers.hyper import StreamsSite
 from .layers.ngram import HostTable, NgramHash, primes_after
@@ -33,22 +35,27 @@ from .layers.shared_kv import SharedAttention
 from .standard import Sizes, read_sizes
 
 
-def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
+def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V4.1 model."""
     fields = text_fields(fields)
     sizes = read_sizes(fields, eps=1e-20)
-    fields.skip(*DRAFT_KEYS)
+    drafts = read_drafts(fields, sizes, draft, entering=True)
+    if isinstance(drafts, int) and drafts:
+        raise Unsupported("draft layers without dspark_target_layer_ids are not computed for DeepSeek-V4.1: load it without drafts")
     fields.expect("gate_temp", 1.0)
     fields.expect("first_k_dense_replace", 0)
     attention = attention_settings(fields, sizes)
     make, rates = _attentions(fields, ops, sizes, attention)
     experts = compressed_experts(fields, ops, sizes)
-    layers = [(make(layer), experts(False)) for layer in range(sizes.num_layers)]
+    layers = [(make(layer), experts()) for layer in range(sizes.num_layers)]
     ropes = read_ropes(fields, sizes, attention["rope_dim"], rates)
     streams = read_streams(fields)
     engrams = _engrams(fields, ops, sizes, dtype, streams.count)
     before = {layer: (StreamsSite(ops), "engram", engram) for layer, engram in engrams.items()}
-    model = compressed_decoder(ops, dtype, sizes, streams, ropes, layers, lagged=True, before=before)
+    ahead, spark = draft_pairs(drafts, ops, attention, experts, head_norm=False), drafts if isinstance(drafts, Spark) else None
+    model = compressed_decoder(
+        ops, dtype, sizes, streams, ropes, layers, lagged=True, before=before, drafts=ahead, spark=spark
+    )
     if engrams:
         model.readers = (_reader(list(engrams.values())),)
     return model
@@ -146,14 +153,17 @@ def _reader(engrams: list[Engram]) -> Callable[[Path], None]:
 ARCHITECTURE = Architecture(
     model_types=("deepseek_v41", "deepseek_v41_text"),
     build=build,
+    drafts=True,
     rules=(
         Ignore(r"vision\.|aligner\.|image_|.*\.gate\.bias_vl$", "images are not supported: text only"),
         Rename(r"\.engram\.embed\.", ".engram.memory.embed."),
         Rename(r"\.indexer\.wk\.", ".indexer.k_proj."),
+        Rename(r"\.markov_head\.embed\.", ".markov_head.markov_w1."),
+        Rename(r"\.markov_head\.head\.", ".markov_head.markov_w2."),
         *VENDOR_NAMES,
     ),
     checkpoints="DeepSeek-V4.1-Flash, its Base and 1017 releases",
     formats="FP8, MXFP4",
     reference="mlx-lm 0.32.2, and mlx-vlm 0.7.10 for the n-gram memory",
-    missing="images, draft layers (DSpark); the vendor's rounding of activations and keys to FP8 and FP4",
+    missing="images; the vendor's rounding of activations and keys to FP8 and FP4",
 )

@@ -96,9 +96,9 @@ def config_of(**options: Any) -> dict[str, Any]:
     return {"model_type": "deepseek_v41", "text_config": TEXT | options, "vision_config": {}, "image_token_id": 1}
 
 
-def random_tensors(config: dict[str, Any]) -> dict[str, torch.Tensor]:
+def random_tensors(config: dict[str, Any], *, draft: bool = False) -> dict[str, torch.Tensor]:
     """Weights for every tensor, under the vendor's names."""
-    model, architecture = registry.build(config, OPS, torch.float32)
+    model, architecture = registry.build(config, OPS, torch.float32, draft=draft)
     generator = torch.Generator().manual_seed(0)
     tensors = {}
     for name, slot in model.all_slots().items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
 from ...stacks.ops import Ops
@@ -79,10 +80,14 @@ class HyperHead:
     def __init__(self, ops: Ops, norm: RMSNorm, weights: HyperWeights | None = None) -> None:
         self.ops, self.weights, self.norm = ops, weights, norm
 
-    def enter(self, stream: Stream, step: Step) -> tuple[Tensor, Stream]:
+    def collapse(self, stream: Stream) -> Tensor:
+        """The streams as one, [T, hidden], not yet normed."""
         assert isinstance(stream, Streams)
         (pre,) = stream.weights if self.weights is None else self.weights(stream.value)
-        return self.norm(self.ops.hyper_read(stream.value, pre)), stream
+        return self.ops.hyper_read(stream.value, pre)
+
+    def enter(self, stream: Stream, step: Step) -> tuple[Tensor, Stream]:
+        return self.norm(self.collapse(stream)), stream
 
     def leave(self, stream: Stream, y: Tensor, step: Step) -> Stream:
         return stream
@@ -101,3 +106,19 @@ class StreamsSite:
     def leave(self, stream: Stream, y: Tensor, step: Step) -> Stream:
         assert isinstance(stream, Streams)
         return Streams(self.ops.add(stream.value, y), stream.weights)
+
+
+class MeanSite:
+    """The part sees the mean of the streams [T, hidden], and leaves them as they are."""
+
+    def __init__(self, ops: Ops) -> None:
+        self.ops = ops
+
+    def enter(self, stream: Stream, step: Step) -> tuple[Tensor, Stream]:
+        assert isinstance(stream, Streams)
+        rows, count, _ = stream.value.shape
+        alike = torch.full((rows, count), 1 / count, device=stream.value.device)
+        return self.ops.hyper_read(stream.value, alike), stream
+
+    def leave(self, stream: Stream, y: Tensor, step: Step) -> Stream:
+        return stream

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...core.batch import Batch
 from ...core.state import LayerState, PerToken, StateSpec
 from ...core.weights import Weight
 from ...formats import expand
@@ -106,13 +109,20 @@ class SharedAttention(nn.Module):
         if self.head_norm:
             q = self.ops.rms_norm(q, None, self.eps)
         q = self._turn(q, step)
-        self.ops.write(state["kv"], self._turn(self.kv_norm(key).unsqueeze(1), step).squeeze(1), step.batch)
+        self._write(key, step, state)
         entries, selected = self._entries(x, low, step, state)
         out = self.ops.attend_pooled(
-            q, state["kv"], entries, step.batch, self.scale, self.window, self.every, selected, self.sinks.tensor
+            q, state["kv"], entries, self._seen(step.batch), self.scale, self.window, self.every, selected, self.sinks.tensor
         )
         out = self._turn(out, step, inverse=True)
         return self.o_b_proj(self.o_a_proj(out.flatten(1).unflatten(-1, (self.groups, -1))).flatten(1))
+
+    def _write(self, key: Tensor, step: Step, state: LayerState) -> None:
+        self.ops.write(state["kv"], self._turn(self.kv_norm(key).unsqueeze(1), step).squeeze(1), step.batch)
+
+    def _seen(self, batch: Batch) -> Batch:
+        """The batch by whose positions rows see."""
+        return batch
 
     def _turn(self, x: Tensor, step: Step, *, inverse: bool = False) -> Tensor:
         return self.ops.rope(x, step.angles[self.rope], interleaved=True, offset=self.offset, inverse=inverse)
@@ -128,3 +138,36 @@ class SharedAttention(nn.Module):
         if self.indexer is not None:
             step.shared["selected"] = self.indexer(x, low, latent, step, state)
         return step.shared["entries"], step.shared["selected"] if self.selects else None
+
+
+class BlockAttention(SharedAttention):
+    """Attention of a block of tokens to all of itself and to the `window` tokens before it, whose keys come from elsewhere.
+
+    Args:
+        block: tokens in the block.
+        sizes: as `SharedAttention` has them.
+    """
+
+    def __init__(self, ops: Ops, *, block: int, window: int, **sizes: Any) -> None:
+        # Seen from the block's last token, the window reaches back over the block.
+        super().__init__(ops, rope="main", window=window + block, **sizes)
+
+    def remember(self, x: Tensor, step: Step, state: LayerState) -> None:
+        """Writes the keys of rows x [T, hidden] that no query is made of."""
+        self._write(self.down(x).split(self.sizes, dim=-1)[1], step, state)
+
+    def _seen(self, batch: Batch) -> Batch:
+        """Each row is a sequence of its own at its block's last token: no row is before another."""
+        owners = [sequence for sequence in range(batch.num_sequences) for _ in range(*batch.host_starts[sequence : sequence + 2])]
+        places = torch.tensor(owners, device=batch.lengths.device)
+        lengths = batch.lengths[places]
+        return replace(
+            batch,
+            positions=lengths - 1,
+            starts=torch.arange(len(owners) + 1, dtype=batch.starts.dtype, device=batch.starts.device),
+            lengths=lengths,
+            pages=batch.pages[places],
+            slots=batch.slots[places],
+            host_starts=tuple(range(len(owners) + 1)),
+            host_lengths=tuple(batch.host_lengths[sequence] for sequence in owners),
+        )
