@@ -60,15 +60,15 @@ VENDOR_NAMES: tuple[Rule, ...] = (
 )
 
 
-def read_drafts(fields: Fields, sizes: Sizes, draft: bool, *, entering: bool) -> int | Spark | None:
-    """The draft layers to build: how many, DSpark's, or none unless they are asked for; `entering` as in `Spark`."""
+def read_drafts(fields: Fields, sizes: Sizes, draft: bool, *, entering: bool) -> tuple[int, Spark | None]:
+    """(the draft layers to build, none unless they are asked for; what they are if DSpark's, `entering` as it has it)."""
     fields.skip("num_nextn_predict_layers", *dspark.KEYS)
     if not draft:
-        return None
+        return 0, None
     if fields.list("dspark_target_layer_ids", []):
-        return dspark.read_spark(fields, sizes, entering=entering)
-    count: int = fields.int("num_nextn_predict_layers", 0)
-    return count
+        spark = dspark.read_spark(fields, sizes, entering=entering)
+        return spark.num_layers, spark
+    return fields.int("num_nextn_predict_layers", 0), None
 
 
 @dataclass(frozen=True)
@@ -194,17 +194,11 @@ Pair: TypeAlias = tuple[nn.Module, nn.Module]
 """A layer's attention and MLP."""
 
 
-def draft_pairs(
-    drafts: int | Spark | None, ops: Ops, attention: Mapping[str, Any], experts: MakeExperts, *, head_norm: bool
-) -> list[Pair]:
-    """The attention and the MLP of each draft layer."""
-    if isinstance(drafts, Spark):
-        block, counts = drafts.block, drafts.experts
-        return [
-            (BlockAttention(ops, block=block, head_norm=head_norm, **attention), experts(counts=counts))
-            for _ in range(drafts.num_layers)
-        ]
-    return [(SharedAttention(ops, rope="main", head_norm=head_norm, **attention), experts()) for _ in range(drafts or 0)]
+def draft_pair(ops: Ops, spark: Spark | None, attention: Mapping[str, Any], experts: MakeExperts, *, head_norm: bool) -> Pair:
+    """The attention and the MLP of a draft layer."""
+    if spark is None:
+        return SharedAttention(ops, rope="main", head_norm=head_norm, **attention), experts()
+    return BlockAttention(ops, block=spark.block, head_norm=head_norm, **attention), experts(counts=spark.experts)
 
 
 @dataclass(frozen=True)

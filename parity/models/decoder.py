@@ -149,9 +149,7 @@ class Decoder(nn.Module):
         normed, left = ends(self.last, stream, step)
         return normed, torch.cat([step.shared[name] for name in self.tapped], dim=-1) if self.tapped else left
 
-    def draft(
-        self, batch: Batch, following: Tensor, state: State, before: Tensor, choose: Choose = greedy
-    ) -> Drafted:
+    def draft(self, batch: Batch, following: Tensor, state: State, before: Tensor, choose: Choose = greedy) -> Drafted:
         """Guesses what comes after a step that `states` computed, and writes what the draft layers keep of it.
 
         Args:

@@ -14,7 +14,7 @@ from .compressed import (
     attention_settings,
     compressed_decoder,
     compressed_experts,
-    draft_pairs,
+    draft_pair,
     index_settings,
     read_drafts,
     read_ropes,
@@ -22,7 +22,6 @@ from .compressed import (
 )
 from .config import Fields, layer_types
 from .decoder import Decoder
-from .dspark import Spark
 from .layers.pooled import Compressor, EntryIndexer
 from .layers.shared_kv import SharedAttention
 from .standard import Sizes, read_sizes
@@ -34,16 +33,15 @@ RATIOS = {0: SLIDING, 4: SPARSE, 128: HEAVY}
 def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V4 model."""
     sizes = read_sizes(fields)
-    drafts = read_drafts(fields, sizes, draft, entering=False)
+    drafts, spark = read_drafts(fields, sizes, draft, entering=False)
     kinds, rates = _kinds(fields, sizes), _rates(fields)
     attention = attention_settings(fields, sizes)
     index = index_settings(fields, sizes, attention, heads=64)
     experts = compressed_experts(fields, ops, sizes)
-    hashed = _hashed(fields, sizes)
-    layers = [(_attention(ops, kind, rates, attention, index), experts(hashed=hashed[layer])) for layer, kind in enumerate(kinds)]
+    mixers = [_attention(ops, kind, rates, attention, index) for kind in kinds]
+    layers = [(mixer, experts(hashed=hashed)) for mixer, hashed in zip(mixers, _hashed(fields, sizes), strict=True)]
     ropes = read_ropes(fields, sizes, attention["rope_dim"], sorted(set(rates.values())))
-    ahead = draft_pairs(drafts, ops, attention, experts, head_norm=True)
-    spark = drafts if isinstance(drafts, Spark) else None
+    ahead = [draft_pair(ops, spark, attention, experts, head_norm=True) for _ in range(drafts)]
     return compressed_decoder(ops, dtype, sizes, read_streams(fields), ropes, layers, lagged=False, drafts=ahead, spark=spark)
 
 

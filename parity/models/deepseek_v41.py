@@ -18,7 +18,7 @@ from .compressed import (
     attention_settings,
     compressed_decoder,
     compressed_experts,
-    draft_pairs,
+    draft_pair,
     index_settings,
     read_drafts,
     read_ropes,
@@ -26,7 +26,6 @@ from .compressed import (
 )
 from .config import Fields, text_fields
 from .decoder import Decoder
-from .dspark import Spark
 from .layers.engram import Engram, fold_tokens, multipliers
 from .layers.hyper import StreamsSite
 from .layers.ngram import HostTable, NgramHash, primes_after
@@ -39,9 +38,11 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
     """A DeepSeek-V4.1 model."""
     fields = text_fields(fields)
     sizes = read_sizes(fields, eps=1e-20)
-    drafts = read_drafts(fields, sizes, draft, entering=True)
-    if isinstance(drafts, int) and drafts:
-        raise Unsupported("draft layers without dspark_target_layer_ids are not computed for DeepSeek-V4.1: load it without drafts")
+    drafts, spark = read_drafts(fields, sizes, draft, entering=True)
+    if drafts and not spark:
+        raise Unsupported(
+            "without dspark_target_layer_ids, DeepSeek-V4.1's draft layers are not computed: load the model without drafts"
+        )
     fields.expect("gate_temp", 1.0)
     fields.expect("first_k_dense_replace", 0)
     attention = attention_settings(fields, sizes)
@@ -52,10 +53,8 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
     streams = read_streams(fields)
     engrams = _engrams(fields, ops, sizes, dtype, streams.count)
     before = {layer: (StreamsSite(ops), "engram", engram) for layer, engram in engrams.items()}
-    ahead, spark = draft_pairs(drafts, ops, attention, experts, head_norm=False), drafts if isinstance(drafts, Spark) else None
-    model = compressed_decoder(
-        ops, dtype, sizes, streams, ropes, layers, lagged=True, before=before, drafts=ahead, spark=spark
-    )
+    ahead = [draft_pair(ops, spark, attention, experts, head_norm=False) for _ in range(drafts)]
+    model = compressed_decoder(ops, dtype, sizes, streams, ropes, layers, lagged=True, before=before, drafts=ahead, spark=spark)
     if engrams:
         model.readers = (_reader(list(engrams.values())),)
     return model

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from parity.formats import expand, pack
 
-MATRICES = re.compile(r"\.(wq_a|wq_b|wkv|wo_a|wo_b|shared_experts\.w[123])\.weight$")
+MATRICES = re.compile(r"\.(wq_a|wq_b|wkv|wo_a|wo_b|main_proj|shared_experts\.w[123])\.weight$")
 EXPERTS = re.compile(r"\.experts\.\d+\.w[123]\.weight$")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,6 @@ from parity.engine.memory import StateMemory
 from parity.hub import open_checkpoint, write_safetensors
 from parity.hub.weights import to_checkpoint
 from parity.models import registry
-from parity.models.compressed import read_drafts
-from parity.models.config import Fields
 from parity.models.decoder import Decoder
 from parity.models.draft import OneByOne
 from parity.stacks.reference import OPS
@@ -49,9 +48,9 @@ REFERENCES: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
 class Runs:
     """A model with its draft layers and the state of one sequence."""
 
-    def __init__(self, folder: Path, num_pages: int = 16) -> None:
-        stack, _ = open_stack(tiny.REFERENCE)
-        self.model: Decoder = load_model(open_checkpoint(folder), stack, torch.float32, draft=True)
+    def __init__(self, folder: Path, num_pages: int = 16, stack: str = tiny.REFERENCE) -> None:
+        opened, _ = open_stack(stack)
+        self.model: Decoder = load_model(open_checkpoint(folder), opened, torch.float32, draft=True)
         self.memory = StateMemory(
             self.model.state,
             num_pages=num_pages,
@@ -59,7 +58,7 @@ class Runs:
             num_slots=1,
             num_snapshots=0,
             dtype=torch.float32,
-            device=stack.device,
+            device=opened.device,
         )
         self.num_pages = num_pages
 
@@ -156,6 +155,41 @@ def test_a_draft_layer_computes_what_transformers_computes(name: str, tmp_path: 
         left, logits = runs.guesses(tokens, following, sizes)
         assert tiny.relative_error(left.numpy(), hidden[0].numpy()) < 1e-5
         assert tiny.relative_error(logits.numpy(), expected.numpy()) < 1e-5
+
+
+def beside(spans: list[tuple[int, int]], tokens: list[int], num_pages: int = 16) -> Batch:
+    """One step of several sequences over these tokens, each from one place to another, in pages of its own."""
+    starts = [0, *accumulate(end - start for start, end in spans)]
+    places = [place for span in spans for place in range(*span)]
+
+    def int32(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.int32)
+
+    pages = torch.arange(num_pages, dtype=torch.int32).view(len(spans), -1)
+    ends, slots = [end for _, end in spans], int32([0] * len(spans))
+    chosen = int32([tokens[place] for place in places])
+    return Batch(chosen, int32(places), int32(starts), int32(ends), pages, slots, PAGE_SIZE, tuple(starts), tuple(ends))
+
+
+def test_two_draft_layers_guess_one_after_the_other(tmp_path: Path) -> None:
+    """Each reads what the one before left, and the tokens one further on."""
+    config = {**CASES["deepseek_v3"][1], "model_type": "deepseek_v3", "num_nextn_predict_layers": 2}
+    write_safetensors(tmp_path, config, random_tensors(config))
+    runs, tokens = Runs(tmp_path), tiny.prompt(13, config["vocab_size"])
+    model, state, batch = runs.model, runs.memory.state, beside([(0, 5), (0, 12)], tokens)
+    following = torch.tensor([*tokens[1:6], *tokens[1:13]], dtype=torch.int32)
+    with torch.inference_mode():
+        _, before = model.states(batch, state)
+        drafted = model.draft(batch, following, state, before)
+        assert isinstance(model.drafter, OneByOne)
+        normed, left = model.drafter.run(model, 0, batch, following, state, before)
+        first = model.head(normed)[[4, 16]]
+        ahead = [*tokens[2:6], int(first[0].argmax()), *tokens[2:13], int(first[1].argmax())]
+        normed, _ = model.drafter.run(model, 1, batch, torch.tensor(ahead, dtype=torch.int32), state, left)
+        second = model.head(normed)[[4, 16]]
+    assert tiny.relative_error(drafted.logits.numpy(), torch.stack([first, second], dim=1).numpy()) < 1e-6
+    assert torch.equal(drafted.tokens, drafted.logits.argmax(-1).int())
+    assert len(set(drafted.tokens.flatten().tolist())) > 2
 
 
 DEEPSEEK_V4 = {
@@ -295,11 +329,3 @@ def test_draft_layers_that_are_not_there_or_not_computed_are_refused(tmp_path: P
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "deepseek_v2"}))
     with pytest.raises(Unsupported, match="'deepseek_v2' has no draft layers"):
         Runs(tmp_path)
-
-
-def test_dsparks_draft_layers_are_refused_by_name() -> None:
-    fields = {"num_nextn_predict_layers": 1, "dspark_target_layer_ids": [1, 3], "dspark_block_size": 5}
-    assert read_drafts(Fields(fields), draft=False) == 0
-    with pytest.raises(Unsupported, match=r"dspark_target_layer_ids .* DSpark's.*load the model without drafts"):
-        read_drafts(Fields(fields), draft=True)
-    assert read_drafts(Fields(fields | {"dspark_target_layer_ids": []}), draft=True) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -158,7 +159,8 @@ class BlockAttention(SharedAttention):
 
     def _seen(self, batch: Batch) -> Batch:
         """Each row is a sequence of its own at its block's last token: no row is before another."""
-        owners = [sequence for sequence in range(batch.num_sequences) for _ in range(*batch.host_starts[sequence : sequence + 2])]
+        spans = enumerate(pairwise(batch.host_starts))
+        owners = [sequence for sequence, (first, end) in spans for _ in range(first, end)]
         places = torch.tensor(owners, device=batch.lengths.device)
         lengths = batch.lengths[places]
         return replace(
