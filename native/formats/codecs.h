@@ -8,7 +8,7 @@
 // Panel layouts, in bytes, R = 16 rows; `two-byte` numbers are halves; q4 is 256 bytes of low nibbles (steps 0-3) and high
 // ones (steps 4-7), h1 is 64 bytes whose bit s belongs to step s, h2 two times 64 bytes of four 2-bit numbers.
 //
-//   Q4_0  d[R] q4                    Q5_0  d[R] h1 q4                Q8_0  d[R] 512 bytes, each + 128
+//   Q4_0  d[R] q4                    Q5_0  d[R] h1 q4                Q8_0  d[R] 512 bytes, each + kSignOffset
 //   Q4_1  d[R] m[R] q4               Q5_1  d[R] m[R] h1 q4
 //   Q4_K  d[R] dmin[R] 8 x (s[R] m[R] q4)                            Q5_K  d[R] dmin[R] 8 x (s[R] m[R] h1 q4)
 //   Q6_K  d[R] 8 x (s[2][R] h2 q4)   Q3_K  d[R] 8 x (s[2][R] h1 h2)  Q2_K  d[R] dmin[R] 8 x ((s | m << 4)[2][R] h2)
@@ -26,37 +26,44 @@ struct Scales {
 
 inline const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_t*>(p); }
 
-inline void read_nibbles(const uint8_t* q, B* w) {
+// By `kPlaces` to the left, or to the right where it is negative.
+template <int kPlaces> B shift(B x) {
+    if constexpr (kPlaces > 0) return shift_left<kPlaces>(x);
+    if constexpr (kPlaces < 0) return shift_right<-kPlaces>(x);
+    return x;
+}
+
+// Weights are given to `put` step by step, each as soon as it is whole: there are not registers for all eight.
+template <class Put> void read_nibbles(const uint8_t* q, Put put) {
     const B mask = set_bytes(0x0f);
     for (int i = 0; i < 4; ++i) {
         const B both = load_bytes(q + 64 * i);
-        w[i] = both & mask;
-        w[i + 4] = shift_right<4>(both) & mask;
+        put(i, both & mask);
+        put(i + 4, shift_right<4>(both) & mask);
     }
 }
 
-// Bit s of h to bit kTo of step s.
-template <int kTo, int kStep = 0> void read_bits(B h, B mask, B* w) {
-    if constexpr (kStep < 8) {
-        B bit = h;
-        if constexpr (kStep < kTo) bit = shift_left<kTo - kStep>(h);
-        if constexpr (kStep > kTo) bit = shift_right<kStep - kTo>(h);
-        w[kStep] = w[kStep] | (bit & mask);
-        read_bits<kTo, kStep + 1>(h, mask, w);
+// Nibbles with bit s of h above those of step s.
+template <int kStep = 0, class Put> void read_fives(const uint8_t* q, B h, Put put) {
+    if constexpr (kStep < 4) {
+        const B both = load_bytes(q + 64 * kStep), mask = set_bytes(0x0f), bit = set_bytes(0x10);
+        put(kStep, (both & mask) | (shift<4 - kStep>(h) & bit));
+        put(kStep + 4, (shift_right<4>(both) & mask) | (shift<-kStep>(h) & bit));
+        read_fives<kStep + 1>(q, h, put);
     }
 }
 
 struct Q4_0 {
     static constexpr Kind kind = kPlain;
     static constexpr int columns = 32, bytes = 288, bound = 15, log_offset = 3;
-    static void weights(const uint8_t* p, int, B* w) { read_nibbles(p + 32, w); }
+    template <class Put> static void weights(const uint8_t* p, int, Put put) { read_nibbles(p + 32, put); }
     static void scales(const uint8_t* p, int, Scales& s) { s.scale = load_half(halves(p)); }
 };
 
 struct Q4_1 {
     static constexpr Kind kind = kMin;
     static constexpr int columns = 32, bytes = 320, bound = 15, log_offset = -1;
-    static void weights(const uint8_t* p, int, B* w) { read_nibbles(p + 64, w); }
+    template <class Put> static void weights(const uint8_t* p, int, Put put) { read_nibbles(p + 64, put); }
     static void scales(const uint8_t* p, int, Scales& s) {
         s.scale = load_half(halves(p));
         s.low = load_half(halves(p + 32));
@@ -66,9 +73,8 @@ struct Q4_1 {
 struct Q5_0 {
     static constexpr Kind kind = kPlain;
     static constexpr int columns = 32, bytes = 352, bound = 31, log_offset = 4;
-    static void weights(const uint8_t* p, int, B* w) {
-        read_nibbles(p + 96, w);
-        read_bits<4>(load_bytes(p + 32), set_bytes(0x10), w);
+    template <class Put> static void weights(const uint8_t* p, int, Put put) {
+        read_fives(p + 96, load_bytes(p + 32), put);
     }
     static void scales(const uint8_t* p, int, Scales& s) { s.scale = load_half(halves(p)); }
 };
@@ -76,9 +82,8 @@ struct Q5_0 {
 struct Q5_1 {
     static constexpr Kind kind = kMin;
     static constexpr int columns = 32, bytes = 384, bound = 31, log_offset = -1;
-    static void weights(const uint8_t* p, int, B* w) {
-        read_nibbles(p + 128, w);
-        read_bits<4>(load_bytes(p + 64), set_bytes(0x10), w);
+    template <class Put> static void weights(const uint8_t* p, int, Put put) {
+        read_fives(p + 128, load_bytes(p + 64), put);
     }
     static void scales(const uint8_t* p, int, Scales& s) {
         s.scale = load_half(halves(p));
@@ -88,9 +93,9 @@ struct Q5_1 {
 
 struct Q8_0 {
     static constexpr Kind kind = kPlain;
-    static constexpr int columns = 32, bytes = 544, bound = 255, log_offset = kSignOffset ? 7 : -1;
-    static void weights(const uint8_t* p, int, B* w) {
-        for (int i = 0; i < 8; ++i) w[i] = load_bytes(p + 32 + 64 * i);
+    static constexpr int columns = 32, header = 32, bytes = 544, bound = 255, log_offset = kSignOffset ? 7 : -1;
+    template <class Put> static void weights(const uint8_t* p, int, Put put) {
+        for (int i = 0; i < 8; ++i) put(i, load_bytes(p + header + 64 * i));
     }
     static void scales(const uint8_t* p, int, Scales& s) { s.scale = load_half(halves(p)); }
 };
@@ -105,7 +110,7 @@ struct Q4_K {
     static constexpr Kind kind = kMin;
     static constexpr int columns = 256, bytes = 2368, bound = 15, log_offset = -1;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 64 + 288 * j; }
-    static void weights(const uint8_t* p, int j, B* w) { read_nibbles(block(p, j) + 32, w); }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) { read_nibbles(block(p, j) + 32, put); }
     static void scales(const uint8_t* p, int j, Scales& s) { read_scale_and_min(p, block(p, j), s); }
 };
 
@@ -113,26 +118,28 @@ struct Q5_K {
     static constexpr Kind kind = kMin;
     static constexpr int columns = 256, bytes = 2880, bound = 31, log_offset = -1;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 64 + 352 * j; }
-    static void weights(const uint8_t* p, int j, B* w) {
-        read_nibbles(block(p, j) + 96, w);
-        read_bits<4>(load_bytes(block(p, j) + 32), set_bytes(0x10), w);
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) {
+        read_fives(block(p, j) + 96, load_bytes(block(p, j) + 32), put);
     }
     static void scales(const uint8_t* p, int j, Scales& s) { read_scale_and_min(p, block(p, j), s); }
 };
+
+// Nibbles with two bits above each: those of steps 0-3 from `low`, those of steps 4-7 from `high`.
+template <int kStep = 0, class Put> void read_sixes(const uint8_t* q, B low, B high, Put put) {
+    if constexpr (kStep < 4) {
+        const B both = load_bytes(q + 64 * kStep), mask = set_bytes(0x0f), bits = set_bytes(0x30);
+        put(kStep, (both & mask) | (shift<4 - 2 * kStep>(low) & bits));
+        put(kStep + 4, (shift_right<4>(both) & mask) | (shift<4 - 2 * kStep>(high) & bits));
+        read_sixes<kStep + 1>(q, low, high, put);
+    }
+}
 
 struct Q6_K {
     static constexpr Kind kind = kSub;
     static constexpr int columns = 256, bytes = 3360, bound = 63, log_offset = 5;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 32 + 416 * j; }
-    static void weights(const uint8_t* p, int j, B* w) {
-        read_nibbles(block(p, j) + 160, w);
-        const B mask = set_bytes(0x30);
-        for (int half = 0; half < 2; ++half) {
-            const B h = load_bytes(block(p, j) + 32 + 64 * half);
-            B* to = w + 4 * half;
-            to[0] = to[0] | (shift_left<4>(h) & mask), to[1] = to[1] | (shift_left<2>(h) & mask);
-            to[2] = to[2] | (h & mask), to[3] = to[3] | (shift_right<2>(h) & mask);
-        }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) {
+        read_sixes(block(p, j) + 160, load_bytes(block(p, j) + 32), load_bytes(block(p, j) + 96), put);
     }
     static void scales(const uint8_t* p, int j, Scales& s) {
         s.scale = load_half(halves(p));
@@ -141,12 +148,19 @@ struct Q6_K {
     }
 };
 
-inline void read_twos(const uint8_t* q, B* w) {
-    const B mask = set_bytes(3);
-    for (int half = 0; half < 2; ++half) {
-        const B h = load_bytes(q + 64 * half);
-        w[4 * half] = h & mask, w[4 * half + 1] = shift_right<2>(h) & mask;
-        w[4 * half + 2] = shift_right<4>(h) & mask, w[4 * half + 3] = shift_right<6>(h) & mask;
+template <int kStep = 0, class Put> void read_twos(const uint8_t* q, Put put) {
+    if constexpr (kStep < 8) {
+        put(kStep, shift<-2 * (kStep % 4)>(load_bytes(q + 64 * (kStep / 4))) & set_bytes(3));
+        read_twos<kStep + 1>(q, put);
+    }
+}
+
+// The same with bit s of h above those of step s.
+template <int kStep = 0, class Put> void read_threes(const uint8_t* q, B h, Put put) {
+    if constexpr (kStep < 8) {
+        const B two = shift<-2 * (kStep % 4)>(load_bytes(q + 64 * (kStep / 4))) & set_bytes(3);
+        put(kStep, two | (shift<2 - kStep>(h) & set_bytes(4)));
+        read_threes<kStep + 1>(q, h, put);
     }
 }
 
@@ -154,9 +168,8 @@ struct Q3_K {
     static constexpr Kind kind = kSub;
     static constexpr int columns = 256, bytes = 1824, bound = 7, log_offset = 2;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 32 + 224 * j; }
-    static void weights(const uint8_t* p, int j, B* w) {
-        read_twos(block(p, j) + 96, w);
-        read_bits<2>(load_bytes(block(p, j) + 32), set_bytes(4), w);
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) {
+        read_threes(block(p, j) + 96, load_bytes(block(p, j) + 32), put);
     }
     static void scales(const uint8_t* p, int j, Scales& s) {
         s.scale = load_half(halves(p));
@@ -169,7 +182,7 @@ struct Q2_K {
     static constexpr Kind kind = kSubMin;
     static constexpr int columns = 256, bytes = 1344, bound = 3, log_offset = -1;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 64 + 160 * j; }
-    static void weights(const uint8_t* p, int j, B* w) { read_twos(block(p, j) + 32, w); }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) { read_twos(block(p, j) + 32, put); }
     static void scales(const uint8_t* p, int j, Scales& s) {
         s.scale = load_half(halves(p));
         s.low = set(0) - load_half(halves(p + 32));

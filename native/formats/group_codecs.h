@@ -1,7 +1,7 @@
 // Codes of four or eight bits with a scale for each group of columns, as codecs (see codecs.h). A panel's block is a header with
 // what belongs to each of the 16 rows, then its columns, 32 at a time.
 //
-//   Int4   scale[R] q4        w = scale (q - 8)              Int8    scale[R] 512 bytes, each + 128
+//   Int4   scale[R] q4        w = scale (q - 8)              Int8    scale[R] 512 bytes, each + kSignOffset
 //   Zero4  scale[R] z[R] q4   w = scale (q - z)              Mxfp4   exponent[R] q4, q the code of an e2m1 number
 //
 // Where groups are long, 128 columns share a header and scales are float32; else 32 do and they are as in the file.
@@ -31,7 +31,7 @@ template <int kColumns, class Scale> struct Int4 {
     using scale_type = Scale;
     static constexpr Kind kind = kPlain;
     static constexpr int columns = kColumns, header = 16 * Scale::bytes, bytes = header + 8 * kColumns, bound = 15, log_offset = 3;
-    static void weights(const uint8_t* p, int j, B* w) { read_nibbles(p + header + 256 * j, w); }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) { read_nibbles(p + header + 256 * j, put); }
     static void scales(const uint8_t* p, int, Scales& s) { s.scale = Scale::read(p); }
 };
 
@@ -39,7 +39,7 @@ template <int kColumns, class Scale> struct Zero4 {
     using scale_type = Scale;
     static constexpr Kind kind = kMin;
     static constexpr int columns = kColumns, header = 16 * Scale::bytes + 16, bytes = header + 8 * kColumns, bound = 15, log_offset = -1;
-    static void weights(const uint8_t* p, int j, B* w) { read_nibbles(p + header + 256 * j, w); }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) { read_nibbles(p + header + 256 * j, put); }
     static void scales(const uint8_t* p, int, Scales& s) {
         s.scale = Scale::read(p);
         s.low = (set(0) - s.scale) * widen(load_u8(p + 16 * Scale::bytes));
@@ -50,8 +50,8 @@ template <int kColumns, class Scale> struct Int8 {
     using scale_type = Scale;
     static constexpr Kind kind = kPlain;
     static constexpr int columns = kColumns, header = 16 * Scale::bytes, bytes = header + 16 * kColumns, bound = 255, log_offset = kSignOffset ? 7 : -1;
-    static void weights(const uint8_t* p, int j, B* w) {
-        for (int i = 0; i < 8; ++i) w[i] = load_bytes(p + header + 512 * j + 64 * i);
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) {
+        for (int i = 0; i < 8; ++i) put(i, load_bytes(p + header + 512 * j + 64 * i));
     }
     static void scales(const uint8_t* p, int, Scales& s) { s.scale = Scale::read(p); }
 };
@@ -63,9 +63,8 @@ struct Mxfp4 {
     using scale_type = PowerScale;
     static constexpr Kind kind = kPlain;
     static constexpr int columns = 32, header = 16, bytes = 272, bound = 31, log_offset = 4;
-    static void weights(const uint8_t* p, int, B* w) {
-        read_nibbles(p + header, w);
-        for (int i = 0; i < 8; ++i) w[i] = lookup(kTwiceE2m1, w[i]);
+    template <class Put> static void weights(const uint8_t* p, int, Put put) {
+        read_nibbles(p + header, [&](int step, B code) { put(step, lookup(kTwiceE2m1, code)); });
     }
     static void scales(const uint8_t* p, int, Scales& s) { s.scale = PowerScale::read(p) * set(0.5f); }
 };

@@ -41,7 +41,7 @@ template <class C> void place_group(const PackGroupsArgs& args, int64_t row, int
     const uint8_t* from = args.data + (row * args.columns + first) / (nibbles ? 2 : 1);
     for (int j = 0; j < C::columns / 32; ++j) {
         uint8_t q[32];
-        for (int i = 0; i < 32; ++i) q[i] = nibbles ? from[16 * j + i / 2] >> 4 * (i % 2) & 15 : uint8_t(from[32 * j + i] ^ 0x80);
+        for (int i = 0; i < 32; ++i) q[i] = nibbles ? from[16 * j + i / 2] >> 4 * (i % 2) & 15 : uint8_t(from[32 * j + i] + kSignOffset);
         place_codes(q, nibbles, lane, p + C::header + (nibbles ? 256 : 512) * j);
     }
 }
@@ -85,7 +85,7 @@ inline void pack_groups(const void* raw, Team& team) {
     if (args.format == kQ4_0) return pack_as(Int4<32, HalfScale>{});
     if (args.format == kQ8_0) return pack_as(Int8<32, HalfScale>{});
     with_codec(args.format, [&]<class C>(C) {
-        if constexpr (requires { C::header; }) pack_as(C{});
+        if constexpr (requires { typename C::scale_type; }) pack_as(C{});
     });
 }
 

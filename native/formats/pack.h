@@ -53,7 +53,7 @@ inline void split(Q5_1, const uint8_t* p, RowBlock& out) {
 }
 inline void split(Q8_0, const uint8_t* p, RowBlock& out) {
     out.d = two_bytes(p);
-    for (int i = 0; i < 32; ++i) out.q[i] = p[2 + i] ^ 0x80;
+    for (int i = 0; i < 32; ++i) out.q[i] = uint8_t(p[2 + i] + kSignOffset);
 }
 inline void split(Q4_K, const uint8_t* p, RowBlock& out) {
     out.d = two_bytes(p), out.low = two_bytes(p + 2), split_scales(p + 4, out);

@@ -8,7 +8,7 @@
 namespace parity::PARITY_ISA {
 
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 2048;
-constexpr bool kPairSums = true;
+constexpr bool kPairSums = true, kLargeInPlace = true;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 2, kPlainTokens = 2;
 
@@ -70,6 +70,15 @@ inline float sum(F x) {
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
 }
+// As integers, since these order sizes as numbers are, and have NaN above them.
+inline float largest_size(F x, F y) {
+    const __m256i size = _mm256_set1_epi32(0x7fffffff);
+    const auto bits = [&](__m256 v) { return _mm256_and_si256(_mm256_castps_si256(v), size); };
+    const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(bits(x.a), bits(x.b)), _mm256_max_epi32(bits(y.a), bits(y.b)));
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtss_f32(_mm_castsi128_ps(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1))));
+}
 inline float largest(F x) {
     const __m256 half = _mm256_max_ps(x.a, x.b);
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
@@ -99,11 +108,11 @@ inline void store_i8(int8_t* p, I x) {
     const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1)));
 }
-inline int sum(I x) {
-    const __m256i half = _mm256_add_epi32(x.a, x.b);
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+// The sum of sixteen signed bytes.
+inline int sum_bytes(const int8_t* p) {
+    const __m128i all = _mm_xor_si128(load128(p), _mm_set1_epi8(static_cast<char>(0x80)));
+    const __m128i two = _mm_sad_epu8(all, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0x4e))) - 16 * 128;
 }
 
 inline B load_bytes(const void* p) { return {load256(p), load256(static_cast<const char*>(p) + 32)}; }
@@ -123,12 +132,17 @@ inline F load_e4m3(const uint8_t* p) {
     return {_mm256_cvtph_ps(_mm256_castsi256_si128(all)), _mm256_cvtph_ps(_mm256_extracti128_si256(all, 1))};
 }
 
-// Minus the sums of the even and of the odd pairs of sixteen numbers, as two words.
-inline int32_t minus_pairs(const int8_t* q) {
+// Minus the sums of the even and of the odd pairs of columns, as two words: of each half of a block, times 32, and of the whole,
+// times 16. Both are as large as a word holds.
+inline __m128i minus_pairs(const int8_t* q) {
     const __m128i pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), load128(q));
-    __m128i total = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0x4e));
-    total = _mm_add_epi16(total, _mm_shuffle_epi32(total, 0xb1));
-    return _mm_cvtsi128_si32(_mm_sub_epi16(_mm_setzero_si128(), total));
+    const __m128i two = _mm_add_epi16(pairs, _mm_shuffle_epi32(pairs, 0x4e));
+    return _mm_sub_epi16(_mm_setzero_si128(), _mm_add_epi16(two, _mm_shuffle_epi32(two, 0xb1)));
+}
+inline void put_pairs(const int8_t* q, int32_t* to, int64_t stride) {
+    const __m128i first = minus_pairs(q), second = minus_pairs(q + 16);
+    to[0] = _mm_cvtsi128_si32(_mm_slli_epi16(first, 5)), to[stride] = _mm_cvtsi128_si32(_mm_slli_epi16(second, 5));
+    to[2 * stride] = _mm_cvtsi128_si32(_mm_slli_epi16(_mm_add_epi16(first, second), 4));
 }
 
 inline __m256i four(const int8_t* a) {
@@ -141,8 +155,7 @@ inline __m256i four(const int8_t* a) {
 template <int kBound> constexpr int kGroup = kBound <= 15 ? 8 : kBound <= 31 ? 4 : kBound <= 63 ? 2 : 1;
 template <int kBound> __m256i products(__m256i w, __m256i a) {
     if constexpr (kBound <= 127) return _mm256_maddubs_epi16(w, a);
-    const __m256i centred = _mm256_xor_si256(w, _mm256_set1_epi8(static_cast<char>(0x80)));
-    return _mm256_maddubs_epi16(_mm256_abs_epi8(centred), _mm256_sign_epi8(a, centred));
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
 }
 inline __m256i add_pairs(__m256i sums, __m256i words) { return _mm256_add_epi32(sums, _mm256_madd_epi16(words, _mm256_set1_epi16(1))); }
 
@@ -159,12 +172,11 @@ template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     return start;
 }
 
-// What the words of a token start from: minus the offset times the activations' sums, of one half or of both.
+// What the words of a token start from: minus the offset times the activations' sums, of one half or of all.
 template <int kLogOffset, int kHalves> __m256i start_words(const int32_t* pairs) {
     if constexpr (kLogOffset < 0) return _mm256_setzero_si256();
-    __m256i start = _mm256_set1_epi32(*pairs);
-    if constexpr (kHalves == 1) start = _mm256_add_epi16(start, _mm256_set1_epi32(pairs[kTileTokens]));
-    return _mm256_slli_epi16(start, kLogOffset < 0 ? 0 : kLogOffset);
+    const __m256i start = _mm256_set1_epi32(kHalves == 1 ? pairs[2 * kTileTokens] : *pairs);
+    return _mm256_srai_epi16(start, kLogOffset < 0 ? 0 : (kHalves == 1 ? 4 : 5) - kLogOffset);
 }
 
 // The compiler would compute all products of a block before it adds any, and has no registers for them: it has to have
@@ -187,12 +199,17 @@ template <int kSteps, int kTokens> void add_words(__m256i (*words)[kTokens], con
     }
 }
 
+// An integer scale of 16 columns: twice in each row's two words.
+inline void store_factor(int32_t* to, I x) {
+    store256(to, _mm256_blend_epi16(x.a, _mm256_slli_epi32(x.a, 16), 0xaa));
+    store256(to + 8, _mm256_blend_epi16(x.b, _mm256_slli_epi32(x.b, 16), 0xaa));
+}
+
 // sums[half of the rows][token] += products of eight times four columns of weights of any size: one at a time.
 template <int kTokens> void add_wide(__m256i (*sums)[kTokens], const uint8_t* w, const int8_t* a) {
 #pragma GCC unroll 8
     for (int s = 0; s < 8; ++s) {
-        const __m256i sign = _mm256_set1_epi8(static_cast<char>(0x80));
-        const __m256i low = _mm256_xor_si256(load256(w + 64 * s), sign), high = _mm256_xor_si256(load256(w + 64 * s + 32), sign);
+        const __m256i low = load256(w + 64 * s), high = load256(w + 64 * s + 32);
         const __m256i low_size = _mm256_abs_epi8(low), high_size = _mm256_abs_epi8(high);
 #pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) {
@@ -202,12 +219,6 @@ template <int kTokens> void add_wide(__m256i (*sums)[kTokens], const uint8_t* w,
             settle(sums[0][t]), settle(sums[1][t]);
         }
     }
-}
-
-// The same number twice in each lane's two words.
-inline __m256i twice(const int32_t* p) {
-    const __m256i x = load256(p);
-    return _mm256_blend_epi16(x, _mm256_slli_epi32(x, 16), 0xaa);
 }
 
 // A word holds the sum of two columns of each step. With the offset taken out, |w| is at most half the bound, and a word has
@@ -228,7 +239,7 @@ void dot_block(I (*sums)[kTokens], const uint8_t* w, const int32_t* sub, ptrdiff
             for (int t = 0; t < kTokens; ++t) words[0][t] = words[1][t] = start_words<kLogOffset, kHalves>(pairs + s / steps * kTileTokens + t);
             add_words<group, kTokens>(words, w + 64 * s, a + 4 * kTileTokens * s);
             for (int i = 0; i < 2; ++i) {
-                const __m256i factor = kHalves == 2 ? twice(sub + 16 * (s / steps) + 8 * i) : _mm256_set1_epi16(1);
+                const __m256i factor = kHalves == 2 ? load256(sub + 16 * (s / steps) + 8 * i) : _mm256_set1_epi16(1);
                 for (int t = 0; t < kTokens; ++t) all[i][t] = _mm256_add_epi32(all[i][t], _mm256_madd_epi16(words[i][t], factor));
             }
         }

@@ -10,7 +10,7 @@ namespace parity::PARITY_ISA {
 // A product of matrices takes `kTilePanels` panels and `kTileTokens` rows of activations at a time; for up to `kDirectTokens`
 // rows, weights are unpacked as they are used. Panels are fetched `kAhead` bytes before they are read.
 constexpr int kTilePanels = 2, kTileTokens = 6, kDirectTokens = 4, kAhead = 2048;
-constexpr bool kPairSums = false;
+constexpr bool kPairSums = false, kLargeInPlace = false;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 4, kPlainTokens = 4;
 
@@ -51,6 +51,15 @@ inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
 inline float sum(F a) { return _mm512_reduce_add_ps(a.v); }
 inline float largest(F a) { return _mm512_reduce_max_ps(a.v); }
+// As integers, since these order sizes as numbers are, and have NaN above them.
+inline float largest_size(F a, F b) {
+    const __m512i size = _mm512_set1_epi32(0x7fffffff);
+    const auto bits = [&](__m512 v) { return _mm512_and_si512(_mm512_castps_si512(v), size); };
+    const int most = _mm512_reduce_max_epi32(_mm512_max_epi32(bits(a.v), bits(b.v)));
+    float out;
+    __builtin_memcpy(&out, &most, 4);
+    return out;
+}
 
 inline I set_int(int x) { return {_mm512_set1_epi32(x)}; }
 inline I load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
@@ -64,7 +73,12 @@ inline F widen(I a) { return {_mm512_cvtepi32_ps(a.v)}; }
 inline I nearest(F a) { return {_mm512_cvtps_epi32(a.v)}; }
 inline F power_of_two(I a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a.v, _mm512_set1_epi32(127)), 23))}; }
 inline void store_i8(int8_t* p, I a) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v)); }
-inline int sum(I a) { return _mm512_reduce_add_epi32(a.v); }
+// The sum of sixteen signed bytes.
+inline int sum_bytes(const int8_t* p) {
+    const __m128i all = _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(static_cast<char>(0x80)));
+    const __m128i two = _mm_sad_epu8(all, _mm_setzero_si128());
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0x4e))) - 16 * 128;
+}
 
 inline B load_bytes(const void* p) { return {_mm512_loadu_si512(p)}; }
 inline void store_bytes(void* p, B a) { _mm512_storeu_si512(p, a.v); }
@@ -95,6 +109,9 @@ template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     }
     return {_mm512_add_epi32(even, odd)};
 }
+
+// An integer scale of 16 columns.
+inline void store_factor(int32_t* to, I x) { store_int(to, x); }
 
 template <int kBound, int kSteps, int kPanels, int kTokens>
 void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {

@@ -7,10 +7,10 @@
 
 namespace parity::PARITY_ISA {
 
-// The product of signed bytes wants signed weights: those stored with 128 are brought back, smaller ones already fit.
+// The product of signed bytes wants signed weights.
 constexpr int kSignOffset = 0;
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 1024;
-constexpr bool kPairSums = false;
+constexpr bool kPairSums = false, kLargeInPlace = false;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 4, kPlainTokens = 2;
 
@@ -62,6 +62,7 @@ inline F min(F a, F b) { return each<F>([&](int i) { return vminq_f32(a.v[i], b.
 inline F abs(F a) { return each<F>([&](int i) { return vabsq_f32(a.v[i]); }); }
 inline float sum(F a) { return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[1]), vaddq_f32(a.v[2], a.v[3]))); }
 inline float largest(F a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
+inline float largest_size(F a, F b) { return largest(max(abs(a), abs(b))); }  // a NaN stays one in these
 
 inline I set_int(int x) { return each<I>([=](int) { return vdupq_n_s32(x); }); }
 inline I load_int(const int32_t* p) { return each<I>([=](int i) { return vld1q_s32(p + 4 * i); }); }
@@ -90,7 +91,8 @@ inline void store_i8(int8_t* p, I a) {
     const int16x8_t low = vcombine_s16(vmovn_s32(a.v[0]), vmovn_s32(a.v[1])), high = vcombine_s16(vmovn_s32(a.v[2]), vmovn_s32(a.v[3]));
     vst1q_s8(p, vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
-inline int sum(I a) { return vaddvq_s32(vaddq_s32(vaddq_s32(a.v[0], a.v[1]), vaddq_s32(a.v[2], a.v[3]))); }
+// The sum of sixteen signed bytes.
+inline int sum_bytes(const int8_t* p) { return vaddlvq_s8(vld1q_s8(p)); }
 
 inline B load_bytes(const void* p) { return each<B>([=](int i) { return vld1q_u8(static_cast<const uint8_t*>(p) + 16 * i); }); }
 inline void store_bytes(void* p, B a) {
@@ -119,24 +121,24 @@ inline int8x16_t four(const int8_t* a) {
     __builtin_memcpy(&x, a, 4);
     return vreinterpretq_s8_s32(vdupq_n_s32(x));
 }
-template <int kBound> inline int8x16_t as_signed(uint8x16_t w) {
-    return vreinterpretq_s8_u8(kBound > 127 ? veorq_u8(w, vdupq_n_u8(0x80)) : w);
-}
 
 template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
     for (int s = 0; s < kSteps; ++s) {
         const int8x16_t activations = four(a + 4 * s);
-        for (int i = 0; i < 4; ++i) start.v[i] = vdotq_s32(start.v[i], as_signed<kBound>(w[s].v[i]), activations);
+        for (int i = 0; i < 4; ++i) start.v[i] = vdotq_s32(start.v[i], vreinterpretq_s8_u8(w[s].v[i]), activations);
     }
     return start;
 }
+
+// An integer scale of 16 columns.
+inline void store_factor(int32_t* to, I x) { store_int(to, x); }
 
 template <int kBound, int kSteps, int kPanels, int kTokens>
 void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
     for (int p = 0; p < kPanels; ++p, w += panel_bytes)
         for (int s = 0; s < kSteps; ++s) {
             int8x16_t weights[4];
-            for (int i = 0; i < 4; ++i) weights[i] = as_signed<kBound>(vld1q_u8(w + 64 * s + 16 * i));
+            for (int i = 0; i < 4; ++i) weights[i] = vreinterpretq_s8_u8(vld1q_u8(w + 64 * s + 16 * i));
             for (int t = 0; t < kTokens; ++t) {
                 const int8x16_t activations = four(a + 4 * (s * kTileTokens + t));
                 for (int i = 0; i < 4; ++i) sums[p][t].v[i] = vdotq_s32(sums[p][t].v[i], weights[i], activations);

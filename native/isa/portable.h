@@ -17,6 +17,8 @@ namespace parity::PARITY_ISA {
 constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 1, kAhead = 0;
 // Whether a tile's products are summed in words, which start from the sums of pairs of activations (`dot_block`).
 constexpr bool kPairSums = false;
+// Whether a tile reads weights of whole bytes where they lie packed, or a copy of them, which starts at whole cache lines.
+constexpr bool kLargeInPlace = false;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 4, kPlainTokens = 2;
 
@@ -24,8 +26,8 @@ struct F { float v[16]; };
 struct I { int32_t v[16]; };
 struct B { uint8_t v[64]; };
 
-// What a weight of the range -128 .. 127 is stored with, and `dot` sees: 128 where products take any unsigned byte, and 0
-// where such weights (stored with 128) are taken as signed.
+// What is added to a weight of the range -128 .. 127 in a panel: 128 where products take any unsigned byte, and 0 where they
+// take such weights as signed.
 constexpr int kSignOffset = 128;
 
 template <class V, class Fn> V each(Fn fn) {
@@ -100,6 +102,15 @@ inline float largest(F a) {
         if (a.v[i] > a.v[0]) a.v[0] = a.v[i];
     return a.v[0];
 }
+// The largest absolute value of both; NaN where there is one.
+inline float largest_size(F a, F b) {
+    float most = 0;
+    for (int i = 0; i < 32; ++i) {
+        const float x = i < 16 ? a.v[i] : b.v[i - 16], size = x < 0 ? -x : x;
+        if (most == most && !(size <= most)) most = size;
+    }
+    return most;
+}
 
 inline I set_int(int x) { return each<I>([=](size_t) { return x; }); }
 inline I load_int(const int32_t* p) { return each<I>([=](size_t i) { return p[i]; }); }
@@ -117,9 +128,10 @@ inline F power_of_two(I a) { return each<F>([&](size_t i) { return bits_to_float
 inline void store_i8(int8_t* p, I a) {
     for (int i = 0; i < 16; ++i) p[i] = int8_t(a.v[i]);
 }
-inline int sum(I a) {
+// The sum of sixteen signed bytes.
+inline int sum_bytes(const int8_t* p) {
     int out = 0;
-    for (int x : a.v) out += x;
+    for (int i = 0; i < 16; ++i) out += p[i];
     return out;
 }
 
@@ -147,6 +159,9 @@ template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
         for (int i = 0; i < 64; ++i) start.v[i / 4] += int(w[s].v[i]) * a[4 * s + i % 4];
     return start;
 }
+
+// An integer scale of 16 columns as a tile wants it.
+inline void store_factor(int32_t* to, I x) { store_int(to, x); }
 
 // The same for `kPanels` panels, `panel_bytes` apart and aligned to 64 bytes, and `kTokens` of a tile of activations: sums +=.
 template <int kBound, int kSteps, int kPanels, int kTokens>

@@ -13,11 +13,11 @@ struct Activations {
     float* sum;       // scale times the sum of q
     int32_t* minus;   // minus the sum of q
     int32_t* minus2;  // [tiles, blocks, 2, width]: the same over 16 columns each
-    int32_t* pairs;   // where the kernels want them: those again, as two words, of the even and of the odd pairs of columns
+    int32_t* pairs;   // [tiles, blocks, 3, width], where the kernels want them: see `put_pairs`
 
     static size_t bytes(int64_t tokens, int64_t columns, int64_t width) {
         const int64_t blocks = round_up(tokens, width) * (columns / kBlock);
-        return size_t(blocks * (kBlock + 20 + (kPairSums ? 8 : 0)) + 7 * 64);
+        return size_t(blocks * (kBlock + 20 + (kPairSums ? 12 : 0)) + 7 * 64);
     }
 
     Activations(std::byte* memory, int64_t tokens, int64_t columns, int64_t width) : width(width), blocks(columns / kBlock) {
@@ -33,12 +33,11 @@ struct Activations {
         sum = reinterpret_cast<float*>(take(4 * count));
         minus = reinterpret_cast<int32_t*>(take(4 * count));
         minus2 = reinterpret_cast<int32_t*>(take(8 * count));
-        pairs = reinterpret_cast<int32_t*>(take(kPairSums ? 8 * count : 0));
+        pairs = reinterpret_cast<int32_t*>(take(kPairSums ? 12 * count : 0));
     }
 
-    template <class Q> void put_pairs(const Q* bytes, int64_t at) const {
-        if constexpr (kPairSums)
-            for (int half = 0; half < 2; ++half) pairs[at + half * width] = minus_pairs(bytes + 16 * half);
+    template <class Q> void keep_pairs(const Q* bytes, int64_t at) const {
+        if constexpr (kPairSums) put_pairs(bytes, pairs + at, width);
     }
 
     void quantise(const float* x, int64_t token) const {
@@ -46,19 +45,19 @@ struct Activations {
         for (int64_t b = 0; b < blocks; ++b) {
             const int64_t block = tile * blocks + b, at = block * width + place;
             const F low = load(x + kBlock * b), high = load(x + kBlock * b + 16);
-            const float most = largest(max(abs(low), abs(high)));
-            // Bytes cannot hold what is no finite number; the scale can: x - x is 0, or NaN.
-            const float step = most / 127.0f + parity::PARITY_ISA::sum((low - low) + (high - high)), inverse = step > 0 ? 1.0f / step : 0.0f;
+            const float most = largest_size(low, high);
+            // Bytes cannot hold what is no finite number; the scale can.
+            const float step = most < __builtin_inff() ? most / 127.0f : __builtin_nanf(""), inverse = step > 0 ? 1.0f / step : 0.0f;
             const F limit = set(127), floor = set(-127);
             const I first = nearest(max(min(low * set(inverse), limit), floor));
             const I second = nearest(max(min(high * set(inverse), limit), floor));
             alignas(32) int8_t bytes[kBlock];
             store_i8(bytes, first), store_i8(bytes + 16, second);
             for (int s = 0; s < 8; ++s) __builtin_memcpy(q + 4 * ((8 * block + s) * width + place), bytes + 4 * s, 4);
-            const int one = parity::PARITY_ISA::sum(first), two = parity::PARITY_ISA::sum(second);
+            const int one = sum_bytes(bytes), two = sum_bytes(bytes + 16);
             scale[at] = step, sum[at] = step * float(one + two), minus[at] = -(one + two);
             minus2[2 * block * width + place] = -one, minus2[(2 * block + 1) * width + place] = -two;
-            put_pairs(bytes, 2 * block * width + place);
+            keep_pairs(bytes, 3 * block * width + place);
         }
     }
 };

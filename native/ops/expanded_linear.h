@@ -10,7 +10,7 @@ constexpr int kExpandedTokens = 6;
 
 // The weight that a stored number stands for: of column `c` of a block, for the row `lane`.
 template <class C> float expanded(const Unpacked& block, int c, int64_t lane, int q) {
-    if constexpr (C::bound == 255) q -= 128;
+    if constexpr (C::bound == 255) q = kSignOffset ? q - kSignOffset : int8_t(q);
     else if constexpr (C::log_offset >= 0) q -= 1 << C::log_offset;
     if constexpr (C::kind == kSub || C::kind == kSubMin) q *= block.sub[c / 16][lane];
     float value = block.scale[lane] * float(q);
@@ -22,7 +22,7 @@ template <class C> float expanded(const Unpacked& block, int c, int64_t lane, in
 // Block `j` of a panel as numbers [32 columns, 16 rows].
 template <class C> void expand_block(const uint8_t* panel, int j, float* to) {
     alignas(64) Unpacked block;
-    unpack_block<C>(panel, j, block);
+    unpack_block<C>(panel, j, block, store_int);
     for (int step = 0; step < 8; ++step) {
         uint32_t four[16];  // columns of each row
         __builtin_memcpy(four, block.w + 64 * step, 64);

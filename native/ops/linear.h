@@ -91,9 +91,9 @@ inline void linear(const void* raw, Team& team) {
             for (int64_t t = start; t < start + width && t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
         team.barrier();
     }
-    // Pieces of about 64 kB of weights, and at least four for each thread.
+    // Pieces of about 64 kB of weights, and at least four for each thread, or eight where each is work for longer.
     int64_t chunk = (1 << 16) * panels / (bytes + 1) + 1;
-    const int64_t most = panels / (4 * team.size) + 1;
+    const int64_t most = panels / ((width > 1 ? 8 : 4) * team.size) + 1;
     chunk = round_up(chunk < most ? chunk : most, kTilePanels);
     for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk) {
         const int64_t end = start + chunk < panels ? start + chunk : panels;
@@ -107,7 +107,7 @@ template <class C> void embed_row(const uint8_t* panels, int64_t columns, int64_
     alignas(64) Unpacked block;
     for (int64_t b = 0; b < columns / kBlock; ++b, out += kBlock) {
         constexpr int per = C::columns / kBlock;
-        unpack_block<C>(panel + b / per * C::bytes, int(b % per), block);
+        unpack_block<C>(panel + b / per * C::bytes, int(b % per), block, store_int);
         for (int c = 0; c < kBlock; ++c) out[c] = expanded<C>(block, c, lane, block.w[64 * (c / 4) + 4 * lane + c % 4]);
     }
 }

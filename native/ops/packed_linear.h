@@ -16,7 +16,7 @@ struct TokenBlock {
         const int64_t block = tile * a.blocks + b, at = block * a.width + place;
         scale = a.scale + at, sum = a.sum + at, minus = a.minus + at;
         for (int i = 0; i < 2; ++i) minus2[i] = a.minus2 + (2 * block + i) * a.width + place;
-        pairs = a.pairs + 2 * block * a.width + place;
+        pairs = a.pairs + 3 * block * a.width + place;
     }
 };
 
@@ -46,7 +46,7 @@ template <class C, int kTokens> void panel_direct(const uint8_t* panel, const Ac
         for (int j = 0; j < per; ++j) {
             B w[8];
             Scales s;
-            C::weights(panel, j, w);
+            C::weights(panel, j, [&](int step, B x) { w[step] = x; });
             C::scales(panel, j, s);
 #pragma GCC unroll 4
             for (int t = 0; t < kTokens; ++t) {
@@ -68,35 +68,49 @@ struct Unpacked {
 };
 template <class C> constexpr int64_t kUnpackedBytes = C::kind == kPlain ? 576 : C::kind == kMin ? 640 : C::kind == kSub ? 768 : 896;
 
-template <class C> void unpack_block(const uint8_t* panel, int j, Unpacked& out) {
-    B w[8];
+// `put_factor` writes the integer scales of 16 columns.
+template <class C, class Put> void unpack_block(const uint8_t* panel, int j, Unpacked& out, Put put_factor) {
+    C::weights(panel, j, [&](int step, B w) { store_bytes(out.w + 64 * step, w); });
     Scales s;
-    C::weights(panel, j, w);
     C::scales(panel, j, s);
-    for (int i = 0; i < 8; ++i) store_bytes(out.w + 64 * i, w[i]);
     store(out.scale, s.scale);
     if constexpr (C::kind == kMin || C::kind == kSubMin) store(out.low, s.low);
     if constexpr (kHalves<C> == 2)
-        for (int i = 0; i < 2; ++i) store_int(out.sub[i], s.sub[i]);
+        for (int i = 0; i < 2; ++i) put_factor(out.sub[i], s.sub[i]);
     if constexpr (C::kind == kSubMin)
         for (int i = 0; i < 2; ++i) store_int(out.min[i], s.min[i]);
 }
+
+// A panel as tiles read it. One of whole bytes may be read where it is packed.
+template <class C> constexpr bool kInPlace = kLargeInPlace && C::bound > 127;
 
 template <class C> void unpack_panel(const uint8_t* panel, int64_t blocks, std::byte* to) {
     constexpr int per = C::columns / kBlock;
     for (int64_t b = 0; b < blocks; b += per, panel += C::bytes) {
         for (int line = 0; line < C::bytes; line += 64) prefetch(panel + kAhead + line);
-        for (int j = 0; j < per; ++j, to += kUnpackedBytes<C>) unpack_block<C>(panel, j, *reinterpret_cast<Unpacked*>(to));
+        for (int j = 0; j < per; ++j, to += kUnpackedBytes<C>) unpack_block<C>(panel, j, *reinterpret_cast<Unpacked*>(to), store_factor);
     }
 }
 
-template <class C> void load_scales(const Unpacked& in, Scales& s) {
-    s.scale = load(in.scale);
-    if constexpr (C::kind == kMin || C::kind == kSubMin) s.low = load(in.low);
-    if constexpr (kHalves<C> == 2)
-        for (int i = 0; i < 2; ++i) s.sub[i] = load_int(in.sub[i]);
-    if constexpr (C::kind == kSubMin)
-        for (int i = 0; i < 2; ++i) s.min[i] = load_int(in.min[i]);
+template <class C> const Unpacked& tile_block(const std::byte* panel, int64_t b) {
+    return *reinterpret_cast<const Unpacked*>(panel + b * kUnpackedBytes<C>);
+}
+
+template <class C> const uint8_t* tile_weights(const std::byte* panel, int64_t b) {
+    constexpr int per = C::columns / kBlock;
+    if constexpr (kInPlace<C>) return reinterpret_cast<const uint8_t*>(panel) + b / per * C::bytes + C::header + 512 * (b % per);
+    else return tile_block<C>(panel, b).w;
+}
+
+template <class C> void tile_scales(const std::byte* panel, int64_t b, Scales& s) {
+    if constexpr (kInPlace<C>) return C::scales(reinterpret_cast<const uint8_t*>(panel) + b / (C::columns / kBlock) * C::bytes, 0, s);
+    else {
+        const Unpacked& in = tile_block<C>(panel, b);
+        s.scale = load(in.scale);
+        if constexpr (C::kind == kMin || C::kind == kSubMin) s.low = load(in.low);
+        if constexpr (C::kind == kSubMin)
+            for (int i = 0; i < 2; ++i) s.min[i] = load_int(in.min[i]);
+    }
 }
 
 // Memory fetched while products are computed: `lines` cache lines for each block.
@@ -115,12 +129,12 @@ void dot_block(I (*sums)[kTokens], const uint8_t* w, const int32_t* sub, ptrdiff
 template <int kBound, int kSteps, int kPanels, int kTokens>
 void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a);
 
-// The products of one block of a tile, with the offset taken out and, where the kind has them, times the integer scales.
+// The products of block `b` of a tile, with the offset taken out and, where the kind has them, times the integer scales.
 template <class C, int kPanels, int kTokens>
-inline void tile_sums(I (*sums)[kTokens], const std::byte* unpacked, int64_t panel_bytes, const int8_t* q, const TokenBlock& token) {
+inline void tile_sums(I (*sums)[kTokens], const std::byte* panels, int64_t panel_bytes, int64_t b, const int8_t* q, const TokenBlock& token) {
     constexpr int halves = kHalves<C>, steps = 8 / halves;
-    const auto* w = reinterpret_cast<const uint8_t*>(unpacked);
-    const auto sub = [&](int p, int half) { return reinterpret_cast<const Unpacked*>(unpacked + p * panel_bytes)->sub[half]; };
+    const uint8_t* w = tile_weights<C>(panels, b);
+    const auto sub = [&](int p, int half) { return tile_block<C>(panels + p * panel_bytes, b).sub[half]; };
     if constexpr (kPairSums) {
         dot_block<C::bound, C::log_offset, halves, kPanels, kTokens>(sums, w, sub(0, 0), panel_bytes, q, token.pairs);
     } else {
@@ -146,24 +160,24 @@ inline void tile_sums(I (*sums)[kTokens], const std::byte* unpacked, int64_t pan
     }
 }
 
-// Some tokens of a tile times `kPanels` unpacked panels, `panel_bytes` apart: results [kPanels, kTokens].
+// Some tokens of a tile times `kPanels` panels, `panel_bytes` apart: results [kPanels, kTokens].
 template <class C, int kPanels, int kTokens>
-void panel_tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, Ahead& ahead, F* results) {
+void panel_tile(const std::byte* panels, int64_t panel_bytes, const Activations& a, int64_t tile, Ahead& ahead, F* results) {
     F totals[kPanels][kTokens];
 #pragma GCC unroll 2
     for (int p = 0; p < kPanels; ++p)
 #pragma GCC unroll 8
         for (int t = 0; t < kTokens; ++t) totals[p][t] = set(0);
     const int8_t* q = a.q + tile * a.blocks * kBlock * kTileTokens;
-    for (int64_t b = 0; b < a.blocks; ++b, unpacked += kUnpackedBytes<C>, q += kBlock * kTileTokens) {
+    for (int64_t b = 0; b < a.blocks; ++b, q += kBlock * kTileTokens) {
         const TokenBlock token(a, tile, b, 0);
         ahead.fetch();
         I sums[kPanels][kTokens];
-        tile_sums<C, kPanels, kTokens>(sums, unpacked, panel_bytes, q, token);
+        tile_sums<C, kPanels, kTokens>(sums, panels, panel_bytes, b, q, token);
 #pragma GCC unroll 2
         for (int p = 0; p < kPanels; ++p) {
             Scales s;
-            load_scales<C>(*reinterpret_cast<const Unpacked*>(unpacked + p * panel_bytes), s);
+            tile_scales<C>(panels + p * panel_bytes, b, s);
 #pragma GCC unroll 8
             for (int t = 0; t < kTokens; ++t) {
                 TokenBlock one = token;
@@ -195,19 +209,19 @@ struct Target {
 };
 
 template <class C, int kPanels, int kTokens>
-void tile(const std::byte* unpacked, int64_t panel_bytes, const Activations& a, int64_t tile, int64_t tokens, Ahead& ahead, const Target& to) {
+void tile(const std::byte* panels, int64_t panel_bytes, const Activations& a, int64_t tile, int64_t tokens, Ahead& ahead, const Target& to) {
     if constexpr (kTokens > 1) {
-        if (tokens < kTokens) return parity::PARITY_ISA::tile<C, kPanels, kTokens - 1>(unpacked, panel_bytes, a, tile, tokens, ahead, to);
+        if (tokens < kTokens) return parity::PARITY_ISA::tile<C, kPanels, kTokens - 1>(panels, panel_bytes, a, tile, tokens, ahead, to);
     }
     F results[kPanels * kTokens];
-    panel_tile<C, kPanels, kTokens>(unpacked, panel_bytes, a, tile, ahead, results);
+    panel_tile<C, kPanels, kTokens>(panels, panel_bytes, a, tile, ahead, results);
     for (int p = 0; p < kPanels; ++p) to.put(p, tile * kTileTokens, results + p * kTokens, kTokens);
 }
 
 // `kPanels` neighbouring panels times all activations.
 template <class C, int kPanels>
 void panels_linear(const uint8_t* panels, const Activations& a, int64_t tokens, std::byte* scratch, const Target& to) {
-    const int64_t packed_bytes = a.blocks / (C::columns / kBlock) * C::bytes, panel_bytes = a.blocks * kUnpackedBytes<C>;
+    const int64_t packed_bytes = a.blocks / (C::columns / kBlock) * C::bytes;
     if (a.width == 1) {
         F totals[4];
         for (int p = 0; p < kPanels; ++p, panels += packed_bytes) {
@@ -223,13 +237,16 @@ void panels_linear(const uint8_t* panels, const Activations& a, int64_t tokens, 
         }
         return;
     }
-    for (int p = 0; p < kPanels; ++p) unpack_panel<C>(panels + p * packed_bytes, a.blocks, scratch + p * panel_bytes);
+    const int64_t panel_bytes = kInPlace<C> ? packed_bytes : a.blocks * kUnpackedBytes<C>;
+    const std::byte* tiles = kInPlace<C> ? reinterpret_cast<const std::byte*>(panels) : scratch;
+    if constexpr (!kInPlace<C>)
+        for (int p = 0; p < kPanels; ++p) unpack_panel<C>(panels + p * packed_bytes, a.blocks, scratch + p * panel_bytes);
     // The panels that follow come from memory while these are computed with.
     const int64_t count = (tokens + kTileTokens - 1) / kTileTokens, lines = kPanels * packed_bytes / 64;
     Ahead ahead{panels + kPanels * packed_bytes, (lines + count * a.blocks - 1) / (count * a.blocks)};
     for (int64_t at = 0; at < count; ++at) {
         if (ahead.at >= panels + 2 * kPanels * packed_bytes) ahead.lines = 0;
-        tile<C, kPanels, kTileTokens>(scratch, panel_bytes, a, at, tokens - at * kTileTokens, ahead, to);
+        tile<C, kPanels, kTileTokens>(tiles, panel_bytes, a, at, tokens - at * kTileTokens, ahead, to);
     }
 }
 
