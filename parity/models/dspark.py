@@ -80,8 +80,8 @@ def read_spark(fields: Fields, sizes: Sizes, *, entering: bool) -> Spark:
         raise ConfigError(f"dspark_target_layer_ids = {targets!r} must rise and name some of {sizes.num_layers} layers")
     if noise >= sizes.vocab:
         raise ConfigError(f"dspark_noise_token_id = {noise} is not among the {sizes.vocab} tokens")
-    # The list of ratios goes on with those of the draft layers; V4's other key for their number speaks of those that it had
-    # before.
+    # The list of ratios goes on with those of the draft layers, and so counts them: num_nextn_predict_layers is still 1 in the
+    # 0731 release of V4, which has three.
     ratios = fields.list("compress_ratios", [])[sizes.num_layers :]
     if any(ratios):
         raise ConfigError(f"compress_ratios ends in {ratios!r}: DSpark's draft layers pool nothing, so these must be 0")

@@ -74,16 +74,18 @@ def with_table(stack: Stack, table: str) -> Stack:
     if table == "reference":
         from . import reference
 
+        ops = stack.reference or reference.OPS
+        plain = (name for name in ops.names() if ops.origin(name) == reference.OPS.origin(name))
         return replace(
             stack,
             name=f"{stack.name}:reference",
-            ops=stack.reference or reference.OPS,
+            ops=ops,
             train_ops=reference.OPS,
             formats=frozenset(),
             rounded=frozenset(),
             prepare=as_is,
             int8_pages=True,
-            notes=dict.fromkeys(stack.ops.names(), "the reference table was asked for"),
+            notes=dict.fromkeys(plain, "the reference table was asked for"),
         )
     if table in stack.tables:
         return stack.tables[table]()
