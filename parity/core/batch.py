@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Rows = Literal["none", "last", "all"]
 
+UNKNOWN = -1
+"""Stands for a token that the step before has not brought yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -29,7 +32,7 @@ class Chunk:
 
     Args:
         request: what was asked.
-        tokens: the tokens computed, at positions `start`, `start + 1`, ...
+        tokens: the tokens computed, at positions `start`, `start + 1`, ...; `UNKNOWN` alone in a plan that follows another.
         start: tokens whose state already exists.
         pages: the sequence's pages in order, enough for `start + len(tokens)` tokens.
         slot: the place of its per-request state.
@@ -62,9 +65,16 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One step: what to compute, nothing of how. An empty plan means there is nothing to do."""
+    """One step: what to compute, nothing of how. An empty plan means there is nothing to do.
+
+    Args:
+        chunks: the work, one for each sequence.
+        follows: where the step is given to the device before the tokens of the one before are known: for each chunk, which
+            chunk of that step brings its token. Otherwise empty.
+    """
 
     chunks: tuple[Chunk, ...]
+    follows: tuple[int, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.chunks)

@@ -6,15 +6,24 @@ import gc
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from ..core.batch import Plan
 from ..core.errors import EngineError
 from ..core.request import Output, Request, SamplingParams
 from ..core.service import ModelInfo, Stats
-from .runner import Runner
+from .runner import Runner, Started
 from .scheduler import Scheduler
 
 log = logging.getLogger("parity")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step that was chosen, and what the device was given: nothing for an empty plan, an error if it could not be given."""
+
+    plan: Plan
+    started: Started | Exception | None
 
 
 class Engine:
@@ -31,6 +40,7 @@ class Engine:
     def __init__(self, info: ModelInfo, build: Callable[[], tuple[Scheduler, Runner]]) -> None:
         self.info, self._build = info, build
         self.scheduler, self.runner = build()
+        self._ahead: Step | None = None
         self.num_failures_in_a_row = 0
         """Steps that raised since the last that did not."""
 
@@ -45,20 +55,40 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether another step would do or report anything."""
-        return self.scheduler.has_work
+        return self.scheduler.has_work or self._ahead is not None
 
     def step(self) -> list[Output]:
-        """Computes one step; an error in it ends the requests of the step with `error` and no others."""
-        plan = self.scheduler.plan(time.monotonic())
+        """Computes one step; an error in it ends the requests of the step with `error` and no others.
+
+        Where the device runs on by itself, the step after it is started before its tokens are read, if that can be.
+        """
+        step, self._ahead = self._ahead, None
+        if step is None:
+            step = self._start(self.scheduler.plan(time.monotonic()))
+        if isinstance(step.started, Started) and self.runner.runs_ahead:
+            plan = self.scheduler.ahead(step.plan, time.monotonic())
+            if plan is not None:
+                self._ahead = self._start(plan, step.started)
+        return self._finish(step)
+
+    def _start(self, plan: Plan, before: Started | None = None) -> Step:
         try:
-            results = self.runner.run(plan) if plan else []
+            return Step(plan, self.runner.start(plan, before) if plan else None)
+        except Exception as error:  # reported when the step's turn comes
+            return Step(plan, error)
+
+    def _finish(self, step: Step) -> list[Output]:
+        try:
+            if isinstance(step.started, Exception):
+                raise step.started
+            results = [] if step.started is None else self.runner.finish(step.started)
         except Exception as error:  # whatever a kernel raises must not lose a request
-            log.exception("a step failed; its %d request(s) end with an error", len(plan.chunks))
+            log.exception("a step failed; its %d request(s) end with an error", len(step.plan.chunks))
             self.num_failures_in_a_row += 1
-            return self._fail(plan, error)
-        if plan:
+            return self._fail(step.plan, error)
+        if step.plan:
             self.num_failures_in_a_row = 0
-        return self.scheduler.commit(plan, results, time.monotonic())
+        return self.scheduler.commit(step.plan, results, time.monotonic())
 
     def restart(self) -> None:
         """Forgets every request and all state, graphs included, and builds them anew; a trial token must come out.
@@ -68,6 +98,7 @@ class Engine:
         Raises:
             EngineError: it does not compute any more.
         """
+        self._ahead = None
         for part in ("scheduler", "runner"):  # gone before their memory is asked for again
             vars(self).pop(part, None)
         gc.collect()

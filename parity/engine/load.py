@@ -27,10 +27,11 @@ from ..models.layers.weight import Slot
 from ..stacks.base import Stack
 from ..stacks.registry import dtype_of, open_stack, with_table
 from .engine import Engine
+from .limits import SchedulerConfig
 from .memory import StateMemory, choose_num_pages, choose_page_size, page_bytes, slot_bytes
 from .runner import Runner
 from .sampler import Sampler
-from .scheduler import Scheduler, SchedulerConfig
+from .scheduler import Scheduler
 
 log = logging.getLogger("parity")
 

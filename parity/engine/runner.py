@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,8 +15,8 @@ from ..core.batch import Batch, Chunk, Plan, Probe, Result
 from ..models.decoder import Decoder
 from ..stacks.base import Stack
 from .memory import StateMemory
-from .recordings import Recorded, Recordings
-from .sampler import Sampler, token_logprobs
+from .recordings import Recorded, Recordings, take
+from .sampler import Choice, Sampler, token_logprobs
 
 log = logging.getLogger("parity")
 
@@ -64,19 +65,39 @@ class Runner:
         """The recorded decode steps by their numbers of rows."""
         return {} if self._recordings is None else self._recordings.kept
 
-    @torch.inference_mode()
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether a step may be started before the tokens of the one before have come."""
+        return self._stack.device.asynchronous and self.probe is None
+
     def run(self, plan: Plan) -> list[Result]:
         """One result for each chunk, in order."""
+        return self.finish(self.start(plan))
+
+    @torch.inference_mode()
+    def start(self, plan: Plan, before: Started | None = None) -> Started:
+        """Gives a step to the device.
+
+        Args:
+            plan: what to compute.
+            before: the step that it follows, if it follows one.
+        """
         self._bring_state(plan)
+        known = None if before is None or not plan.follows else before.tokens
         if self._recordings is not None and self.probe is None and self._recordings.takes(plan):
-            results = self._sampler(self._recordings.logits(plan), plan.chunks)
+            choice = self._sampler.choose(self._recordings.logits(plan, known), plan.chunks)
+            started = Started(plan, choice.tokens, self._stack.device.fetch(choice.tokens), choice.results)
         else:
-            hidden = self.model.hidden(self._prepare(plan), self._memory.state)
-            results = self._results(plan, hidden)
+            started = self._started(plan, self.model.hidden(self._prepare(plan, known), self._memory.state))
         for chunk in plan.chunks:
             if chunk.save is not None:
                 self._memory.save(chunk.slot, chunk.save)
-        return results
+        return started
+
+    @torch.inference_mode()
+    def finish(self, started: Started) -> list[Result]:
+        """Waits for a step: one result for each chunk, in order."""
+        return started.results(started.fetched().tolist())
 
     def _bring_state(self, plan: Plan) -> None:
         for chunk in plan.chunks:
@@ -87,14 +108,16 @@ class Runner:
 
     # The batch
 
-    def _prepare(self, plan: Plan) -> Batch:
+    def _prepare(self, plan: Plan, known: Tensor | None = None) -> Batch:
         arrays = _arrays(plan, max(len(chunk.pages) for chunk in plan.chunks))
-        # One copy to the device for all six.
+        # One copy to the device for all seven.
         packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays])).to(self._stack.device.torch_device)
         parts = packed.split([array.size for array in arrays])
-        tokens, positions, starts, lengths, pages, slots = (
+        tokens, positions, starts, lengths, pages, slots, follows = (
             part.view(array.shape) for part, array in zip(parts, arrays, strict=True)
         )
+        if known is not None:
+            take(tokens, known, follows)
         return Batch(
             tokens,
             positions,
@@ -110,19 +133,23 @@ class Runner:
 
     # The results
 
-    def _results(self, plan: Plan, hidden: Tensor) -> list[Result]:
+    def _started(self, plan: Plan, hidden: Tensor) -> Started:
         ends = list(itertools.accumulate(len(chunk.tokens) for chunk in plan.chunks))
         sampled = [index for index, chunk in enumerate(plan.chunks) if chunk.sample]
-        chosen: Iterator[Result] = iter(())
+        choice = Choice(torch.zeros(0, dtype=torch.int64), {}, {})
         if sampled:
             rows = [ends[index] - 1 for index in sampled]
             last = hidden if len(rows) == hidden.shape[0] else hidden[rows]
-            chosen = iter(self._sampler(self.model.head(last), [plan.chunks[index] for index in sampled]))
-        results = []
-        for end, chunk in zip(ends, plan.chunks, strict=True):
-            result = next(chosen) if chunk.sample else Result()
-            results.append(self._with_rows(result, chunk, hidden[end - len(chunk.tokens) : end]))
-        return results
+            choice = self._sampler.choose(self.model.head(last), [plan.chunks[index] for index in sampled])
+
+        def results(tokens: list[int]) -> list[Result]:
+            chosen = iter(choice.results(tokens))
+            return [
+                self._with_rows(next(chosen) if chunk.sample else Result(), chunk, hidden[end - len(chunk.tokens) : end])
+                for end, chunk in zip(ends, plan.chunks, strict=True)
+            ]
+
+        return Started(plan, choice.tokens, self._stack.device.fetch(choice.tokens), results)
 
     def _with_rows(self, result: Result, chunk: Chunk, hidden: Tensor) -> Result:
         """Adds what a request wants of all rows of its chunk."""
@@ -149,8 +176,25 @@ class Runner:
                 yield self.model.head(part)
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A step that was given to the device.
+
+    Args:
+        plan: what is computed.
+        tokens: int64, on the device: one for each chunk that samples.
+        fetched: waits for the tokens, on the host.
+        results: makes one result of each chunk, given the tokens.
+    """
+
+    plan: Plan
+    tokens: Tensor
+    fetched: Callable[[], Tensor]
+    results: Callable[[list[int]], list[Result]]
+
+
 def _arrays(plan: Plan, max_pages: int) -> Sequence[np.ndarray]:
-    """tokens, positions, starts, lengths, pages and slots of a plan, all int32."""
+    """tokens, positions, starts, lengths, pages, slots and rows of the step before of a plan, all int32."""
     chunks = plan.chunks
     counts = [len(chunk.tokens) for chunk in chunks]
     tokens = np.fromiter(itertools.chain.from_iterable(chunk.tokens for chunk in chunks), np.int32, sum(counts))
@@ -163,4 +207,4 @@ def _arrays(plan: Plan, max_pages: int) -> Sequence[np.ndarray]:
     for row, chunk in enumerate(chunks):
         pages[row, : len(chunk.pages)] = chunk.pages
     slots = np.array([chunk.slot for chunk in chunks], np.int32)
-    return tokens, positions, starts, lengths, pages, slots
+    return tokens, positions, starts, lengths, pages, slots, np.array(plan.follows, np.int32)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -31,24 +32,19 @@ class Sampler:
 
     def __call__(self, logits: Tensor, chunks: Sequence[Chunk]) -> list[Result]:
         """One result for each row of `logits`, float32 [R, V]; rows of requests that ask for it are changed in place."""
+        choice = self.choose(logits, chunks)
+        return choice.results(choice.tokens.tolist())
+
+    def choose(self, logits: Tensor, chunks: Sequence[Chunk]) -> Choice:
+        """The tokens where the logits are, and what makes results of them once they are known; changes rows as above."""
         settings = self._settings
         if settings is None or not settings.fit(chunks):
             settings = self._settings = Settings([chunk.request for chunk in chunks], logits.device)
         raw = {row: logits[row].clone() for row in settings.adjusted if row in settings.logprobs}
         errors = {row: self._adjust(logits[row], chunks[row]) for row in settings.adjusted}
-        tokens: list[int] = self._ops.sample(logits, *settings.columns, settings.uniform(chunks)).tolist()
-        results = [Result(token) for token in tokens]
-        for row, count in settings.logprobs.items():
-            if tokens[row] >= 0:
-                (logprob,) = token_logprobs(raw.get(row, logits[row])[None], [tokens[row]], count)
-                results[row] = Result(tokens[row], logprob)
-        for row, token in enumerate(tokens):
-            if token < 0:
-                results[row] = Result(error="no token can be chosen: the logits are not numbers or all are masked")
-        for row, error in errors.items():
-            if error is not None:
-                results[row] = Result(error=error)
-        return results
+        tokens = self._ops.sample(logits, *settings.columns, settings.uniform(chunks))
+        reported = {row: (raw.get(row, logits[row]), count) for row, count in settings.logprobs.items()}
+        return Choice(tokens, reported, {row: error for row, error in errors.items() if error is not None})
 
     def _adjust(self, row: Tensor, chunk: Chunk) -> str | None:
         """Penalties, bias and constraint on one row [V], in place; says what failed, if anything."""
@@ -69,6 +65,39 @@ class Sampler:
                 bits = np.unpackbits(allowed.view(np.uint8), bitorder="little", count=row.shape[0])
                 row.masked_fill_(torch.from_numpy(bits).to(row.device) == 0, -torch.inf)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The tokens of a step, which may not be computed yet.
+
+    Args:
+        tokens: int64 [R], where the logits are; -1 where none can be chosen.
+        reported: the logits and how many log-probabilities are wanted, of the rows that want any.
+        errors: why a row gets no token, where it gets none.
+    """
+
+    tokens: Tensor
+    reported: Mapping[int, tuple[Tensor, int]]
+    errors: Mapping[int, str]
+
+    def results(self, tokens: Sequence[int]) -> list[Result]:
+        """One for each row.
+
+        Args:
+            tokens: `tokens`, brought to the host.
+        """
+        results = [Result(token) for token in tokens]
+        for row, (logits, count) in self.reported.items():
+            if tokens[row] >= 0:
+                (logprob,) = token_logprobs(logits[None], [tokens[row]], count)
+                results[row] = Result(tokens[row], logprob)
+        for row, token in enumerate(tokens):
+            if token < 0:
+                results[row] = Result(error="no token can be chosen: the logits are not numbers or all are masked")
+        for row, error in self.errors.items():
+            results[row] = Result(error=error)
+        return results
 
 
 class Settings:
@@ -93,9 +122,8 @@ class Settings:
         self.logprobs = {row: p.logprobs for row, p in enumerate(params) if p.logprobs is not None}
         """How many log-probabilities each row wants, where it wants any."""
         self._greedy = all(p.temperature == 0 for p in params)
-        self._rows = np.arange(len(params))
         self._first = np.zeros(len(params), np.int64)  # the position of each row's first number in the table
-        self._table = np.zeros((len(params), 0), np.float32)
+        self._table = torch.zeros(0, len(params))
         self._none = torch.zeros(len(params), device=device)
 
     def fit(self, chunks: Sequence[Chunk]) -> bool:
@@ -110,16 +138,19 @@ class Settings:
             return self._none
         positions = np.array([chunk.num_generated for chunk in chunks], np.int64)
         places = positions - self._first
-        if not ((places >= 0) & (places < self._table.shape[1])).all():
+        place = int(places[0])
+        if not (0 <= place < len(self._table) and (places == place).all()):
             self._draw(positions)
-            places[:] = 0
-        return torch.from_numpy(self._table[self._rows, places]).to(self._device)
+            place = 0
+        return self._table[place]
 
     def _draw(self, first: np.ndarray) -> None:
         seeds = [request.params.seed or 0 for request in self._requests for _ in range(_AHEAD)]
         samples = [request.sample for request in self._requests for _ in range(_AHEAD)]
         positions = (first[:, None] + np.arange(_AHEAD)).ravel()
-        self._first, self._table = first, uniforms(seeds, samples, positions.tolist()).reshape(len(first), _AHEAD)
+        numbers = uniforms(seeds, samples, positions.tolist()).reshape(len(first), _AHEAD)
+        # On the device and in the order of steps: a step copies nothing.
+        self._first, self._table = first, torch.from_numpy(np.ascontiguousarray(numbers.T)).to(self._device)
 
 
 def _is_adjusted(request: Request) -> bool:

@@ -1,6 +1,7 @@
 """Decides what each step computes: admits, batches, preempts and ends requests. Plain Python, no tensor.
 
-`plan` chooses the work of a step, `commit` takes what came of it; between the two, requests may be added and aborted.
+`plan` chooses the work of a step, `commit` takes what came of it; between the two, requests may be added and aborted, and
+`ahead` may choose the step after it, which is then committed without a `plan` of its own.
 Running requests stand in order of arrival and all of them arrived before any that waits; the latest is preempted first.
 So the oldest always goes on, and everyone becomes the oldest.
 """
@@ -11,66 +12,19 @@ import heapq
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from itertools import count
 
 from ..core.batch import Chunk, Plan, Result
-from ..core.errors import CapacityError, ContextExceeded, Overloaded, RequestError, UsageError
+from ..core.errors import CapacityError, ContextExceeded, Overloaded, RequestError
 from ..core.request import Finish, Output, Request
 from ..core.service import STEP_TOKENS, Stats
+from .limits import SchedulerConfig
 from .pages import PagePool
 from .prefix import Entry, PrefixCache, Snapshots
 from .sequence import Sequence
 
 NOTHING = Result()
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerConfig:
-    """Sizes and rules. Checked on construction.
-
-    Args:
-        page_size: tokens in a page.
-        num_pages: pages of per-token state.
-        max_model_len: most tokens of prompt and answer together.
-        max_num_seqs: most requests running at once.
-        max_num_batched_tokens: most tokens computed in one step; at least `max_num_seqs`, so that no one is left out.
-        max_num_waiting: most requests queued; more are refused.
-        eos_token_ids: the model's own end tokens.
-        prefix_caching: whether state is kept for requests to come.
-        has_slots: whether the model has per-request state, which is reused from snapshots only.
-        num_slots: places for per-request state; unused without `has_slots`.
-        num_snapshots: places for its copies; unused without `has_slots`.
-        snapshot_every: pages between two snapshots of a request; the last page boundary of a prompt always gets one.
-
-    Raises:
-        UsageError: a value is out of its range.
-    """
-
-    page_size: int = 16
-    num_pages: int = 1024
-    max_model_len: int = 4096
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 2048
-    max_num_waiting: int = 1024
-    eos_token_ids: frozenset[int] = frozenset()
-    prefix_caching: bool = True
-    has_slots: bool = False
-    num_slots: int = 0
-    num_snapshots: int = 0
-    snapshot_every: int = 16
-
-    def __post_init__(self) -> None:
-        optional = {"num_snapshots"} if self.has_slots else {"num_snapshots", "num_slots"}
-        for name in (f.name for f in fields(self) if f.type == "int"):
-            value, least = getattr(self, name), 0 if name in optional else 1
-            if value < least:
-                raise UsageError(f"{name} must be at least {least}, not {value}")
-        if self.max_num_batched_tokens < self.max_num_seqs:
-            raise UsageError(
-                f"max_num_batched_tokens ({self.max_num_batched_tokens}) is below max_num_seqs ({self.max_num_seqs}); "
-                "every running request needs one token a step: raise the first or lower the second"
-            )
 
 
 class Scheduler:
@@ -169,6 +123,39 @@ class Scheduler:
             budget -= len(chunks[-1].tokens)
         return Plan(tuple(chunks))
 
+    def ahead(self, plan: Plan, now_s: float) -> Plan | None:
+        """The step after `plan`, before that is committed: each of its sequences decodes on with the token it will bring.
+
+        None where what comes next depends on the tokens, or on more than the tokens: someone could be admitted, has to be
+        preempted, is past its deadline, reads its prompt still, or has to see a token before the next is chosen. What `plan`
+        turns out to have ended is computed for nothing and thrown away by `commit`.
+        """
+        overdue = bool(self._deadlines) and self._deadlines[0][0] <= now_s
+        if overdue or (self.waiting and self._slots):
+            return None
+        rows = {chunk.request.id: row for row, chunk in enumerate(plan.chunks)}
+        going: list[tuple[int, Sequence]] = []
+        num_missing = 0
+        for sequence in self.running:
+            row = rows.get(sequence.request.id)
+            if row is None or not self._decodes_on(sequence, plan.chunks[row]):
+                return None
+            if len(sequence.tokens) + 1 < sequence.limit:
+                going.append((row, sequence))
+                num_missing += self.pool.pages_for(len(sequence.tokens) + 1) - len(sequence.pages)
+        if not going or num_missing > self.cache.num_available:
+            return None
+        chunks = []
+        for row, sequence in going:
+            with sequence.after(plan.chunks[row]):
+                self._grow(sequence)
+                chunks.append(self._chunk(sequence, 1))
+        return Plan(tuple(chunks), follows=tuple(row for row, _ in going))
+
+    def _decodes_on(self, sequence: Sequence, chunk: Chunk) -> bool:
+        here = self._current(chunk) is sequence
+        return here and chunk.sample and chunk.rows == "last" and not sequence.awaits_tokens
+
     def commit(self, plan: Plan, results: Seq[Result], now_s: float) -> list[Output]:
         """Takes what a planned step brought, one result for each chunk; returns what there is to report, in order."""
         outputs, self._ended = self._ended, []
@@ -183,6 +170,7 @@ class Scheduler:
             self._num_step_tokens += plan.num_tokens
             self._steps_by_tokens[bisect_left(STEP_TOKENS, plan.num_tokens)] += 1
         self._step_s += now_s - self._planned_s
+        self._planned_s = now_s  # a step chosen ahead counts from here
         return outputs
 
     def fail(self, plan: Plan, message: str) -> list[Output]:
@@ -266,7 +254,9 @@ class Scheduler:
     def _current(self, chunk: Chunk) -> Sequence | None:
         """The sequence that the chunk belongs to, unless it has ended since."""
         sequence = self._sequences.get(chunk.request.id)
-        if sequence is None or sequence.status != "running" or sequence.num_computed != chunk.start:
+        if sequence is None or sequence.request is not chunk.request:
+            return None
+        if sequence.status != "running" or sequence.num_computed != chunk.start:
             return None
         return sequence
 
@@ -377,10 +367,14 @@ class Scheduler:
             step_s=self._step_s,
         )
 
-    def check(self) -> None:
-        """Asserts, between steps, that every page, slot and snapshot has exactly the owners it should. O(pages)."""
+    def check(self, ahead: Plan | None = None) -> None:
+        """Asserts, between steps, that every page, slot and snapshot has exactly the owners it should. O(pages).
+
+        Args:
+            ahead: the plan chosen ahead that is not yet committed, if there is one.
+        """
         self.cache.check()
-        self.snapshots.check()
+        self.snapshots.check(sum(chunk.save is not None for chunk in ahead.chunks) if ahead is not None else 0)
         held = Counter(page for sequence in self.running for page in sequence.pages)
         for page in range(self.config.num_pages):
             num_held = held[page] + self.cache.holds(page)

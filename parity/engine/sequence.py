@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..core.batch import Chunk, Rows
+from ..core.batch import UNKNOWN, Chunk, Rows
 from ..core.request import Request, TokenLogprobs, Usage
 from .prefix import Entry
 
@@ -88,8 +90,6 @@ class Sequence:
 
     def chunk(self, end: int, restore: int | None = None, save: int | None = None) -> Chunk:
         """The work that brings `num_computed` to `end`."""
-        params = self.request.params
-        penalised = params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
         sample = self.samples and end == len(self.tokens)
         return Chunk(
             request=self.request,
@@ -100,10 +100,33 @@ class Sequence:
             rows=self._rows(end),
             sample=sample,
             num_generated=self.num_generated,
-            generated=tuple(self.tokens[self.num_prompt :]) if sample and penalised else (),
+            generated=tuple(self.tokens[self.num_prompt :]) if sample and self._penalised else (),
             restore=restore,
             save=save,
         )
+
+    @contextmanager
+    def after(self, chunk: Chunk) -> Iterator[None]:
+        """While open, it stands as if a planned chunk had brought a token, whichever."""
+        num_computed = self.num_computed
+        self.num_computed = chunk.length
+        self.tokens.append(UNKNOWN)
+        try:
+            yield
+        finally:
+            self.tokens.pop()
+            self.num_computed = num_computed
+
+    @property
+    def awaits_tokens(self) -> bool:
+        """Whether a step needs the tokens before it on the host: for a constraint, a penalty, or what is reported of them."""
+        request, params = self.request, self.request.params
+        return request.constraint is not None or self._penalised or params.logprobs is not None
+
+    @property
+    def _penalised(self) -> bool:
+        params = self.request.params
+        return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
 
     def _rows(self, end: int) -> Rows:
         if self.request.want == "logits" and end > self.num_rows_sent:

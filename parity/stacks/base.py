@@ -41,6 +41,10 @@ class Device(Protocol):
         """Whether a recorded step may read plain memory of the host."""
 
     @property
+    def asynchronous(self) -> bool:
+        """Whether it goes on with what it was given, in the order given, while the host does other things."""
+
+    @property
     def recorded_rows(self) -> Sequence[int]:
         """Numbers of rows, rising, that decode steps are recorded for: one of fewer rows is filled up to the next."""
 
@@ -68,6 +72,9 @@ class Device(Protocol):
 
         The graph is None where this device, or the table that `run` computes with, cannot be recorded.
         """
+
+    def fetch(self, data: Tensor) -> Callable[[], Tensor]:
+        """Begins to bring numbers to the host, once all work given so far is done; what is returned waits for them only."""
 
     def read(self, data: Tensor) -> None:
         """Reads contiguous float32 numbers once, as fast as the device can: the speed that memory-bound work is held to."""

@@ -20,6 +20,7 @@ class HostDevice:
 
     torch_device = torch.device("cpu")
     reads_host = True
+    asynchronous = False
     recorded_rows: Sequence[int] = range(1, 65)
 
     def memory(self) -> Memory:
@@ -51,6 +52,9 @@ class HostDevice:
     def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         """PyTorch's own kernels cannot be recorded."""
         return None, run()
+
+    def fetch(self, data: Tensor) -> Callable[[], Tensor]:
+        return lambda: data
 
     def read(self, data: Tensor) -> None:
         data.sum()

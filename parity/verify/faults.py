@@ -191,8 +191,8 @@ def position_after_hit(llm: Any) -> None:
     runner = llm._engine.runner
     prepare, hit, known = runner._prepare, set[str](), set[str]()
 
-    def wrong(plan: Any) -> Any:
-        batch = prepare(plan)
+    def wrong(plan: Any, brought: Any = None) -> Any:
+        batch = prepare(plan, brought)
         positions = batch.positions.clone()
         for chunk, first in zip(plan.chunks, batch.host_starts, strict=False):
             name = chunk.request.id

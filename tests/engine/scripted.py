@@ -13,7 +13,8 @@ import numpy as np
 
 from parity.core.batch import Chunk, Plan, Result
 from parity.core.request import Output, Request, TokenLogprobs
-from parity.engine.scheduler import Scheduler, SchedulerConfig
+from parity.engine.limits import SchedulerConfig
+from parity.engine.scheduler import Scheduler
 
 VOCABULARY = 50
 EOS = 7

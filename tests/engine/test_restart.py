@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def break_once(engine: Engine, place: str) -> None:
     """Makes one call of a part raise; the part that a restart builds is whole."""
-    part = engine.runner if place == "run" else engine.scheduler
+    part = engine.runner if place == "start" else engine.scheduler
 
     def broken(*given: object) -> object:
         raise RuntimeError(f"{place} broke")
@@ -39,13 +39,13 @@ def break_once(engine: Engine, place: str) -> None:
 
 
 def slow(engine: Engine) -> None:
-    run = engine.runner.run
+    start = engine.runner.start
 
-    def slowly(plan: object) -> object:
+    def slowly(*step: object) -> object:
         time.sleep(0.005)
-        return run(plan)  # type: ignore[arg-type]
+        return start(*step)  # type: ignore[arg-type]
 
-    engine.runner.run = slowly  # type: ignore[method-assign]
+    engine.runner.start = slowly  # type: ignore[method-assign, assignment]
 
 
 @pytest.mark.parametrize("place", ["plan", "commit", "stats", "abort"])
@@ -75,7 +75,7 @@ def test_whatever_breaks_the_engine_is_restarted(folder: Path, place: str) -> No
 def test_steps_that_go_on_failing_are_the_states_fault(folder: Path) -> None:
     engine = tiny.open_engine(folder)
     service = EngineService(engine)
-    service.call(lambda: break_once(engine, "run"))
+    service.call(lambda: break_once(engine, "start"))
     for n in range(module.MAX_FAILURES_IN_A_ROW):
         assert service.stats().num_restarts == 0
         broken = Inbox()

@@ -10,7 +10,7 @@ import pytest
 from parity.core.batch import Plan, Result
 from parity.core.errors import CapacityError, ContextExceeded, Overloaded, RequestError, UsageError
 from parity.core.request import Finish, Request, SamplingParams
-from parity.engine.scheduler import SchedulerConfig
+from parity.engine.limits import SchedulerConfig
 
 from .scripted import EOS, Harness, alone, state_after
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from parity.core.batch import Plan, Result
 from parity.core.errors import CapacityError, Overloaded, RequestError
 from parity.core.request import Request, SamplingParams
-from parity.engine.scheduler import SchedulerConfig
+from parity.engine.limits import SchedulerConfig
 
 from .scripted import EOS, Harness
 

@@ -110,14 +110,14 @@ def test_abort_deadline_and_close_each_end_a_request(folder: Path) -> None:
 
 def test_a_step_that_fails_ends_its_requests_and_the_engine_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = tiny.open_engine(folder)
-    run, failing = engine.runner.run, threading.Event()
+    start, failing = engine.runner.start, threading.Event()
 
-    def fragile(plan: object) -> object:
+    def fragile(*step: object) -> object:
         if failing.is_set():
             raise RuntimeError("a kernel broke")
-        return run(plan)  # type: ignore[arg-type]
+        return start(*step)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine.runner, "run", fragile)
+    monkeypatch.setattr(engine.runner, "start", fragile)
     service = EngineService(engine)
     failing.set()
     broken = Inbox()

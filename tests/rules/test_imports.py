@@ -37,6 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "parity": (*CORE, "parity.answers", "parity.llm"),
 }
 WITHOUT_TORCH = (
+    "parity.engine.limits",
     "parity.engine.scheduler",
     "parity.engine.pages",
     "parity.engine.prefix",

@@ -18,6 +18,7 @@ class PlainDevice:
 
     torch_device = torch.device("cpu")
     reads_host = True
+    asynchronous = False
     recorded_rows = ()
 
     def memory(self) -> Memory:
@@ -40,6 +41,10 @@ class PlainDevice:
     def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
         """Computes, and records nothing: the engine then runs each step afresh."""
         return None, run()
+
+    def fetch(self, data: Tensor) -> Callable[[], Tensor]:
+        """A real one would begin a copy to pinned memory, and wait for that alone."""
+        return lambda: data
 
     def read(self, data: Tensor) -> None:
         data.sum()

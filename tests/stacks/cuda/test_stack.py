@@ -137,6 +137,27 @@ def test_a_step_that_cannot_be_recorded_is_computed_once_and_said(fake: FakeCuda
     assert len(fake.pools) == 1  # it is not tried again
 
 
+def test_tokens_are_fetched_by_a_copy_of_their_own(fake: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy is given before anything later, and only its own event is waited for."""
+    log, empty = fake.log, torch.empty
+
+    class Event:
+        def record(self, stream: FakeStream) -> None:
+            log.append(f"recorded on {stream.name}")
+
+        def synchronize(self) -> None:
+            log.append("waited")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event, raising=False)
+    monkeypatch.setattr(torch, "empty", lambda shape, *, dtype, pin_memory: empty(shape, dtype=dtype))
+    data = torch.tensor([3, 4])
+    wait = CudaDevice(0).fetch(data)
+    assert log == ["recorded on main"]
+    data.fill_(9)  # by a later step
+    assert wait().tolist() == [3, 4]
+    assert log == ["recorded on main", "waited"]
+
+
 def test_the_reference_table_is_not_recorded(fake: FakeCuda) -> None:
     graph, result = CudaDevice(0).capture(Counter(fake))
     assert graph is None
