@@ -95,9 +95,12 @@ def test_rows_whose_likeliest_token_has_no_name_are_left_out() -> None:
     assert named({"": -9.0, **likely}, fake.Words()) == [], "an empty text may be any of several, and far likelier than it says"
     assert named({"": -9.0, "A": -0.5, "B": -3.0}, fake.Words()) == [(33, -0.5), (34, -3.0)], "the rest is too little for that"
     listed = {"tokens": ["a"] * 4, "token_logprobs": [None, -5.0, -6.0, -7.0]}
-    tops = [None, likely, {"": -0.1, **likely}, likely]
+    tops = [None, likely | {"C": -4.0}, {"": -0.1, **likely}, likely | {"C": -4.0}]
+    short = [None, likely | {"a": -5.0}, {"A": -3.0, "a": -6.0}, likely]
+    rows = echoed({**listed, "top_logprobs": short}, np.array([1, 2, 3, 4], np.int32), fake.Words())[1]
+    assert [bool(row) for row in rows] == [True, False, True], "one token fewer is listed: two were spelled alike"
     rows = echoed({**listed, "top_logprobs": tops}, np.array([1, 2, 3, 4], np.int32), fake.Words())[1]
-    assert [[token for token, _ in row] for row in rows] == [[33, 34, 2], [], [33, 34, 4]]
+    assert [[token for token, _ in row] for row in rows] == [[33, 34, 35, 2], [], [33, 34, 35, 4]]
     rows = echoed({**listed, "top_logprobs": [None] * 4}, np.array([1, 2, 3, 4], np.int32), fake.Words())[1]
     assert [[token for token, _ in row] for row in rows] == [[2], [3], [4]]
     choice = {"logprobs": {"tokens": ["A"], "token_logprobs": [-2.0], "top_logprobs": [{"": -0.1, **likely}]}}

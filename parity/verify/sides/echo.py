@@ -79,17 +79,27 @@ def echoed(logprobs: Any, ids: Int32s, words: Words | None, lag: Lag = 0) -> tup
     values, tops = field(logprobs, "token_logprobs"), field(logprobs, "top_logprobs")
     if not isinstance(values, list) or len(values) < len(ids):
         raise EndpointError("the endpoint did not echo the prompt's log-probabilities")
+    widths = [_width(field(tops, place), values[place]) for place in range(len(ids))]
+    rows = [named(field(tops, place), words, whole=widths[place] >= max(widths)) for place in range(len(ids))]
     if lag:
         at = np.arange(1, len(ids), dtype=np.int32)
-        return at, [_likely(named(field(tops, int(place)), words), int(ids[place])) for place in at]
-    rows = []
+        return at, [_likely(rows[place], int(ids[place])) for place in at]
+    found = []
     for place in range(1, len(ids)):
-        listed = field(tops, place)
-        likely = named(listed, words)
         # Likely tokens that cannot be told by name leave a position unread; where none are listed the prompt's own is all.
-        own = [(int(ids[place]), logprob(values[place]))] if likely or not listed else []
-        rows.append(ordered([*own, *likely]))
-    return np.arange(len(rows), dtype=np.int32), rows
+        own = [(int(ids[place]), logprob(values[place]))] if rows[place] or not field(tops, place) else []
+        found.append(ordered([*own, *rows[place]]))
+    return np.arange(len(found), dtype=np.int32), found
+
+
+def _width(listed: Any, own: Any) -> int:
+    """How many likely tokens are listed, without the prompt's own where it stands in the list only for being that."""
+    values = list(listed.values()) if isinstance(listed, dict) else []
+    return len(values) - (own in values and own == min(values, key=_number))
+
+
+def _number(value: Any) -> float:
+    return value if isinstance(value, (int, float)) else 0.0
 
 
 def _likely(row: Row, token: int) -> Row:

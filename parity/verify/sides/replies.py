@@ -81,16 +81,20 @@ def prompt_logprobs(value: Any, ids: Int32s, words: Words | None) -> list[Row]:
     return rows
 
 
-def named(entry: Any, words: Words | None) -> Row:
-    """Likely tokens keyed by their text; none where a text that is no one token's may hide a likelier one.
+def named(entry: Any, words: Words | None, *, whole: bool = True) -> Row:
+    """Likely tokens keyed by their text; none where a text that several tokens have may hide a likelier one.
 
-    Where a server spells all special tokens alike, one of them stands for all, and with any one's probability.
+    A server may spell all special tokens alike, and leave out bytes that are no whole character: of tokens that then look the
+    same only one is listed, and with any one's probability.
+
+    Args:
+        whole: whether as many tokens are listed as should be.
     """
     if not isinstance(entry, dict):
         return []
     pairs = [(token_of({"token": text}, words), logprob(value)) for text, value in entry.items()]
     row = [(token, value) for token, value in pairs if token is not None]
-    if len(row) == len(pairs):
+    if whole and len(row) == len(pairs):
         return row
     shown = [math.exp(value) for _, value in row]
     return row if max(shown, default=0.0) >= 1.0 - sum(shown) else []
