@@ -69,8 +69,9 @@ def test_an_echo_that_stands_one_token_behind_is_said_to() -> None:
         assert "one token behind" in side.unreached()["distributions"]
     # The end of the prompt is shown, too, which an echo at its place does not reach; the token without a text has no name.
     likely = {place: np.argsort(-fake.logprobs(tokens[: place + 1].tolist()))[:5] for place in range(1, len(tokens))}
-    assert positions.at.tolist() == [place for place in likely if 95 not in likely[place]]
-    assert len(positions.at) >= len(tokens) - 5
+    told = {place for place in likely if 95 not in likely[place] and tokens[place] not in likely[place]}
+    assert told <= set(positions.at.tolist()) <= {place for place in likely if 95 not in likely[place]}
+    assert len(told) >= len(tokens) - 8
 
 
 def test_an_echo_that_belongs_to_no_token_is_not_judged(tmp_path: Path) -> None:
