@@ -1,6 +1,6 @@
 """How good is the verifier? Plants every fault of the catalogue, runs many equal pairs, and measures text-only tests.
 
-    python bench/verify_power.py [--equal 100] [--only WORD] [--text]
+    python bench/verify_power.py [--equal 100] [--first N] [--only WORD] [--text]
 
 Runs on tiny random checkpoints; prints tables in Markdown.
 """
@@ -54,10 +54,14 @@ def faults(suite: suites.Suite, folder: Path, only: str) -> list[Trial]:
     return trials
 
 
-def equal_runs(suite: suites.Suite, folder: Path, count: int) -> int:
-    """Pairs that are the same model: other weights each time, and B with other pages, batches and threads."""
+def equal_runs(suite: suites.Suite, folder: Path, count: int, first: int = 0) -> int:
+    """Pairs that are the same model: other weights each time, and B with other pages, batches and threads.
+
+    Args:
+        first: the pair to begin with, so that many can be run in parts.
+    """
     alarms, words = 0, dict[str, int]()
-    for run in range(count):
+    for run in range(first, first + count):
         kind = _EQUAL_KINDS[run % len(_EQUAL_KINDS)]
         checkpoint = folder / "equal"
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -144,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables; returns 1 if a fault was missed or an equal pair refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--equal", type=int, default=20, help="equal pairs to run")
+    parser.add_argument("--first", type=int, default=0, help="the equal pair to begin with: 25 at a time make 100 in four parts")
     parser.add_argument("--only", default="", help="faults with this word in their name")
     parser.add_argument("--text", action="store_true", help="also the table of text-only tests")
     arguments = parser.parse_args(argv)
@@ -153,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = Path(name)
         suite = suites.load(str(write_suite(folder / "tiny.jsonl")))
         trials = faults(suite, folder, arguments.only)
-        alarms = equal_runs(suite, folder, arguments.equal) if arguments.equal else 0
+        alarms = equal_runs(suite, folder, arguments.equal, arguments.first) if arguments.equal else 0
         if arguments.text:
             text_only(folder)
     print(json.dumps({"seconds": round(time.monotonic() - started), "gates": load_rules().hash}))
