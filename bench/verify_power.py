@@ -148,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Prints the tables; returns 1 if a fault was missed or an equal pair refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--equal", type=int, default=20, help="equal pairs to run")
-    parser.add_argument("--first", type=int, default=0, help="the equal pair to begin with: 25 at a time make 100 in four parts")
+    parser.add_argument(
+        "--first", type=int, default=0, help="the equal pair to begin with: 25 at a time make 100 in four parts"
+    )
     parser.add_argument("--only", default="", help="faults with this word in their name")
     parser.add_argument("--text", action="store_true", help="also the table of text-only tests")
     arguments = parser.parse_args(argv)

@@ -1,0 +1,1 @@
+"""The parts that exact checkpoints are put together from; `parity.verify.probes` is how they are used."""
