@@ -32,6 +32,7 @@ from .memory import StateMemory, choose_num_pages, choose_page_size, page_bytes,
 from .runner import Runner
 from .sampler import Sampler
 from .scheduler import Scheduler
+from .upload import Upload
 
 log = logging.getLogger("parity")
 
@@ -174,22 +175,23 @@ class Placer:
 
     def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
         self._stack, self._dtype = stack, dtype
+        self._upload = Upload(stack.device)
         self._expanded: dict[str, tuple[int, int]] = {}
 
     def exact(self, weight: Weight) -> Tensor:
         """A small weight that is kept in float32."""
-        return expand(weight, torch.float32).to(self._stack.device.torch_device)
+        return self._upload.tensor(expand(weight, torch.float32))
 
     def place(self, weight: Weight) -> Weight:
         """A matrix."""
         if all(_format(part) in self._stack.formats for part in _parts(weight)):
-            return self._stack.prepare(_to(weight, self._stack.device.torch_device))
+            return self._stack.prepare(self._upload.weight(weight))
         for part in _parts(weight):
             if isinstance(part, Packed):
                 before, after = self._expanded.get(part.format, (0, 0))
                 size = torch.Size(part.shape).numel() * self._dtype.itemsize
                 self._expanded[part.format] = (before + part.nbytes, after + size)
-        return expand(_to(weight, self._stack.device.torch_device), self._dtype)
+        return expand(self._upload.weight(weight), self._dtype)
 
     def report(self) -> None:
         """Says which formats were expanded, and what that costs."""
@@ -214,15 +216,6 @@ def _format(part: Tensor | Packed) -> str:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _to(weight: Weight, device: torch.device) -> Weight:
-    if isinstance(weight, Tensor):
-        return weight.to(device)
-    if isinstance(weight, Packed):
-        arrays = {role: array.to(device) for role, array in weight.arrays.items()}
-        return Packed(weight.format, weight.shape, arrays, weight.meta)
-    return Rows(tuple(_to(part, device) for part in weight.parts))  # type: ignore[misc]  # parts are never rows
 
 
 def compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None, config: Mapping[str, Any]) -> torch.dtype:
