@@ -30,10 +30,10 @@ template <class Row> void transpose_keys(Row row, int64_t count, int64_t dim, fl
         for (int64_t e = 0; e < count; ++e) to[d * kEntries + e] = row(e)[d];
 }
 
-// scores [kRows, 64] = q [kRows, dim] . keys [dim, 64], or added to what is there
-template <int kRows> void score_rows(const float* const* q, const float* keys, int64_t dim, float* scores, bool more) {
+// scores [kRows, 64] = q [kRows, dim] . keys [dim, 64], or added to what is there, for the first `count` keys at least
+template <int kRows> void score_rows(const float* const* q, const float* keys, int64_t count, int64_t dim, float* scores, bool more) {
     constexpr int wide = kWide<kRows>;
-    for (int at = 0; at < 4; at += wide) {
+    for (int at = 0; 16 * at < count; at += wide) {
         F totals[kRows][wide];
         for (int r = 0; r < kRows; ++r)
             for (int i = 0; i < wide; ++i) totals[r][i] = more ? load(scores + r * kEntries + 16 * (at + i)) : set(0);
@@ -263,6 +263,7 @@ inline void find_rows(const PageRows& from, const int64_t* entries, int64_t coun
     for (int64_t e = 0; e < count; ++e) {
         const uint8_t* at = entries[e] < 0 ? pooled + ~entries[e] * size : bytes + (entries[e] * from.rows_per_entry + from.row) * size;
         if (type == kPageFloat) {
+            for (int64_t line = 0; line < size; line += 64) prefetch(at + line);
             rows[e] = reinterpret_cast<const float*>(at);
             continue;
         }
@@ -300,8 +301,8 @@ inline void attend_segment(const AttendArgs& args, const Block& block, int64_t s
         transpose_keys([&](int64_t e) { return keys[e]; }, count, args.k_dim, memory.keys);
         if (args.k2_dim) transpose_keys([&](int64_t e) { return keys2[e]; }, count, args.k2_dim, memory.keys + args.k_dim * kEntries);
         const auto score = [&]<int kRows>(int64_t m) {
-            score_rows<kRows>(memory.q + m, memory.keys, args.k_dim, memory.scores + m * kEntries, false);
-            if (args.k2_dim) score_rows<kRows>(memory.q2 + m, memory.keys + args.k_dim * kEntries, args.k2_dim, memory.scores + m * kEntries, true);
+            score_rows<kRows>(memory.q + m, memory.keys, count, args.k_dim, memory.scores + m * kEntries, false);
+            if (args.k2_dim) score_rows<kRows>(memory.q2 + m, memory.keys + args.k_dim * kEntries, count, args.k2_dim, memory.scores + m * kEntries, true);
         };
         tiles_of(queries, score);
         for (int64_t m = 0; m < queries; ++m) {

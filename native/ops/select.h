@@ -105,7 +105,7 @@ struct Selecting {
             const auto add = [&]<int kRows>(int64_t head) {
                 const float* q[kRows];
                 for (int r = 0; r < kRows; ++r) q[r] = args.q + row * args.q_stride + (head + r) * args.q_head_stride;
-                score_rows<kRows>(q, keys, args.dim, products, false);
+                score_rows<kRows>(q, keys, count, args.dim, products, false);
                 for (int r = 0; r < kRows; ++r) {
                     const F weight = set(args.weights ? args.weights[row * args.weight_stride + head + r] : 1.0f);
                     for (int64_t e = 0; e < kEntries; e += 16)
