@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ..core.errors import RequestError
 from ..core.flags import add_flags, flag, given, json_object, positive
+from ..text.switches import check_options
 from .terminal import waiting
 
 if TYPE_CHECKING:
@@ -153,8 +155,18 @@ def add_template(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat-template-kwargs",
         "--chat-template-args",
-        type=json_object,
+        type=_template_options,
         default={},
         metavar="JSON",
         help="more for the chat template, such as '{\"enable_thinking\": false}'",
     )
+
+
+def _template_options(text: str) -> dict[str, Any]:
+    """A JSON object of what a chat template may be given."""
+    options = json_object(text)
+    try:
+        check_options(options, "prompt", "params", "raw")
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return options

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 from ..core.chat import Message, Tool
 from ..core.errors import RequestError
 from ..core.request import SamplingParams
+from ..text.switches import check_options
 
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
@@ -81,6 +82,7 @@ class ChatAsk:
     def __post_init__(self) -> None:
         if not self.messages:
             raise RequestError("messages must hold at least one message", field="messages")
+        check_options(self.template)
         names = [tool.name for tool in self.tools]
         for name in names:
             if not _TOOL_NAME.fullmatch(name):

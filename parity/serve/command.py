@@ -19,6 +19,7 @@ from ..core.flags import add_flags, flag, given, json_object, positive, positive
 from ..core.request import SamplingParams
 from ..engine.grammar import Grammars
 from ..text.dialects import Dialect, dialect_by_name
+from ..text.switches import check_options
 from .chat_words import ChatWords
 from .desk import Desk
 from .run import Server, bind
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     from ..text.tokenizer import Tokenizer
 
 KEY_VARIABLE = "PARITY_API_KEY"
+
+
+def _template_options(options: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    check_options(options)
+    return tuple(options.items())
 
 
 SERVER = (
@@ -75,7 +81,7 @@ CONVERSATION = (
         "default_template",
         "--default-chat-template-kwargs",
         "--chat-template-kwargs",
-        become=lambda value: tuple(value.items()),
+        become=_template_options,
         type=json_object,
         metavar="JSON",
         help="variables for the chat template, such as '{\"enable_thinking\": false}'",

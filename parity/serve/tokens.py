@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from ..core.errors import RequestError
+from ..text.switches import layered
 from .asks import ChatAsk, ToolPolicy
 from .desk import Desk, aside
 from .openai.asking import message_of, tool_of
@@ -91,6 +92,6 @@ class Tokenizing:
             tuple(message_of(message) for message in body.messages or ()),
             tuple(tool_of(tool) for tool in body.tools or ()),
             ToolPolicy("auto" if body.tools else "none"),
-            template=dict(self._desk.settings.default_template) | (body.chat_template_kwargs or {}),
+            template=layered(dict(self._desk.settings.default_template), body.chat_template_kwargs or {}),
         )
         return list(words.chat_prompt(ask).tokens)

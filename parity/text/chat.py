@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from parity.core.chat import Event, Finished, Message, TextDelta, Tool
@@ -16,8 +17,11 @@ from .encodings import encoding_for
 from .protect import Shield, encode_rendered
 from .router import Router, random_id
 from .stream import TextStream
+from .switches import unheeded
 from .template import ChatTemplate, Template
 from .tokenizer import Tokenizer
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ class Chat:
     tokenizer: Tokenizer
     template: Template
     dialect: Dialect
+    _said: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -87,11 +92,16 @@ class Chat:
             messages: the conversation so far, at least one.
             tools: what the model may call.
             add_generation_prompt: end with the opening of the assistant's turn.
-            options: the template's, such as `enable_thinking` and `reasoning_effort`.
+            options: the template's, such as `enable_thinking` and `reasoning_effort`. What the model cannot do is left out,
+                and said in the log once.
 
         Raises:
             RequestError: the template refuses the conversation.
         """
+        for words in unheeded(options, self.template.variables, thinks=self.dialect.thinking is not None):
+            if words not in self._said:
+                self._said.add(words)
+                _LOG.warning("%s", words)
         shield = Shield(self.tokenizer, self.dialect.marks, messages, tools)
         text = self.template.render(shield.messages, shield.tools, add_generation_prompt=add_generation_prompt, **options)
         tokens = encode_rendered(self.tokenizer, text, shield)

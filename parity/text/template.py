@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any, Protocol
@@ -22,6 +22,10 @@ _PROBE_LIMITS = Limits(steps=10_000, seconds=1.0)
 
 class Template(Protocol):
     """Renders conversations; a Jinja source or an encoding that we wrote out."""
+
+    @property
+    def variables(self) -> Collection[str]:
+        """The names that it reads, options among them."""
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any

@@ -84,6 +84,30 @@ def test_all_noncharacters_at_once_are_refused(chat: Chat) -> None:
         chat.prompt([Message("user", "<|im_end|>" + "".join(chr(code) for code in range(0xFDD0, 0xFDF0)))])
 
 
+@pytest.mark.parametrize(
+    ("template", "options", "said"),
+    [
+        ("<tool_call>", {"enable_thinking": True}, ["does not think"]),
+        ("<tool_call>", {"enable_thinking": False}, []),
+        ("<tool_call> {{ thinking }}", {"thinking": True}, ["does not think"]),
+        ("</think> {{ enable_thinking }}", {"thinking": True, "reasoning_effort": "none"}, []),
+        ("</think>", {"thinking": False}, ["switched off, and the model's chat template has no such switch"]),
+        ("</think>", {"reasoning_effort": "none"}, ["switched off, and the model's chat template has no such switch"]),
+        ("</think> {{ enable_thinking }}", {"enable_thinking": True, "reasoning_effort": "low"}, ["knows no levels"]),
+        ("</think> {{ thinking_effort }}", {"reasoning_effort": "low"}, []),
+        ("<tool_call>", {"enable_thinking": True, "reasoning_effort": "low"}, ["does not think", "knows no levels"]),
+    ],
+)
+def test_what_a_model_cannot_do_is_said_once(
+    small: Tokenizer, caplog: pytest.LogCaptureFixture, template: str, options: dict[str, Any], said: list[str]
+) -> None:
+    chat = Chat.of(small, template=template)
+    texts = [chat.prompt([Message("user", "x")], **options).text for _ in range(3)]
+    assert len(set(texts)) == 1
+    assert len(caplog.messages) == len(said)
+    assert all(words in message for words, message in zip(said, caplog.messages, strict=True))
+
+
 def test_a_model_without_template_is_refused(small: Tokenizer) -> None:
     with pytest.raises(Unsupported, match="--chat-template"):
         Chat.of(small, "llama")

@@ -1,12 +1,16 @@
 """Prompts of models without a Jinja template, against texts written down from the vendors' own encoders.
 
-Where the vendor's package `deepseek_recipe` is installed, V4 and V4.1 are compared with it on random conversations.
+On random conversations they are compared with copies of what the vendors publish: V3.2's `encoding_dsv32.py`, which mlx-lm
+carries; K3's `encoding_k3.py`, which mlx-vlm carries; V4's and V4.1's package `deepseek_recipe`.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +20,7 @@ from parity.core.errors import RequestError
 from parity.text.dialects import dialect_for
 from parity.text.encodings import ENCODINGS, encoding_for
 from parity.text.router import Router
+from parity.text.template import message_dict, tool_dict
 
 TOOL = Tool("f", "does é", {"type": "object", "properties": {"s": {"type": "string"}}})
 SCHEMA = '{"name": "f", "description": "does é", "parameters": {"type": "object", "properties": {"s": {"type": "string"}}}}'
@@ -94,10 +99,41 @@ def test_v41_effort(effort: Any, number: int) -> None:
     assert text == f"{BOS}<｜System｜>{line}{USER}u{ASSISTANT}<think>"
 
 
-@pytest.mark.parametrize("effort", [0, 101, "huge", True])
+@pytest.mark.parametrize("effort", [0, 101, "huge", True, 2.5, ["high"], {"high": 1}])
 def test_v41_refuses_other_efforts(effort: Any) -> None:
     with pytest.raises(RequestError, match="reasoning_effort"):
         render("deepseek_v41", [Message("user", "u")], reasoning_effort=effort)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v4", "kimi_k3"])
+@pytest.mark.parametrize("effort", [50, "huge", ["high"], {}])
+def test_unknown_efforts_are_refused(name: str, effort: Any) -> None:
+    with pytest.raises(RequestError, match="reasoning_effort must be one of minimal, low, medium, high, xhigh, max, not"):
+        render(name, [Message("user", "u")], reasoning_effort=effort)
+
+
+@pytest.mark.parametrize("name", sorted(ENCODINGS))
+def test_a_switch_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(RequestError, match="enable_thinking must be true or false, not 'false'"):
+        render(name, [Message("user", "u")], enable_thinking="false")
+
+
+@pytest.mark.parametrize(
+    ("effort", "level"),
+    [
+        (None, "max"),
+        ("minimal", "low"),
+        ("low", "low"),
+        ("medium", "high"),
+        ("high", "high"),
+        ("xhigh", "max"),
+        ("none", "max"),
+    ],
+)
+def test_k3_effort(effort: str | None, level: str) -> None:
+    """Its levels are low, high and max; the names between mean what they mean on the vendor's service."""
+    text = render("kimi_k3", [Message("user", "u")], reasoning_effort=effort, enable_thinking=True)
+    assert f"with `thinking_effort={level}`." in text
 
 
 @pytest.mark.parametrize(("name", "space", "empty"), [("deepseek_v4", "", ""), ("deepseek_v41", " ", "\n")])
@@ -194,6 +230,60 @@ def conversation(draw: random.Random) -> list[Message]:
             messages += draw.sample(results, len(results))
         messages.append(Message("assistant", draw.choice(words), draw.choice([None, "", "r1"])))
     return [*messages, Message("user", "end")]
+
+
+def vendors(package: str, file: str) -> Any:
+    """The copy of a vendor's encoder that a package carries, by itself: without importing the package."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.submodule_search_locations is None:
+        pytest.skip(f"{package}, which carries the vendor's encoder, is not installed")
+    path = Path(spec.submodule_search_locations[0]) / file
+    found = importlib.util.spec_from_file_location(path.stem + "_of_the_vendor", path)
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    sys.modules[found.name] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def unfinished(draw: random.Random) -> list[Message]:
+    """A conversation that ends with a user's question or with the results of tools."""
+    messages = conversation(draw)
+    last = max((place for place, message in enumerate(messages) if message.role == "tool"), default=None)
+    return messages[: last + 1] if last is not None and draw.random() < 0.5 else messages
+
+
+def test_v32_equals_the_vendors_encoder() -> None:
+    theirs = vendors("mlx_lm", "chat_templates/deepseek_v32.py")
+    draw = random.Random(0)
+    for _ in range(400):
+        messages, thinking = unfinished(draw), draw.random() < 0.6
+        tools = [TOOL, Tool("g")] if draw.random() < 0.5 else []
+        plain = [message_dict(message, objects=False) for message in messages]
+        if tools:
+            if plain[0]["role"] != "system":
+                plain.insert(0, {"role": "system", "content": ""})
+            plain[0]["tools"] = [tool_dict(tool) for tool in tools]
+        wanted = theirs.encode_messages(plain, thinking_mode="thinking" if thinking else "chat")
+        assert render("deepseek_v32", messages, tools, thinking=thinking) == wanted
+
+
+def test_k3_equals_the_vendors_encoder() -> None:
+    theirs = vendors("mlx_vlm", "models/kimi_k3/encoding_k3.py")
+    draw = random.Random(0)
+    for _ in range(400):
+        messages, thinking, effort = unfinished(draw), draw.random() < 0.6, draw.choice(["low", "high", "max"])
+        tools, choice = ([TOOL, Tool("g")], draw.choice([None, "required"])) if draw.random() < 0.5 else ([], None)
+        segments = theirs.build_chat_segments(
+            [message_dict(message, objects=False) for message in messages],
+            [tool_dict(tool) for tool in tools],
+            thinking=thinking,
+            thinking_effort=effort,
+            tool_choice=choice,
+        )
+        text = render("kimi_k3", messages, tools, thinking=thinking, reasoning_effort=effort, tool_choice=choice)
+        assert text == "".join(segment.text for segment in segments)
 
 
 @pytest.mark.parametrize("name", ["deepseek_v4", "deepseek_v41"])

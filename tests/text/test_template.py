@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from parity.core.chat import Message, Tool, ToolCall
 from parity.core.errors import FormatError, RequestError
 from parity.text.sandbox import Limits
+from parity.text.switches import check_options, layered
 from parity.text.template import ChatTemplate
 
 from .conversations import CALLS, CONVERSATIONS, TOOLS, as_dicts, tools_as_dicts
@@ -121,6 +122,34 @@ def test_arguments_that_are_no_object_are_kept_as_text() -> None:
 )
 def test_thinking_switches_have_aliases(source: str, options: dict[str, Any], wanted: str) -> None:
     assert ChatTemplate(source).render([Message("user", "x")], **options) == wanted
+
+
+@pytest.mark.parametrize(
+    ("layers", "wanted"),
+    [
+        ([{"enable_thinking": False}, {"thinking": True}], {"thinking": True}),
+        ([{"thinking": True, "x": 1}, {"enable_thinking": False}, {}], {"x": 1, "enable_thinking": False}),
+        ([{"thinking": True}, {"enable_thinking": None}], {"thinking": True, "enable_thinking": None}),
+        ([{"reasoning_effort": "low"}, {"thinking_effort": "high"}], {"thinking_effort": "high"}),
+    ],
+)
+def test_a_later_switch_counts_whatever_its_name(layers: list[dict[str, Any]], wanted: dict[str, Any]) -> None:
+    assert layered(*layers) == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "wrong"),
+    [
+        ({"messages": []}, "messages is not an option"),
+        ({"tools": None}, "tools is not"),
+        ({"add_generation_prompt": False}, "add_generation_prompt is not"),
+        ({"self": 1}, "self is not"),
+        ({"thinking": "enabled"}, "thinking must be true or false, not 'enabled'"),
+    ],
+)
+def test_options_that_are_none_are_refused(options: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(RequestError, match=wrong):
+        check_options(options)
 
 
 def test_the_clock_can_be_set() -> None:

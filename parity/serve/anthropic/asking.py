@@ -8,6 +8,7 @@ from typing import Any
 
 from ...core.chat import Message, Role, Tool, ToolCall
 from ...core.errors import RequestError
+from ...text.switches import layered
 from ..asks import ChatAsk, JsonForm, ToolPolicy
 from ..desk import Desk
 from .types import (
@@ -61,7 +62,8 @@ def conversation(body: CountRequest, desk: Desk) -> ChatAsk:
     for message in body.messages:
         messages.extend(_turns(message))
     tools = tuple(_tool(tool) for tool in body.tools or ())
-    return ChatAsk(tuple(messages), tools, _policy(body), template=dict(desk.settings.default_template) | _thinking(body))
+    template = layered(dict(desk.settings.default_template), _thinking(body))
+    return ChatAsk(tuple(messages), tools, _policy(body), template=template)
 
 
 def _has_format(body: CountRequest) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from ...core.chat import Message, Tool, ToolCall
 from ...core.errors import RequestError
 from ...core.request import SamplingParams
+from ...text.switches import layered
 from ..asks import ChatAsk, Form, JsonForm, LarkForm, RegexForm, ToolPolicy
 from ..desk import Desk
 from .chat_types import (
@@ -34,7 +35,7 @@ def chat_ask(body: ChatRequest, desk: Desk) -> ChatAsk:
     Raises:
         RequestError: a value is out of range, or fields contradict each other.
     """
-    template = dict(desk.settings.default_template) | thinking(body.reasoning_effort) | (body.chat_template_kwargs or {})
+    template = layered(dict(desk.settings.default_template), thinking(body.reasoning_effort), body.chat_template_kwargs or {})
     if body.chat_template is not None and not desk.settings.request_templates:
         raise RequestError(
             "chat_template is refused: a template from a request needs --trust-request-chat-template", field="chat_template"

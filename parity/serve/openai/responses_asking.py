@@ -9,6 +9,7 @@ from typing import Any
 
 from ...core.chat import Message, Tool, ToolCall
 from ...core.errors import RequestError
+from ...text.switches import layered
 from ..asks import ChatAsk, Form, JsonForm, ToolPolicy
 from ..desk import Desk
 from .asking import ANY_OBJECT, structured, thinking
@@ -57,9 +58,8 @@ def responses_ask(body: ResponsesRequest, earlier: Sequence[Message], desk: Desk
         stop=(body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ()) or None,
         logprobs=(body.top_logprobs or 0) if wants_logprobs or body.top_logprobs else None,
     )
-    template = dict(desk.settings.default_template) | (body.chat_template_kwargs or {})
-    if body.reasoning is not None:
-        template |= thinking(body.reasoning.effort)
+    effort = thinking(body.reasoning.effort) if body.reasoning is not None else {}
+    template = layered(dict(desk.settings.default_template), effort, body.chat_template_kwargs or {})
     tools = tuple(
         Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict)) for tool in body.tools or ()
     )

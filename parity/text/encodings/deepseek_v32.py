@@ -9,7 +9,7 @@ from parity.core.chat import Message, Tool
 from parity.core.errors import RequestError
 
 from ..dialects.dsml import DSML_V32
-from ..switches import thinking_of
+from ..switches import THINKING, thinking_of
 from .deepseek import ASSISTANT, BOS, EOS, THINK, THINK_END, USER, schema_lines, written_calls
 
 _TOOLS = """## Tools
@@ -55,6 +55,8 @@ class DeepSeekV32Encoding:
 
     Options: `thinking` (or `enable_thinking`), off unless asked for.
     """
+
+    variables = frozenset(THINKING)
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any

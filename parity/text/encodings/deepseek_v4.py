@@ -10,7 +10,7 @@ from parity.core.chat import Message, Tool
 from parity.core.errors import RequestError
 
 from ..dialects.dsml import DSML_V4, DSML_V41, DsmlCalls
-from ..switches import effort_of, thinking_of
+from ..switches import EFFORT, THINKING, effort_of, level_of, thinking_of
 from .deepseek import ASSISTANT, BOS, EOS, SYSTEM, THINK, THINK_END, USER, schema_lines, written_calls
 
 _TOOLS = """
@@ -73,6 +73,7 @@ class DeepSeekV4Encoding:
     Options: `thinking` (or `enable_thinking`), on unless said otherwise; `reasoning_effort`: low, high (the default), max.
     """
 
+    variables = frozenset((*THINKING, *EFFORT))
     calls: DsmlCalls = DSML_V4
     keeps_empty = False
 
@@ -88,7 +89,7 @@ class DeepSeekV4Encoding:
         return "".join(parts)
 
     def _effort(self, effort: Any) -> str:
-        return _V4_EFFORT[_level(effort)]
+        return _V4_EFFORT[level_of(effort, _LEVELS, "high")]
 
     def _head(self, effort: str, messages: Sequence[Message], tools: list[Tool]) -> str:
         texts = [message.content for message in messages if _is_system(message) and message.content]
@@ -144,7 +145,11 @@ class DeepSeekV41Encoding(DeepSeekV4Encoding):
     keeps_empty = True
 
     def _effort(self, effort: Any) -> str:
-        number = effort if isinstance(effort, int) and not isinstance(effort, bool) else _V41_EFFORT[_level(effort)]
+        number = (
+            effort
+            if isinstance(effort, int) and not isinstance(effort, bool)
+            else _V41_EFFORT[level_of(effort, _LEVELS, "high")]
+        )
         if not 1 <= number <= 100:
             raise RequestError(f"reasoning_effort must be between 1 and 100, not {effort!r}", field="reasoning_effort")
         return f"Reasoning Effort: {number} (range 1-100, the higher the value, the more thorough the reasoning)\n\n"
@@ -174,11 +179,3 @@ def _texts(messages: Sequence[Message], order: dict[str, int]) -> list[str]:
         f"<tool_result>{next(results).content}</tool_result>" if message.role == "tool" else message.content
         for message in messages
     ]
-
-
-def _level(effort: Any) -> str:
-    if effort is None or effort == "none":
-        return "high"
-    if effort not in _LEVELS:
-        raise RequestError(f"reasoning_effort must be one of {', '.join(_LEVELS)}, not {effort!r}", field="reasoning_effort")
-    return _LEVELS[effort]

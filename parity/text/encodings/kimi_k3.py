@@ -10,11 +10,12 @@ from parity.core.chat import Message, Tool, ToolCall
 from parity.core.errors import RequestError
 
 from ..dialects.xtml import END, XtmlCalls, closing, opening
-from ..switches import effort_of, thinking_of
+from ..switches import EFFORT, THINKING, effort_of, level_of, thinking_of
 from ..template import tool_dict
 
 _CALLS = XtmlCalls()
-_EFFORTS = ("low", "medium", "high", "max")
+# The three levels that the released encoder takes, under the names that clients send, as the vendor's service maps them.
+_LEVELS = {"minimal": "low", "low": "low", "medium": "high", "high": "high", "xhigh": "max", "max": "max"}
 _TOOLS = "# Tools\nHere are the available tools, described in JSONSchema.\n\n```json\n{tools}\n```"
 _EFFORT = (
     "`thinking_effort` guides on how much to think in your thinking channel (not including the response channel), supported "
@@ -30,8 +31,10 @@ class KimiK3Encoding:
     """Every message is a tag, an assistant's holds channels: think, response, tools.
 
     Options: `thinking` (or `enable_thinking`), on unless said otherwise; `thinking_effort` (or `reasoning_effort`): low,
-    medium, high, max (the default); `tool_choice`: required or none.
+    high, max (the default); `tool_choice`: required or none.
     """
+
+    variables = frozenset((*THINKING, *EFFORT, "tool_choice"))
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any
@@ -43,7 +46,7 @@ class KimiK3Encoding:
             declared = _TOOLS.format(tools=_sorted_json([tool_dict(tool) for tool in tools]))
             parts.append(_from_system("tool-declare", declared))
         if thinking:
-            parts.append(_from_system("thinking-effort", _EFFORT.format(effort=_effort(options))))
+            parts.append(_from_system("thinking-effort", _EFFORT.format(effort=level_of(effort_of(options), _LEVELS, "max"))))
         parts += _conversation(messages, thinking)
         choice = _CHOICES.get(str(options.get("tool_choice")))
         if choice:
@@ -123,15 +126,6 @@ def _tagged(attributes: Mapping[str, object], content: str) -> str:
 
 def _from_system(kind: str, content: str) -> str:
     return _tagged({"role": "system", "type": kind}, content.strip())
-
-
-def _effort(options: Mapping[str, Any]) -> str:
-    effort = effort_of(options)
-    if effort is None:
-        return "max"
-    if effort not in _EFFORTS:
-        raise RequestError(f"reasoning_effort must be one of {', '.join(_EFFORTS)}, not {effort!r}", field="reasoning_effort")
-    return str(effort)
 
 
 def _sorted_json(value: Any) -> str:
