@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RequestError
 from ..core.flags import add_flags, flag, given, json_object, positive
-from ..text.switches import check_options
 from .terminal import waiting
 
 if TYPE_CHECKING:
@@ -164,6 +163,8 @@ def add_template(parser: argparse.ArgumentParser) -> None:
 
 def _template_options(text: str) -> dict[str, Any]:
     """A JSON object of what a chat template may be given."""
+    from ..text.switches import check_options
+
     options = json_object(text)
     try:
         check_options(options, "prompt", "params", "raw")
