@@ -9,8 +9,6 @@ logits are computed from the rules, in whole numbers.
     stream = constant + class + token + ... + what the mixers found + what the MLPs made of it
 """
 
-from collections.abc import Mapping
-
 from .exact.checkpoint import ARCHITECTURES, PROMPTS, digest, expected, expected_digest, tensors, write
 from .exact.configs import config
 from .exact.pieces import HIDDEN, LAYERS, hadamard
@@ -19,7 +17,6 @@ __all__ = [
     "ARCHITECTURES",
     "HIDDEN",
     "LAYERS",
-    "NOT_BUILT",
     "PROMPTS",
     "config",
     "digest",
@@ -29,10 +26,3 @@ __all__ = [
     "tensors",
     "write",
 ]
-
-NOT_BUILT: Mapping[str, str] = {
-    "deepseek_v4": "no integer-valued compressed attention was made; its ops are probed one by one",
-    "deepseek_v41": "no integer-valued compressed attention was made; its ops are probed one by one",
-    "qwen4_exp": "no integer-valued gated streams were made; its ops are probed one by one",
-}
-"""The supported architectures that have no checkpoint here, and why."""

@@ -24,8 +24,8 @@ def test_reference_and_arithmetic_agree_to_the_last_bit(kind: str, tmp_path: Pat
             assert probes.digest([llm.logits(list(p), chunk=chunk) for p in probes.PROMPTS]) == probes.expected_digest(kind)
 
 
-# Kimi K2.5 is DeepSeek-V3 in a wrapper, which transformers loads with its vision part only; Kimi K3 it does not have.
-@pytest.mark.parametrize("kind", [kind for kind in probes.ARCHITECTURES if kind not in ("kimi_k25", "kimi_k3")])
+# Kimi K2.5 is DeepSeek-V3 in a wrapper, which transformers loads with its vision part only; two others it does not have.
+@pytest.mark.parametrize("kind", [kind for kind in probes.ARCHITECTURES if kind not in ("kimi_k25", "kimi_k3", "deepseek_v41")])
 def test_transformers_agrees_to_the_last_bit(kind: str, tmp_path: Path) -> None:
     probes.write(kind, tmp_path)
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
@@ -47,10 +47,8 @@ def test_nearly_right_is_not_right(kind: str, tmp_path: Path) -> None:
     assert probes.digest(logits) != probes.expected_digest(kind)
 
 
-def test_every_architecture_has_a_checkpoint_or_a_reason() -> None:
-    known = {architecture.model_types[0] for architecture in registry.architectures()}
-    assert known == {*probes.ARCHITECTURES, *probes.NOT_BUILT}
-    assert not {*probes.ARCHITECTURES} & {*probes.NOT_BUILT}
+def test_every_architecture_has_a_checkpoint() -> None:
+    assert {architecture.model_types[0] for architecture in registry.architectures()} == {*probes.ARCHITECTURES}
 
 
 def test_logits_are_not_trivial() -> None:

@@ -27,6 +27,8 @@ from .pieces import (
 )
 
 INDEX_DIM, INDEX_TOP, QUERY_RANK, LATENT = 8, 2, 8, 8
+GROUP = 2
+"""Tokens in a group of Qwen's sparse attention, which chooses one group beside the open one."""
 INDEX_ORDER = (3, 2, 0, 1)
 """The classes as the sparse attention's index prefers them: of those that it leaves a head finds one only."""
 
@@ -68,6 +70,8 @@ def grouped(kind: Kind, prefix: str, sublayer: Sublayer) -> dict[str, Matrix]:
     if kind.biased:
         found |= {f"{prefix}.q_proj.bias": np.array(q_bias), f"{prefix}.k_proj.bias": np.zeros(4)}
         found[f"{prefix}.v_proj.bias"] = np.zeros(4)
+    if kind.indexed:
+        found |= _group_index(f"{prefix}.indexer", size)
     if kind.normed:
         weight = np.array([0.0, AHEAD, 0.0, AHEAD]) - kind.zero_centred
         found |= {f"{prefix}.q_norm.weight": weight, f"{prefix}.k_norm.weight": weight}
@@ -145,15 +149,32 @@ def _index(prefix: str, size: float) -> dict[str, Matrix]:
     }
 
 
+def _group_index(prefix: str, size: float) -> dict[str, Matrix]:
+    """A query and a key whose first four dimensions are rotated, and 0: groups of the classes 0 and 1 are preferred."""
+    rows = np.zeros((2, INDEX_DIM, HIDDEN))
+    rows[0, 4], rows[0, 5] = 2 * constant_reads(size), constant_reads(size)
+    for c in range(CLASSES):
+        rows[1, 4 if c < 2 else 5] += reads({CLASS + c: 16.0}, size)
+    norms = {f"{prefix}.{name}_layernorm.weight": np.zeros(INDEX_DIM) for name in "qk"}
+    return norms | {f"{prefix}.index_qk_proj.weight": rows.reshape(-1, HIDDEN)}
+
+
+def _seen(kind: Kind, prompt: tuple[int, ...], position: int) -> Sequence[int]:
+    """The tokens that an index leaves of those up to a position."""
+    so_far = prompt[: position + 1]
+    if not kind.indexed:
+        return so_far
+    if "latent" in kind.mixers:
+        return sorted(so_far, key=lambda token: INDEX_ORDER.index(token % CLASSES))[:INDEX_TOP]
+    return so_far[:GROUP] if len(so_far) == 2 * GROUP else so_far
+
+
 def attended(kind: Kind, prompt: tuple[int, ...]) -> Matrix:
     """[tokens, HEADS, 4]: the bits of the token that each head finds at each position."""
     found = np.zeros((len(prompt), HEADS, HEAD_DIM))
     for position in range(len(prompt)):
-        seen: Sequence[int] = prompt[: position + 1]
-        if kind.indexed:
-            seen = sorted(seen, key=lambda token: INDEX_ORDER.index(token % CLASSES))[:INDEX_TOP]
         for head in range(HEADS):
-            found[position, head] = _found(seen, wanted(head))
+            found[position, head] = _found(_seen(kind, prompt, position), wanted(head))
     return found
 
 

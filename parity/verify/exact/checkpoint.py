@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
-from . import attention, delta
+from . import attention, delta, shared_key, streams
 from .configs import config
 from .kinds import KINDS, Kind, Mixer
 from .mlps import added, mlp
@@ -29,25 +29,72 @@ _MIXERS: Mapping[Mixer, tuple[str, Callable[[Kind, str, Sublayer], dict[str, Mat
     "latent": ("self_attn", attention.latent),
     "gated_delta": ("linear_attn", delta.gated_delta),
     "kimi_delta": ("self_attn", delta.kimi_delta),
+    "shared_key": ("attn", shared_key.shared_key),
 }
 
 
-def tensors(kind: str) -> dict[str, npt.NDArray[np.float32]]:
-    """The checkpoint's tensors, under Hugging Face's names."""
+def tensors(kind: str) -> dict[str, npt.NDArray[Any]]:
+    """The checkpoint's tensors, under the names of its releases."""
     parts = KINDS[kind]
     norm = np.full(HIDDEN, 0.0 if parts.zero_centred else 1.0)
-    found: dict[str, Matrix] = {"model.embed_tokens.weight": _embedding(), "lm_head.weight": _head(), "model.norm.weight": norm}
+    found: dict[str, Matrix] = {"model.embed_tokens.weight": _embedding(), "lm_head.weight": _head()}
     for layer, mixer in enumerate(parts.mixers):
         prefix = f"model.layers.{layer}"
-        found |= {f"{prefix}.{name}.weight": norm for name in ("input_layernorm", "post_attention_layernorm")}
         name, make = _MIXERS[mixer]
-        found |= make(parts, f"{prefix}.{name}", Sublayer(2 * layer))
-        found |= mlp(parts, f"{prefix}.mlp", Sublayer(2 * layer + 1))
-        if parts.mixes:
-            found |= _mix(f"{prefix}.self_attention_res") | _mix(f"{prefix}.mlp_res")
+        before, between = (Sublayer(2 * layer + place, _share(parts)) for place in (0, 1))
+        found |= make(parts, f"{prefix}.{name}", before) | mlp(parts, f"{prefix}.mlp", between)
+        found |= _sites(parts, prefix, before, between, norm)
+    if parts.streams == "gated":
+        found |= streams.gated_site("model.hyper_connection_mixer", Sublayer(2 * LAYERS, _share(parts)), writes=False)
+    else:
+        found["model.norm.weight"] = norm
     if parts.mixes:
         found |= _mix("model.output_attn_res")
-    return {parts.prefix + name: np.ascontiguousarray(value, np.float32) for name, value in found.items()}
+    if parts.streams == "hyper" and not parts.lagged:
+        found |= streams.hyper_head("model.hc_head.")
+    return {parts.prefix + _released(parts, name): _stored(value) for name, value in found.items()}
+
+
+def _share(parts: Kind) -> float:
+    """What of the normed stream a sublayer is given."""
+    return 1 / streams.COUNT if parts.streams == "gated" else 1.0
+
+
+def _sites(parts: Kind, prefix: str, before: Sublayer, between: Sublayer, norm: Matrix) -> dict[str, Matrix]:
+    """What stands before a layer's mixer and between it and the MLP."""
+    if parts.streams == "gated":
+        found = streams.gated_site(f"{prefix}.attn_hyper_connection", before)
+        return found | streams.gated_site(f"{prefix}.mlp_hyper_connection", between)
+    found = {f"{prefix}.{name}.weight": norm for name in ("input_layernorm", "post_attention_layernorm")}
+    if parts.streams == "hyper":
+        found |= streams.hyper_site(f"{prefix}.hc_attn", before.index, lagged=parts.lagged)
+        found |= streams.hyper_site(f"{prefix}.hc_ffn", between.index, lagged=parts.lagged)
+    if parts.mixes:
+        found |= _mix(f"{prefix}.self_attention_res") | _mix(f"{prefix}.mlp_res")
+    return found
+
+
+_VENDOR_NAMES = (
+    (".input_layernorm.", ".attn_norm."),
+    (".post_attention_layernorm.", ".ffn_norm."),
+    (".mlp.", ".ffn."),
+    (".gate_proj.", ".w1."),
+    (".down_proj.", ".w2."),
+    (".up_proj.", ".w3."),
+    (".e_score_correction_bias", ".bias"),
+    ("lm_head.", "head."),
+)
+
+
+def _released(parts: Kind, name: str) -> str:
+    """DeepSeek releases V4 under names of its own."""
+    for ours, vendors in _VENDOR_NAMES if parts.streams == "hyper" else ():
+        name = name.replace(ours, vendors)
+    return name
+
+
+def _stored(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(value, np.float32 if value.dtype.kind == "f" else np.int64)
 
 
 def _mix(name: str) -> dict[str, Matrix]:
@@ -85,7 +132,7 @@ def expected(kind: str, prompt: tuple[int, ...]) -> Matrix:
         read = delta.recalled(prompt) if mixer.endswith("delta") else attention.attended(parts, prompt)
         stream = stream + read.reshape(len(prompt), -1) @ output(Sublayer(2 * layer)).T
         stream = stream + added(parts, prompt, read, Sublayer(2 * layer + 1))
-    return np.asarray(stream / 2.0 ** (2 * LAYERS + 1) @ _head().T)
+    return np.asarray(stream / Sublayer(2 * LAYERS, _share(parts)).size @ _head().T)
 
 
 def digest(logits: list[npt.NDArray[np.floating[Any]]]) -> str:

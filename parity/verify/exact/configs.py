@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .attention import INDEX_DIM, INDEX_TOP, LATENT, QUERY_RANK
+from . import shared_key, streams
+from .attention import GROUP, INDEX_DIM, INDEX_TOP, LATENT, QUERY_RANK
 from .delta import KEY_HEADS, SIZE, WIDTH
 from .kinds import KINDS
 from .mlps import SITU
@@ -30,6 +31,8 @@ def config(kind: str) -> dict[str, Any]:
             "mlp_layer_types": ["sparse"] * LAYERS,
             "pad_token_id": 0,
         }
+    if kind.startswith("deepseek_v4"):
+        return _compressed(kind)
     parts = KINDS[kind]
     found = _common(kind) | {"rope_theta": 1e30}
     if "grouped" in parts.mixers:
@@ -38,15 +41,17 @@ def config(kind: str) -> dict[str, Any]:
     if "latent" in parts.mixers:
         found |= _latent() | _deepseek(kind)
     elif parts.routed:
-        found |= _EXPERTS | {"num_experts": CLASSES, "decoder_sparse_step": 1, "mlp_only_layers": []}
-        found |= {"norm_topk_prob": kind != "qwen2_moe"}
+        found |= _EXPERTS | {"num_experts": CLASSES, "norm_topk_prob": kind != "qwen2_moe"}
+        found |= {} if parts.streams else {"decoder_sparse_step": 1, "mlp_only_layers": []}
     if parts.shared_gate:
         found |= {"shared_expert_intermediate_size": TOKENS}
     if "gated_delta" in parts.mixers:
         found |= _HYBRID
         found |= {"model_type": f"{kind}_text"} if kind != "qwen3_next" else {}
         del found["rope_theta"]
-    if parts.indexed:
+    if kind == "qwen4_exp":
+        found |= _QWEN4
+    elif parts.indexed:
         found |= {"q_lora_rank": QUERY_RANK, "index_n_heads": 1, "index_head_dim": INDEX_DIM, "index_topk": INDEX_TOP}
     return found
 
@@ -62,6 +67,61 @@ _HYBRID = {
     "linear_value_head_dim": SIZE,
     "linear_conv_kernel_dim": WIDTH,
 }
+
+
+_QWEN4 = {
+    "layer_types": ["linear_attention", "indexed_attention"],
+    "hc_count": streams.COUNT,
+    "hc_lowrank": streams.RANK,
+    "ple_layer_ids": [],
+    "indexer_n_heads": 1,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": INDEX_DIM,
+    "indexer_budget": GROUP,
+    "indexer_compress_ratio": GROUP,
+    "output_gate_type": "silu",
+    "eos_token_id": 0,
+}
+
+
+def _compressed(kind: str) -> dict[str, Any]:
+    """DeepSeek-V4 and V4.1."""
+    found = (
+        _common(kind)
+        | _EXPERTS
+        | {
+            "head_dim": shared_key.DIM,
+            "q_lora_rank": shared_key.QUERY_RANK,
+            "qk_rope_head_dim": shared_key.ROPE_DIM,
+            "o_groups": shared_key.GROUPS,
+            "o_lora_rank": HEADS // shared_key.GROUPS * HEAD_DIM,
+            "sliding_window": shared_key.WINDOW,
+            "index_n_heads": 1,
+            "index_head_dim": shared_key.DIM,
+            "index_topk": 1,
+            "hc_mult": streams.COUNT,
+            "hc_sinkhorn_iters": 3,
+            "hc_eps": 0.0,
+            "n_routed_experts": CLASSES,
+            "n_shared_experts": 1,
+            "scoring_func": "sqrtsoftplus",
+            "norm_topk_prob": True,
+            "routed_scaling_factor": 1.0,
+            "swiglu_limit": 2 * SHUT,
+            "rope_theta": 10000.0,
+        }
+    )
+    every = shared_key.EVERY[kind]
+    if kind == "deepseek_v41":
+        sources = {"compress_ratios": [every] * LAYERS, "kv_source_layer_ids": [0], "index_source_layer_ids": [0, 1]}
+        return found | sources | {"model_type": "deepseek_v41_text"}
+    kinds = ["compressed_sparse_attention", "heavily_compressed_attention"]
+    return found | {
+        "partial_rotary_factor": shared_key.ROPE_DIM / shared_key.DIM,
+        "layer_types": kinds,
+        "compress_rates": dict.fromkeys(kinds, every),
+        "mlp_layer_types": ["hash_moe", "moe"],
+    }
 
 
 def _common(kind: str) -> dict[str, Any]:

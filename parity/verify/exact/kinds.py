@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Mixer = Literal["grouped", "latent", "gated_delta", "kimi_delta"]
+Mixer = Literal["grouped", "latent", "gated_delta", "kimi_delta", "shared_key"]
+Streams = Literal["hyper", "gated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,13 @@ class Kind:
         corrected: the router has a correction.
         biased: biases on queries; `normed`: heads of queries and keys are normed; `gated`: the attention's output has a gate.
         zero_centred: norms multiply by 1 + weight.
-        indexed: an index chooses what latent attention sees.
+        indexed: an index chooses what the attention sees.
         packed: the gated delta layer's projections stand key head by key head.
         full_rank_gate: Kimi's delta layer has its output gate in one matrix.
         situ: the activation of the MLPs; `reordered`: experts compute on another space, here the same in another order.
         mixes: sites read a mean of the embedding and of what was added to it, with weights of their own.
+        streams: the residual is several streams; `lagged`: what is read of them is decided one site before.
+        hashed: the first layer's experts stand in a table.
         prefix: before the names of the text part.
     """
 
@@ -44,12 +47,16 @@ class Kind:
     situ: bool = False
     reordered: bool = False
     mixes: bool = False
+    streams: Streams | None = None
+    lagged: bool = False
+    hashed: bool = False
     prefix: str = ""
 
 
 _LATENT: tuple[Mixer, Mixer] = ("latent", "latent")
 _HYBRID: tuple[Mixer, Mixer] = ("gated_delta", "grouped")
 _KIMI: tuple[Mixer, Mixer] = ("kimi_delta", "latent")
+_SHARED: tuple[Mixer, Mixer] = ("shared_key", "shared_key")
 
 KINDS: Mapping[str, Kind] = {
     "llama": Kind(),
@@ -67,6 +74,19 @@ KINDS: Mapping[str, Kind] = {
     "deepseek_v2": Kind(_LATENT, routed=True, shared="shared_experts"),
     "deepseek_v3": Kind(_LATENT, routed=True, shared="shared_experts", corrected=True),
     "deepseek_v32": Kind(_LATENT, routed=True, shared="shared_experts", corrected=True, indexed=True),
+    "deepseek_v4": Kind(_SHARED, routed=True, shared="shared_experts", corrected=True, streams="hyper", hashed=True),
+    "deepseek_v41": Kind(_SHARED, routed=True, shared="shared_experts", corrected=True, streams="hyper", lagged=True),
+    "qwen4_exp": Kind(
+        _HYBRID,
+        routed=True,
+        shared="shared_expert",
+        shared_gate=True,
+        normed=True,
+        gated=True,
+        zero_centred=True,
+        indexed=True,
+        streams="gated",
+    ),
     "kimi_k25": Kind(_LATENT, routed=True, shared="shared_experts", corrected=True, prefix="language_model."),
     "kimi_linear": Kind(_KIMI, routed=True, fused=True, shared="shared_experts", corrected=True),
     "kimi_k3": Kind(

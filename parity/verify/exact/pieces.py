@@ -42,13 +42,18 @@ def reads(rows: dict[int, float], size: float) -> Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Sublayer:
-    """Where a sublayer stands: `index` 0, 1, 2, ... over the model; the stream comes in with root mean square `size`."""
+    """Where a sublayer stands: `index` 0, 1, 2, ... over the model.
+
+    `share` is what of the normed stream it is given.
+    """
 
     index: int
+    share: float = 1.0
 
     @property
     def size(self) -> float:
-        return 2.0 ** (self.index + 1)
+        """The root mean square of the stream as it comes in, over the share."""
+        return 2.0 ** (self.index + 1) / self.share
 
     @property
     def adds(self) -> float:
