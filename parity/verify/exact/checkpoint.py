@@ -52,7 +52,7 @@ def tensors(kind: str) -> dict[str, npt.NDArray[Any]]:
         found |= _mix("model.output_attn_res")
     if parts.streams == "hyper" and not parts.lagged:
         found |= streams.hyper_head("model.hc_head.")
-    return {parts.prefix + _released(parts, name): _stored(value) for name, value in found.items()}
+    return {parts.prefix + _released(parts, name): _stored(name, value) for name, value in found.items()}
 
 
 def _share(parts: Kind) -> float:
@@ -93,8 +93,9 @@ def _released(parts: Kind, name: str) -> str:
     return name
 
 
-def _stored(value: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(value, np.float32 if value.dtype.kind == "f" else np.int64)
+def _stored(name: str, value: Matrix) -> npt.NDArray[Any]:
+    """As released: tables of numbers of experts are whole numbers."""
+    return np.ascontiguousarray(value, np.int64 if name.endswith("tid2eid") else np.float32)
 
 
 def _mix(name: str) -> dict[str, Matrix]:

@@ -45,7 +45,7 @@ def mlp(kind: Kind, prefix: str, sublayer: Sublayer) -> dict[str, Matrix]:
     if kind.shared is not None:
         found |= _named(f"{prefix}.{kind.shared}", (gate, up, down if kind.shared_gate else 0 * down))
     if kind.hashed and sublayer.index == 1:
-        found[f"{prefix}.gate.tid2eid"] = np.arange(TOKENS)[:, None] % CLASSES
+        found[f"{prefix}.gate.tid2eid"] = np.arange(float(TOKENS))[:, None] % CLASSES
     elif kind.corrected:
         found[f"{prefix}.gate.e_score_correction_bias"] = np.zeros(CLASSES)
     return found
