@@ -18,12 +18,14 @@ from .levels import LEVELS
 from .pack import Pack
 from .record import Plan
 from .report.write import read_report, write_report
-from .run import ORACLE, Outcome, Settings, is_pack, open_side, verify
+from .run import ORACLE, Outcome, Settings, is_pack, open_side, refuse_packing, verify
 from .sides.http import Limits
 from .signature import Signer
 from .suites import Suite, load, names
 
 log = logging.getLogger("parity")
+
+_RECIPES = ("q8", "q4")
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +38,7 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gates", type=Path, help="a JSON file of thresholds instead of ours")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first level that fails")
     parser.add_argument("--signed-by", metavar="HEX", help="refuse packs that this Ed25519 public key did not sign")
+    parser.add_argument("--quantize-b", choices=(*_RECIPES, "none"), help="the same for B, if not --quantize")
     parser.add_argument("--key-env-b", metavar="NAME", help="the variable that holds the key of B, if not --key-env")
     parser.add_argument("--endpoint-model-b", metavar="NAME", help="the name to ask B for, if not --endpoint-model")
 
@@ -57,6 +60,7 @@ def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="what local stacks run; its vocabulary also helps to read endpoints")
     parser.add_argument("--threads", type=int, metavar="N", help="threads that local stacks compute with (default: all)")
+    parser.add_argument("--quantize", choices=_RECIPES, help="local stacks pack the matrices of a plain model while loading")
     parser.add_argument("--suite", default="quick", help=f"{', '.join(names())}, or a JSONL file")
     parser.add_argument("--levels", default="0-7", help="such as 0-7, 3 or 0,1,4")
     parser.add_argument("--samples", type=int, default=0, help="sampled answers a prompt, for endpoints that show texts only")
@@ -90,6 +94,7 @@ def run_capture(arguments: argparse.Namespace) -> int:
     if is_pack(arguments.a):
         raise UsageError(f"{arguments.a} is a pack already; name a stack or a URL")
     settings = _settings(arguments)
+    refuse_packing([arguments.a] if arguments.quantize else [])
     reference = Pack(arguments.against) if arguments.against else None
     suite, plan = _plan(settings, reference)
     side = open_side(arguments.a, settings)
@@ -180,11 +185,17 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         keep_going=bool(values.get("keep_going")),
         key_variables=(arguments.key_env, values.get("key_env_b") or arguments.key_env),
         endpoint_models=(arguments.endpoint_model, values.get("endpoint_model_b") or arguments.endpoint_model),
+        quantize=_quantize(arguments.quantize, values.get("quantize_b")),
         limits=limits,
         signer=Signer(arguments.sign) if arguments.sign else None,
         signed_by=values.get("signed_by"),
         options={} if arguments.threads is None else {"threads": arguments.threads},
     )
+
+
+def _quantize(both: str | None, b: str | None) -> tuple[str | None, str | None]:
+    """How A's and B's weights are packed."""
+    return both, both if b is None else None if b == "none" else b
 
 
 def reproduction(arguments: argparse.Namespace) -> str:

@@ -44,6 +44,7 @@ class Settings:
         keep_going: do not stop at the first level that fails.
         key_variables: the environment variables that hold the keys of A's and B's endpoints.
         endpoint_models: the names to ask A's and B's endpoints for.
+        quantize: the recipes that A's and B's weights are packed by while loading; an oracle's are packed as A's.
         limits: what an endpoint may cost.
         options: more for `LLM`.
         signer: signs the packs that are made.
@@ -60,6 +61,7 @@ class Settings:
     keep_going: bool = False
     key_variables: tuple[str | None, str | None] = (None, None)
     endpoint_models: tuple[str | None, str | None] = (None, None)
+    quantize: tuple[str | None, str | None] = (None, None)
     limits: Limits = field(default_factory=Limits)
     options: Mapping[str, Any] = field(default_factory=dict)
     signer: Signer | None = None
@@ -93,7 +95,7 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     rules = load_rules(settings.gates) if settings.gates else load_rules()
     settings.out.mkdir(parents=True, exist_ok=True)
     specs, paths = (a, b), (settings.out / "a.pack", settings.out / "b.pack")
-    _refuse_early(specs, paths)
+    _refuse_early(specs, paths, settings.quantize)
     suite, plan = _agree(a, b, settings, rules)
     clock = _Clock()
     # An endpoint may show no token ids: the other side goes first and lends it its own.
@@ -127,8 +129,10 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     return replace(outcome, seconds=clock.seconds)
 
 
-def _refuse_early(specs: tuple[str, str], paths: tuple[Path, Path]) -> None:
-    """Raises what would else be raised after a long capture: a pack that would be written over, or an unknown stack."""
+def _refuse_early(specs: tuple[str, str], paths: tuple[Path, Path], quantize: tuple[str | None, str | None]) -> None:
+    """Raises what would else be raised after a long capture: a pack that would be written over, an unknown stack, or weights
+    that nobody packs."""
+    refuse_packing([spec for spec, recipe in zip(specs, quantize, strict=True) if recipe is not None])
     for spec, other, elsewhere in zip(specs, reversed(specs), reversed(paths), strict=True):
         if not is_pack(spec) and not _is_url(spec):
             from .sides.local import refuse_unknown
@@ -136,6 +140,16 @@ def _refuse_early(specs: tuple[str, str], paths: tuple[Path, Path]) -> None:
             refuse_unknown(spec)
         if is_pack(spec) and not is_pack(other) and Path(spec).resolve() == elsewhere.resolve():
             raise UsageError(f"the other side's pack would overwrite {spec}: choose another --out")
+
+
+def refuse_packing(specs: Sequence[str]) -> None:
+    """Raises if none of the sides that are given a recipe packs weights: one for both is for those that can.
+
+    Raises:
+        UsageError: all are endpoints or packs, which are what they are.
+    """
+    if specs and all(is_pack(spec) or _is_url(spec) for spec in specs):
+        raise UsageError(f"--quantize packs the weights that a local stack loads, and {' and '.join(specs)} loads none here")
 
 
 def _agree(a: str, b: str, settings: Settings, rules: Rules) -> tuple[Suite | None, Plan]:
@@ -201,7 +215,9 @@ def open_side(spec: str, settings: Settings, place: int = 0) -> Side:
         return EndpointSide(spec, model=settings.endpoint_models[place], key=key, limits=settings.limits, words=words)
     from .sides.local import LocalSide
 
-    return LocalSide(spec, settings.model, **settings.options)
+    recipe = settings.quantize[place]
+    packing = {} if recipe is None else {"quantize": recipe}
+    return LocalSide(spec, settings.model, **settings.options, **packing)
 
 
 def _shortened(side: Side, place: int, suite: Suite, plan: Plan, other: Pack, paths: tuple[Path, Path], rules: Rules) -> Plan:

@@ -1,4 +1,4 @@
-"""What a run refuses before it computes anything."""
+"""What a run refuses before it computes anything, and whose weights it packs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from parity.core.errors import ParityError
-from parity.verify import run
-from parity.verify.run import Settings
+from parity.verify import command, run
+from parity.verify.run import Settings, verify
+
+from .suite import write_suite
+from .tiny import write_checkpoint
 
 
 @pytest.mark.parametrize(("a", "b"), [("cpu:reference", "bogus"), ("bogus", "cpu:reference")])
@@ -16,3 +19,35 @@ def test_a_wrong_name_costs_no_capture(a: str, b: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(run, "open_side", lambda *_: pytest.fail("a side was opened"))
     with pytest.raises(ParityError, match="no stack is called 'bogus'"):
         run.verify(a, b, Settings(out=tmp_path))
+
+
+@pytest.mark.parametrize("quantize", [("q8", "q8"), (None, "q8")])
+def test_only_a_local_stack_packs_weights(
+    quantize: tuple[str | None, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "open_side", lambda *_: pytest.fail("a side was opened"))
+    a = "http://127.0.0.1:9" if quantize[0] else "cpu"
+    with pytest.raises(ParityError, match="--quantize packs the weights that a local stack loads"):
+        run.verify(a, "http://127.0.0.1:9", Settings(out=tmp_path, quantize=quantize))
+    with pytest.raises(ParityError, match="--quantize packs"):
+        command.main(["capture", "http://127.0.0.1:9", "-o", str(tmp_path / "a.pack"), "--quantize", "q4"])
+
+
+def test_sides_pack_their_weights_as_they_are_told(tmp_path: Path) -> None:
+    folder, suite = write_checkpoint(tmp_path / "model"), write_suite(tmp_path / "tiny.jsonl")
+    options = {"num_pages": 128, "page_size": 16, "max_num_seqs": 8}
+
+    def settings(name: str, *quantize: str | None) -> Settings:
+        one, two = quantize
+        out = tmp_path / name
+        return Settings(model=str(folder), suite=str(suite), levels=(0, 1, 3), out=out, quantize=(one, two), options=options)
+
+    same = verify("cpu:reference", "cpu", settings("both", "q8", "q8"))
+    assert same.evidence.b.identity.dtype == "packed"
+    assert same.verdict.word == "EQUIVALENT"
+    other = verify("cpu:reference", "cpu", settings("one", None, "q8"))
+    assert (other.verdict.word, other.levels) == ("DIFFERENT", (0,))
+    assert "weights differ in 23 tensors" in " ".join(event for finding in other.findings for event in finding.events)
+    assert command._quantize("q8", None) == ("q8", "q8")
+    assert command._quantize("q8", "none") == ("q8", None)
+    assert command._quantize(None, "q4") == (None, "q4")
