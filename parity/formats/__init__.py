@@ -134,6 +134,21 @@ def stack(weights: Sequence[torch.Tensor | Packed]) -> torch.Tensor | Packed:
     return Packed(first.format, (len(weights), *first.shape), arrays, first.meta)
 
 
+def laid_by_rows(weight: Packed) -> Packed | None:
+    """A matrix, or a stack of them, with its rows apart: `awq` and `gptq` as `int4_zero`, others as they are.
+
+    None where groups differ in size, or the matrices of a stack have their inputs in orders of their own: their activations
+    would be needed once for each order.
+    """
+    if weight.format not in ("awq", "gptq"):
+        return weight
+    if len(weight.shape) == 2:
+        return columns.by_rows(weight)
+    each = [columns.by_rows(one) for one in unstack(weight)]
+    found = [one for one in each if one is not None and "order" not in one.arrays]
+    return stack(found) if len(found) == len(each) else None  # type: ignore[return-value]  # of packed ones it is one
+
+
 def unstack(weight: Packed) -> list[Packed]:
     """The matrices of a stack [n, out, in], as views."""
     return [

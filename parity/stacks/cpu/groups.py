@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...core.weights import Packed
-from ...formats import columns, expand, stack, unstack
+from ...formats import expand, laid_by_rows
 from .native import native
 
 log = logging.getLogger("parity")
@@ -43,7 +43,7 @@ _said: set[str] = set()
 
 def prepare(weight: Packed) -> Packed | Tensor:
     """The matrix [..., out, in] as panels; as float32 where no layout holds it exactly, which is said once for a format."""
-    by_rows = _by_rows(weight)
+    by_rows = laid_by_rows(weight)
     layout = None if by_rows is None else _layout(by_rows)
     if by_rows is None or layout is None:
         if weight.format not in _said:
@@ -69,18 +69,6 @@ def prepare(weight: Packed) -> Packed | Tensor:
     if "order" in by_rows.arrays:
         arrays["order"] = by_rows.arrays["order"].contiguous()
     return Packed(weight.format, weight.shape, arrays, {"layout": number})
-
-
-def _by_rows(weight: Packed) -> Packed | None:
-    """The weight with its rows apart, where that can be."""
-    if weight.format not in ("awq", "gptq"):
-        return weight
-    if len(weight.shape) == 2:
-        return columns.by_rows(weight)
-    each = [columns.by_rows(one) for one in unstack(weight)]
-    found = [one for one in each if one is not None and "order" not in one.arrays]
-    # Experts whose inputs are in an order of their own would need their activations once for each order.
-    return stack(found) if len(found) == len(each) else None  # type: ignore[return-value]  # of packed ones it is one
 
 
 def _group(weight: Packed) -> tuple[int, int]:

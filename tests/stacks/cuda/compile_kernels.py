@@ -48,7 +48,7 @@ TARGETS = {"cuda": (GPUTarget("cuda", 90, 32), 227 << 10), "hip": (GPUTarget("hi
 HALF, FULL = torch.bfloat16, torch.float32
 HOT = {"_linear", "_grouped", "_attend", "_attend_latent", "_attend_selected", "_attend_pooled", "_scores"}
 """Kernels that a step spends its time in. Their products in float32 are for comparisons, and no matrix unit has them."""
-FORMATS = ("fp8_block", "mxfp4", "int4_group", "int8_group")
+FORMATS = ("fp8_block", "mxfp4", "int4_group", "int8_group", "int4_zero")
 
 
 class Driver:
@@ -131,6 +131,10 @@ def packed(name: str, *shape: int) -> Weight:
         ),
         "mxfp4": ({"data": x(*lead, rows, columns // 2).to(torch.uint8), "scale": by_group.to(torch.uint8)}, {}),
         "int4_group": ({"data": x(*lead, rows, columns // 8).int(), "scale": by_group}, {"group_size": 32}),
+        "int4_zero": (
+            {"data": x(*lead, rows, columns // 8).int(), "scale": by_group.half(), "zeros": by_group.to(torch.uint8)},
+            {"group_size": 32},
+        ),
         "int8_group": ({"data": x(*shape).to(torch.int8), "scale": by_group}, {"group_size": 32}),
     }[name]
     return prepare(Packed(name, shape, arrays, meta))

@@ -28,8 +28,11 @@ DETERMINISTIC = replace(FAST, name="cuda:deterministic", ops=table.DETERMINISTIC
 # A case is run whose name begins with one of these, in bfloat16, and the first of them in float32 too: the whole suite takes
 # many minutes under the interpreter.
 CASES: dict[str, tuple[str, ...]] = {
-    "embed": ("fp8_block", "int4_group group_size 32", "mxfp4", "plain"),
-    "linear": ("1 x 64", "rows", "fp8_block, 1 ", "mxfp4, 33", "int8_group group_size 32, 2", "int4_group group_size 128, 33"),
+    "embed": ("fp8_block", "int4_group group_size 32", "int4_zero group_size 32", "mxfp4", "plain"),
+    "linear": (
+        *("1 x 64", "rows", "fp8_block, 1 ", "mxfp4, 33", "int8_group group_size 32, 2", "int4_group group_size 128, 33"),
+        *("awq group_size 32, 2", "gptq group_size 32, 33", "gptq group_size 128 in_order 1, 2"),
+    ),
     "rms_norm": ("(5, 896)", "(2, 3, 5, 33), zero", "(3, 2, 128), no weight", "strided", "a row of NaN", "(0, 64)", "large"),
     "add_rms_norm": ("5 x 896", "strided"),
     "layer_norm": ("(3, 2, 33)",),
@@ -61,7 +64,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "attend_pooled": ("decodes, 4 heads of 32, window 8", "a prompt, 3 heads of 24, window 1, every 2, selected"),
     "route": ("softmax, 7", "sigmoid, groups, 7", "softmax, groups by max, 3", "sqrtsoftplus, 3", "sigmoid, groups, all"),
     "route_to": ("softmax", "sigmoid", "sqrtsoftplus"),
-    "experts": ("9 rows, 3 of 6, silu", "all to the same", "mxfp4, 1"),
+    "experts": ("9 rows, 3 of 6, silu", "all to the same", "mxfp4, 1", "awq group_size 32, 1"),
     "causal_conv": ("mixed, pages of 8", "decodes", "strided"),
     "delta_gates": ("(9, 3, 33)", "(9, 5)", "extremes"),
     "gated_delta": ("a prompt, pages of 64, 1/1", "decodes, pages of 16, 1/2"),

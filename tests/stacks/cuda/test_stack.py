@@ -189,7 +189,7 @@ def test_with_triton_the_tables_are_ours(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     stack = cuda.open_stack()
     assert stack.ops.origin("attend") == "parity.stacks.cuda.kernels.attend"
-    assert stack.formats == {"fp8_block", "int8_group", "int4_group", "mxfp4"}
+    assert stack.formats == {"fp8_block", "int8_group", "int4_group", "mxfp4", "int4_zero", "awq", "gptq"}
     fixed = with_table(stack, "deterministic")
     assert fixed.name == "cuda:deterministic"
     assert fixed.ops.linear is not stack.ops.linear

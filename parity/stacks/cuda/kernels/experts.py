@@ -43,7 +43,8 @@ def _order(experts, order, starts, num_pairs, num_experts, BLOCK: tl.constexpr):
 
 @triton.jit
 def _grouped(
-    x, weight, scale, order, starts, out, num_experts, height, width, x_s, per_row, w_expert, w_row, s_expert, s_row, row_group,
+    x, weight, scale, zeros, order, starts, out, num_experts, height, width, x_s, per_row, w_expert, w_row, s_expert, s_row,
+    row_group,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -59,7 +60,8 @@ def _grouped(
         for k in range(0, width, BLOCK_K):
             acc = multiply(
                 acc, x + (pair // per_row)[None, :] * x_s, valid[None, :], weight + mine * w_expert, scale + mine * s_expert,
-                row, has, k, width, w_row, s_row, row_group, KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
+                zeros + mine * s_expert, row, has, k, width, w_row, s_row, row_group,
+                KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
             )  # fmt: skip
         at = pair[None, :] * height + row[:, None]
         tl.store(out + at, acc.to(out.dtype.element_ty), mask=valid[None, :] & has[:, None])
@@ -96,7 +98,7 @@ def _product(x: Tensor, weight: Tensor | Packed, order: Tensor, starts: Tensor, 
     block_k = 64 if form.kind == DENSE and block_m == 64 else 128
     tiles = triton.cdiv(pairs, block_m) + min(num_experts, pairs)
     _grouped[(tiles, triton.cdiv(height, block_n))](
-        x, form.data, form.scale, order, starts, out, num_experts, height, width, x.stride(0), per_row,
+        x, form.data, form.scale, form.zeros, order, starts, out, num_experts, height, width, x.stride(0), per_row,
         form.data.stride(0), form.data.stride(1), form.scale.stride(0), form.scale.stride(1), form.row_group,
         form.kind, form.e8m0, form.group, form.step(block_k), precision(x.dtype), block_m, block_n, block_k, power(num_experts),
         num_warps=8 if block_n == 128 else 4,

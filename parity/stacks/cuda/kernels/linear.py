@@ -23,7 +23,7 @@ _MANY = 256  # rows above which a packed weight is expanded: that costs less tha
 
 @triton.jit
 def _linear(
-    x, weight, scale, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, row_group, part,
+    x, weight, scale, zeros, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, row_group, part,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -43,7 +43,7 @@ def _linear(
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for first in range(begin, end, BLOCK_K):
         acc = multiply(
-            acc, x + item[None, :] * x_s, valid[None, :], weight, scale, row, has, first, end, w_row, s_row, row_group,
+            acc, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, row, has, first, end, w_row, s_row, row_group,
             KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
         )  # fmt: skip
     if BIAS:
@@ -91,7 +91,7 @@ def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | 
     grid = (triton.cdiv(num_rows, block_m), triton.cdiv(height, block_n), max(heads, splits))
     out_s = height if splits > 1 else out.stride(0)
     _linear[grid](
-        x, weight.data, weight.scale, x if bias is None else bias, target, num_rows, height, width,
+        x, weight.data, weight.scale, weight.zeros, x if bias is None else bias, target, num_rows, height, width,
         x.stride(0), x.stride(1) if heads > 1 else 0, weight.data.stride(0) if len(shape) == 3 else 0,
         weight.data.stride(-2), weight.scale.stride(-2), out_s, height, weight.row_group, part,
         weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None and splits == 1, splits,
@@ -115,6 +115,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         y = torch.cat([linear(x, part) for part in weight.parts], dim=-1)
         return y if bias is None else y + bias.to(y.dtype)
     if isinstance(weight, Packed):
+        x, weight = _in_order(x, weight)
         if x.shape[0] > _MANY:
             return _plain(x, expand(weight, x.dtype), bias)
         return _multiply(x, matrix(weight), weight.shape, bias, fixed=False)
@@ -126,7 +127,17 @@ def linear_fixed(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tenso
     if isinstance(weight, Rows):
         y = torch.cat([linear_fixed(x, part) for part in weight.parts], dim=-1)
         return y if bias is None else y + bias.to(y.dtype)
+    if isinstance(weight, Packed):
+        x, weight = _in_order(x, weight)
     return _multiply(x, matrix(weight), tuple(weight.shape), bias, fixed=True)
+
+
+def _in_order(x: Tensor, weight: Packed) -> tuple[Tensor, Packed]:
+    """x with its columns in the order that the weight's are stored in, and the weight in that order."""
+    if "order" not in weight.arrays:
+        return x, weight
+    arrays = {role: array for role, array in weight.arrays.items() if role != "order"}
+    return x[..., weight.arrays["order"]], Packed(weight.format, weight.shape, arrays, weight.meta)
 
 
 def head_linear_fixed(x: Tensor, weight: Tensor) -> Tensor:

@@ -24,14 +24,16 @@ from torch import Tensor
 
 from ....core.weights import Packed, Rows, Weight
 from ....formats import expand as expand_reference
+from ....formats import laid_by_rows
+from ....formats.int_groups import unpack_words
 from .common import INTERPRETED, dot
 
 log = logging.getLogger("parity")
 
-DENSE, FP8, INT8, INT4, MXFP4 = range(5)
-_KINDS = {"fp8_block": FP8, "int8_group": INT8, "int4_group": INT4, "mxfp4": MXFP4}
-FORMATS = frozenset(_KINDS)
-"""The packed formats that the kernels compute on."""
+DENSE, FP8, INT8, INT4, MXFP4, ZERO4 = range(6)
+_KINDS = {"fp8_block": FP8, "int8_group": INT8, "int4_group": INT4, "mxfp4": MXFP4, "int4_zero": ZERO4}
+FORMATS = frozenset(_KINDS) | {"awq", "gptq"}
+"""The packed formats that the kernels compute on; `prepare` makes `int4_zero` of the last two."""
 
 _RUN = 128  # columns that are reordered together
 _LEAST_GROUP = 16  # columns that a multiplier takes at once
@@ -64,12 +66,20 @@ def _from_byte(code, KIND: tl.constexpr, DTYPE: tl.constexpr):
 def _from_word(words, i: tl.constexpr, KIND: tl.constexpr, DTYPE: tl.constexpr):
     """Code i of each word in the compute dtype; two codes of a word, i and i + 4, come out of the same bit operations."""
     moved = words >> (4 * (i % 4))
-    if KIND == 3:
+    if KIND == 3 or KIND == 5:
         pair = (moved & 0x000F000F) | 0x43004300  # 128 + code
-        return _exact(pair >> 16 if i >= 4 else pair, 1.0, -136.0).to(DTYPE)
+        return _exact(pair >> 16 if i >= 4 else pair, 1.0, -136.0 if KIND == 3 else -128.0).to(DTYPE)
     # Sign, two bits of exponent (bias 1) and one of mantissa: as bfloat16's, 2^126 too small.
     pair = ((moved & 0x00070007) << 6) | ((moved & 0x00080008) << 12)
     return _exact(pair >> 16 if i >= 4 else pair, 8.507059173023462e37, 0.0).to(DTYPE)
+
+
+@triton.jit
+def _minus(numbers, zero):
+    """Codes less their zero points, both whole numbers of at most 16."""
+    if INTERPRETED:
+        return (numbers.to(tl.float32) - zero.to(tl.float32)).to(numbers.dtype)
+    return numbers - zero.to(numbers.dtype)
 
 
 @triton.jit
@@ -84,7 +94,7 @@ def _scales(scale, at, mask, E8M0: tl.constexpr):
 
 @triton.jit
 def multiply(
-    acc, x, x_mask, weight, scale, row, row_mask, first, end, w_row, s_row, row_group,
+    acc, x, x_mask, weight, scale, zeros, row, row_mask, first, end, w_row, s_row, row_group,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -92,7 +102,7 @@ def multiply(
 
     Args:
         x: pointers to the first columns of the rows of x [1, M], with their mask.
-        weight, scale: pointers to the matrix.
+        weight, scale, zeros: pointers to the matrix; zero points stand as scales do.
         row: rows of the weight [N], with their mask.
         end: the columns that exist.
         row_group: rows that share a scale. GROUP columns do; STEP divides both them and BLOCK_K.
@@ -107,7 +117,14 @@ def multiply(
         for i in tl.static_range(8):
             k = first + 16 * i + j
             values = tl.load(x + k[:, None], mask=x_mask & (k < end)[:, None], other=0.0)
-            part += dot(_from_word(words, i, KIND, values.dtype), values, PRECISION)
+            numbers = _from_word(words, i, KIND, values.dtype)
+            if KIND == 5:
+                if (16 * i) % STEP == 0:
+                    column = first + 16 * i + tl.zeros_like(row)
+                    group = (row // row_group) * s_row + column // GROUP
+                    zero = tl.load(zeros + group, mask=row_mask & (column < end), other=0)
+                numbers = _minus(numbers, zero[:, None])
+            part += dot(numbers, values, PRECISION)
             if (16 * i + 16) % STEP == 0:
                 column = first + 16 * i + tl.zeros_like(row)
                 mask = row_mask & (column < end)
@@ -131,7 +148,7 @@ def multiply(
 
 @triton.jit
 def _expand(
-    weight, scale, index, out, num_rows, width, w_row, s_row, row_group,
+    weight, scale, zeros, index, out, num_rows, width, w_row, s_row, row_group,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, CHOSEN: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Some rows of a matrix, or all, as plain numbers: a run of columns of BLOCK_R rows."""
@@ -148,7 +165,10 @@ def _expand(
             numbers = _from_word(words, i, KIND, tl.float32)
         else:
             numbers = _from_byte(tl.load(weight + row[:, None] * w_row + k[None, :], mask=mask, other=0), KIND, tl.float32)
-        share = _scales(scale, (row // row_group)[:, None] * s_row + (k // GROUP)[None, :], mask, E8M0)
+        group = (row // row_group)[:, None] * s_row + (k // GROUP)[None, :]
+        if KIND == 5:
+            numbers -= tl.load(zeros + group, mask=mask, other=0).to(tl.float32)
+        share = _scales(scale, group, mask, E8M0)
         tl.store(out + r[:, None] * width + k[None, :], (numbers * share).to(out.dtype.element_ty), mask=mask)
 
 
@@ -157,9 +177,10 @@ class Matrix:
     """A weight [..., out, in] as kernels read it.
 
     Args:
-        kind: DENSE, FP8, INT8, INT4 or MXFP4.
+        kind: DENSE, FP8, INT8, INT4, MXFP4 or ZERO4.
         data: its numbers, bytes or words [..., out, in or in / 8].
         scale: of groups; the data itself where there are none.
+        zeros: zero points of groups, uint8, laid as the scales; the scales themselves where there are none.
         group: columns that share a scale.
         row_group: rows that share a scale.
     """
@@ -167,6 +188,7 @@ class Matrix:
     kind: int
     data: Tensor
     scale: Tensor
+    zeros: Tensor
     group: int
     row_group: int
 
@@ -186,9 +208,13 @@ def prepare(weight: Weight) -> Weight:
         return Rows(tuple(prepare(part) for part in weight.parts))  # type: ignore[misc]  # parts are never rows
     if not isinstance(weight, Packed) or "words" in weight.arrays:
         return weight
+    given, weight = weight, laid_by_rows(weight) or weight
+    if weight.format not in _KINDS:
+        log.warning("%s whose groups are of several sizes, or of experts in several orders, is expanded", weight.format)
+        return expand_reference(given, torch.bfloat16)
     if _group(weight) % _LEAST_GROUP:
-        log.warning("%s in groups of %d columns is expanded: kernels take multiples of 16", weight.format, _group(weight))
-        return expand_reference(weight, torch.bfloat16)
+        log.warning("%s in groups of %d columns is expanded: kernels take multiples of 16", given.format, _group(weight))
+        return expand_reference(given, torch.bfloat16)
     arrays = {role: array.contiguous() for role, array in weight.arrays.items()}
     nibbles = _NIBBLES.get(weight.format)
     if nibbles is not None:
@@ -205,7 +231,8 @@ def _group(weight: Packed) -> int:
 
 
 _NIBBLES: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "int4_group": lambda words: torch.stack([(words >> 4 * i & 15).to(torch.uint8) for i in range(8)], -1).flatten(-2),
+    "int4_group": unpack_words,
+    "int4_zero": unpack_words,
     "mxfp4": lambda data: torch.stack([data & 15, data >> 4], -1).flatten(-2),
 }
 """The codes of a matrix [out, in] of four-bit numbers, a byte each, from its data."""
@@ -225,25 +252,27 @@ def matrix(weight: Tensor | Packed) -> Matrix:
     """How a kernel reads a weight that `prepare` has seen, or a plain one."""
     if isinstance(weight, Tensor):
         weight = weight if weight.stride(-1) == 1 or weight.shape[-1] == 1 else weight.contiguous()
-        return Matrix(DENSE, weight, weight, _RUN, 1)
+        return Matrix(DENSE, weight, weight, weight, _RUN, 1)
     kind, scale = _KINDS[weight.format], weight.arrays["scale"]
     data = weight.arrays["words" if weight.format in _NIBBLES else "data"]
     # Bytes are read alike on all devices, whichever float8 they know.
     data = data.view(torch.uint8) if kind == FP8 else data
     scale = scale.view(torch.uint8) if scale.dtype == torch.float8_e8m0fnu else scale
-    return Matrix(kind, data, scale, _group(weight), weight.meta.get("block_rows", 1))
+    return Matrix(kind, data, scale, weight.arrays.get("zeros", scale), _group(weight), weight.meta.get("block_rows", 1))
 
 
 def expand(weight: Packed, dtype: torch.dtype, index: Tensor | None = None) -> Tensor:
-    """A prepared matrix [out, in], or those of its rows that `index` [T] names, as plain numbers."""
+    """A prepared matrix [out, in], or those of its rows that `index` [T] names, as plain numbers, in their own order."""
     form, width = matrix(weight), weight.shape[-1]
     num_rows = weight.shape[-2] if index is None else index.numel()
     out = torch.empty(num_rows, width, dtype=dtype, device=form.data.device)
     if out.numel():
         block_r = 1 if index is not None else 16
         _expand[(triton.cdiv(num_rows, block_r), triton.cdiv(width, _RUN))](
-            form.data, form.scale, form.data if index is None else index, out, num_rows, width,
+            form.data, form.scale, form.zeros, form.data if index is None else index, out, num_rows, width,
             form.data.stride(0), form.scale.stride(0), form.row_group, form.kind, form.e8m0, form.group,
             index is not None, block_r,
         )  # fmt: skip
+    if "order" in weight.arrays:
+        return torch.empty_like(out).index_copy_(1, weight.arrays["order"].long(), out)
     return out
