@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 
 
-def write(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> None:
-    """Writes `config.json` and `model.safetensors` of a model whose head is its embedding."""
+def write(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device | None = None) -> None:
+    """Writes `config.json` and `model.safetensors` of a model whose head is its embedding; a device draws faster."""
     name = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps({**config, "torch_dtype": name}))
-    drawn = torch.Generator().manual_seed(0)
+    drawn = torch.Generator(device or "cpu").manual_seed(0)
     tensors = {name: _weight(shape, dtype, drawn) for name, shape in _shapes(config).items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -45,4 +45,4 @@ def _shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def _weight(shape: tuple[int, ...], dtype: torch.dtype, drawn: torch.Generator) -> torch.Tensor:
     if len(shape) == 1:
         return torch.ones(shape, dtype=dtype)
-    return torch.empty(shape, dtype=dtype).uniform_(-0.03, 0.03, generator=drawn)
+    return torch.empty(shape, dtype=dtype, device=drawn.device).uniform_(-0.03, 0.03, generator=drawn).cpu()

@@ -91,12 +91,20 @@ def test_each_kind_of_row(bench: ModuleType) -> None:
         bench.Row("Qwen3-0.6B", "throughput", batch=3),
         bench.Row("Qwen3.6-35B-A3B", "decode", batch=2),
         bench.Row("no such model", "decode"),
+        bench.Row("Qwen3-0.6B", "throughput (in order)", batch=3),
+        bench.Row("Qwen3-8B", "sampling", batch=2),
+        bench.Row("Qwen3-8B", "start"),
     ]
-    prefill, throughput, decode, unknown = bench.run(small, rows, 60, rates, bench.Record(None, {}))
+    prefill, throughput, decode, unknown, in_order, sampling, start = bench.run(small, rows, 60, rates, bench.Record(None, {}))
     assert prefill.tokens_per_s > 0
     assert prefill.limit > 0
     assert throughput.tokens_per_s > 0
     assert throughput.limit is None
+    assert in_order.tokens_per_s > 0
+    assert not small.stack.device.asynchronous
+    assert sampling.tokens_per_s > 0
+    assert start.tokens_per_s is None
+    assert start.seconds > 0
     assert decode.limit > 0
     assert unknown.note.startswith("failed: KeyError")
     assert "failed" in "".join(str(cell) for column in bench.table(rates, [unknown]).columns for cell in column.cells)
@@ -128,4 +136,4 @@ def test_the_order_of_rows_has_all_that_was_asked(bench: ModuleType) -> None:
     kinds = {(row.model, row.kind) for row in bench.ROWS}
     assert ("Qwen3-8B", "prefill") in kinds
     assert len(bench.ROWS) == len(set(bench.ROWS))
-    assert {row.model for row in bench.ROWS} == set(bench.SHAPES)
+    assert {row.model for row in bench.ROWS} == set(sys.modules["cuda_models"].SHAPES)
