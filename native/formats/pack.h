@@ -16,14 +16,29 @@ inline uint16_t two_bytes(const uint8_t* p) {
     return x;
 }
 
+// Eight bytes as one number, the first lowest: their bits are moved all at once, which compilers do not do by themselves.
+inline uint64_t eight_bytes(const uint8_t* p) {
+    uint64_t x;
+    __builtin_memcpy(&x, p, 8);
+    return x;
+}
+inline void put_eight(uint64_t x, uint8_t* p) { __builtin_memcpy(p, &x, 8); }
+
+constexpr uint64_t kEach = 0x0101010101010101;
+
 inline void split_nibbles(const uint8_t* q, int half, uint8_t* out) {
-    for (int i = 0; i < half; ++i) out[i] = q[i] & 15, out[i + half] = q[i] >> 4;
+    for (int i = 0; i < half; i += 8) {
+        const uint64_t both = eight_bytes(q + i);
+        put_eight(both & 15 * kEach, out + i), put_eight(both >> 4 & 15 * kEach, out + half + i);
+    }
 }
 
+// 32 bits, the lowest first, each as bit 4 of a byte.
 inline void split_bits(const uint8_t* h, uint8_t* q) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, h, 4);
-    for (int i = 0; i < 32; ++i) q[i] |= uint8_t((bits >> i & 1) << 4);
+    for (int i = 0; i < 4; ++i) {
+        const uint64_t alone = h[i] * kEach & 0x8040201008040201;  // byte k keeps bit k
+        put_eight(eight_bytes(q + 8 * i) | (alone + 0x7f * kEach & 0x80 * kEach) >> 3, q + 8 * i);
+    }
 }
 
 // The eight 6-bit scales and minima of Q4_K and Q5_K.
@@ -98,14 +113,22 @@ inline void split(Q2_K, const uint8_t* p, RowBlock& out) {
 
 // q of the 32 columns of one row to its places in eight vectors.
 inline void place_nibbles(const uint8_t* q, int row, uint8_t* to) {
-    for (int s = 0; s < 4; ++s)
-        for (int c = 0; c < 4; ++c) to[64 * s + 4 * row + c] = uint8_t((q[4 * s + c] & 15) | (q[16 + 4 * s + c] & 15) << 4);
+    for (int half = 0; half < 2; ++half) {
+        const uint64_t both = (eight_bytes(q + 8 * half) & 15 * kEach) | (eight_bytes(q + 16 + 8 * half) & 15 * kEach) << 4;
+        const uint32_t first = uint32_t(both), second = uint32_t(both >> 32);
+        __builtin_memcpy(to + 128 * half + 4 * row, &first, 4);
+        __builtin_memcpy(to + 128 * half + 64 + 4 * row, &second, 4);
+    }
 }
+// Bit kFrom of each: 32 bits, turned from eight rows of four columns to four rows of eight.
 template <int kFrom> void place_bits(const uint8_t* q, int row, uint8_t* to) {
+    uint32_t bits = 0;
+    for (int i = 0; i < 4; ++i) bits |= uint32_t((eight_bytes(q + 8 * i) >> kFrom & kEach) * 0x0102040810204080 >> 56) << 8 * i;
     for (int c = 0; c < 4; ++c) {
-        int bits = 0;
-        for (int s = 0; s < 8; ++s) bits |= (q[4 * s + c] >> kFrom & 1) << s;
-        to[4 * row + c] = uint8_t(bits);
+        uint32_t every = bits >> c & 0x11111111;  // each fourth bit, moved together in three steps
+        every = (every | every >> 3) & 0x03030303;
+        every = (every | every >> 6) & 0x000f000f;
+        to[4 * row + c] = uint8_t(every | every >> 12);
     }
 }
 template <int kFrom> void place_twos(const uint8_t* q, int row, uint8_t* to) {
