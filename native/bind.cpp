@@ -294,6 +294,7 @@ std::vector<std::pair<std::string, double>> timed(const Recording& recording, in
 
 NB_MODULE(_native, m) {
     using namespace parity;
+    nb::set_leak_warnings(false);  // the program may keep what it made until it ends: no leak
     m.attr("interface") = PARITY_INTERFACE;
     nb::class_<Places>(m, "Places").def(
         "__init__",

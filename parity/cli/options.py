@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.errors import RequestError
 from ..core.flags import add_flags, flag, given, json_object, positive
+from .lasting import lasting
 from .terminal import waiting
 
 if TYPE_CHECKING:
@@ -115,12 +116,13 @@ def open_model(arguments: argparse.Namespace, **more: Any) -> LLM:
     Raises:
         ParityError: it cannot be found, read or run.
     """
-    from ..llm import LLM
     from .pull import pull
 
     name = model_of(arguments)
     pull(name)
-    with waiting(f"loading {name}"):
+    with waiting(f"loading {name}"), lasting():
+        from ..llm import LLM
+
         return LLM(name, **given(arguments, ENGINE), **more)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -65,7 +68,7 @@ class GgufTensor:
 
 
 class Metadata(Mapping[str, Any]):
-    """Metadata by key, decoded when asked for. Arrays of numbers come as numpy arrays, of strings as lists."""
+    """Metadata by key, decoded when asked for. Arrays of numbers come as numpy arrays, of strings as `Texts`."""
 
     def __init__(self, values: dict[str, Callable[[], Any]]) -> None:
         self._values = values
@@ -81,6 +84,49 @@ class Metadata(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+class Texts(Sequence[str]):
+    """An array of texts, each decoded when it is looked at; equal to a list of the same.
+
+    Args:
+        path: the file, for errors.
+        buffer: its bytes.
+        bounds: where each text begins, with eight bytes of its length before it, and where the last ends.
+
+    Looking at one raises FormatError where it is not UTF-8.
+    """
+
+    def __init__(self, path: Path, buffer: mmap, bounds: array[int]) -> None:
+        self._path, self._buffer, self._bounds = path, buffer, bounds
+
+    def __len__(self) -> int:
+        return len(self._bounds) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        number = range(len(self))[index]
+        return self._decoded(self._bounds[number : number + 2])[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded(self._bounds))
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == other
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def _decoded(self, bounds: Sequence[int]) -> list[str]:
+        buffer = self._buffer
+        try:
+            return [buffer[start + 8 : stop].decode("utf-8") for start, stop in pairwise(bounds)]
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{self._path}: the text {error.object[:40]!r} is not UTF-8; corrupt, fetch it again") from None
 
 
 class GgufFile:
@@ -195,30 +241,23 @@ class _Reader:
             raise self.broken(f"arrays of metadata type {kind} are not read")
         if count > (self.size - self.at) // 8:
             raise self.broken(f"an array of {count} strings claimed")
-        self.at = self._end_of_strings(count)
-        return lambda: self._strings(start, count)
+        texts = Texts(self.path, self.buffer, self._bounds(count))
+        return lambda: texts
 
-    def _end_of_strings(self, count: int) -> int:
+    def _bounds(self, count: int) -> array[int]:
+        """Where each of `count` texts begins, its length before it, and where the last ends, which is then where we are."""
         at, size, buffer, length_at = self.at, self.size, self.buffer, _U64.unpack_from
+        found = array("Q", (at,))
         try:
             for _ in range(count):
                 at += 8 + length_at(buffer, at)[0]
+                found.append(at)
         except (struct.error, OverflowError):
             at = size + 1
         if at > size:
             raise self.broken("a text runs past the end")
-        return at
-
-    def _strings(self, at: int, count: int) -> list[str]:
-        buffer, length_at, texts = self.buffer, _U64.unpack_from, []
-        try:
-            for _ in range(count):
-                stop = at + 8 + length_at(buffer, at)[0]
-                texts.append(buffer[at + 8 : stop].decode("utf-8"))
-                at = stop
-        except UnicodeDecodeError:
-            raise FormatError(f"{self.path}: a text is not UTF-8 (byte {at}); corrupt, fetch it again") from None
-        return texts
+        self.at = at
+        return found
 
     def tensors(self, count: int, alignment: int) -> dict[str, GgufTensor]:
         if count > self.size // 24:  # the least a tensor's entry takes

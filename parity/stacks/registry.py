@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 
@@ -57,7 +57,7 @@ def open_stack(spec: str | None = None) -> tuple[Stack, torch.dtype | None]:
     if spec is None:
         return _first(), None
     name, table, dtype = parse(spec)
-    stack = _load(name)()
+    stack = _load(name, names())()
     if table is None and dtype is not None and spec.rpartition(":")[2] in stack.tables:
         table = spec.rpartition(":")[2]
     if table is not None:
@@ -93,8 +93,7 @@ def with_table(stack: Stack, table: str) -> Stack:
     raise Unsupported(f"stack {stack.name!r} has no table {table!r}: it has {known}")
 
 
-def _load(name: str) -> Callable[[], Stack]:
-    known = names()
+def _load(name: str, known: Mapping[str, EntryPoint]) -> Callable[[], Stack]:
     if name not in known:
         raise ModelNotFound(f"no stack is called {name!r}: there are {', '.join(sorted(known)) or 'none'}; see `parity stacks`")
     try:
@@ -109,7 +108,7 @@ def _first() -> Stack:
     reasons = []
     for name in (name for name in _ORDER if name in known):
         try:
-            return _load(name)()
+            return _load(name, known)()
         except UsageError as error:
             reasons.append(f"{name}: {error}")
     raise UsageError("no stack works on this machine: " + "; ".join(reasons or ["none is registered"]))
