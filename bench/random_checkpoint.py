@@ -1,7 +1,12 @@
-"""A dense Qwen3 with random weights as safetensors: how long a step takes does not depend on their values."""
+"""A dense Qwen3 with random weights as safetensors: how long a step takes does not depend on their values.
+
+python bench/random_checkpoint.py FOLDER [--shape Qwen3-0.6B] [--dtype bfloat16]
+parity bench FOLDER
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +14,18 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from shapes import SHAPES
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="made if it is not there")
+    dense = sorted(name for name, config in SHAPES.items() if config["model_type"] == "qwen3")
+    parser.add_argument("--shape", choices=dense, default="Qwen3-0.6B")
+    parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    write(arguments.folder, SHAPES[arguments.shape], getattr(torch, arguments.dtype))
 
 
 def write(folder: Path, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device | None = None) -> None:
@@ -46,3 +63,7 @@ def _weight(shape: tuple[int, ...], dtype: torch.dtype, drawn: torch.Generator) 
     if len(shape) == 1:
         return torch.ones(shape, dtype=dtype)
     return torch.empty(shape, dtype=dtype, device=drawn.device).uniform_(-0.03, 0.03, generator=drawn).cpu()
+
+
+if __name__ == "__main__":
+    main()
