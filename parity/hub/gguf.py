@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import struct
-from array import array
+import array as arrays
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,7 +97,7 @@ class Texts(Sequence[str]):
     Looking at one raises FormatError where it is not UTF-8.
     """
 
-    def __init__(self, path: Path, buffer: mmap, bounds: array[int]) -> None:
+    def __init__(self, path: Path, buffer: mmap, bounds: arrays.array[int]) -> None:
         self._path, self._buffer, self._bounds = path, buffer, bounds
 
     def __len__(self) -> int:
@@ -244,10 +244,10 @@ class _Reader:
         texts = Texts(self.path, self.buffer, self._bounds(count))
         return lambda: texts
 
-    def _bounds(self, count: int) -> array[int]:
+    def _bounds(self, count: int) -> arrays.array[int]:
         """Where each of `count` texts begins, its length before it, and where the last ends, which is then where we are."""
         at, size, buffer, length_at = self.at, self.size, self.buffer, _U64.unpack_from
-        found = array("Q", (at,))
+        found = arrays.array("Q", (at,))
         try:
             for _ in range(count):
                 at += 8 + length_at(buffer, at)[0]
