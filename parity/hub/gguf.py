@@ -6,10 +6,10 @@ strings costs nothing to who does not want it. Layout after the specification in
 
 from __future__ import annotations
 
+import array as arrays
 import math
 import re
 import struct
-import array as arrays
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
