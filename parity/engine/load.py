@@ -20,7 +20,7 @@ from ..formats import expand
 from ..hub import account, open_checkpoint
 from ..hub.checkpoint import Checkpoint
 from ..hub.quantised import QuantisedCheckpoint, recipe_for
-from ..hub.weights import Plan, to_model
+from ..hub.weights import Plan, all_to_model
 from ..models import registry
 from ..models.decoder import Decoder
 from ..models.layers.weight import Slot
@@ -166,8 +166,9 @@ def accounted(
     """
     model, architecture = registry.build(checkpoint.config, stack.ops, dtype, draft=draft)
     rules = registry.rules(model, architecture)
-    slots = model.all_slots({to_model(name, rules): info.shape for name, info in checkpoint.tensors.items()})
-    return model, slots, account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules)
+    targets = all_to_model(checkpoint.tensors, rules)
+    slots = model.all_slots({targets[name]: info.shape for name, info in checkpoint.tensors.items()})
+    return model, slots, account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules, targets)
 
 
 class Placer:

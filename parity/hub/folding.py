@@ -16,7 +16,7 @@ from .safetensors import Entry
 Entries = Mapping[str, Entry]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Folded:
     """One logical tensor: its arrays' names in the files by role; `format` None is a plain tensor in role `data`."""
 
@@ -56,22 +56,23 @@ def fold(entries: Entries, config: Mapping[str, Any]) -> dict[str, Folded]:
     folded: dict[str, Folded] = {}
     used: set[str] = set()
     for name in entries:
-        for scheme in SCHEMES:
-            ending = scheme.endings["data"]
-            if name in used or not name.endswith(ending):
-                continue
+        ending = name[name.rfind(".") :]
+        for scheme in BY_ENDING.get(ending, ()):
+            if name in used:
+                break
             if ending == ".weight" and entries[name].dtype.itemsize > 1:
                 continue  # a plain weight whose module happens to have a scale
             stem = name.removesuffix(ending)
             sources = {role: stem + other for role, other in scheme.endings.items()}
-            if not all(source in entries for source in sources.values()):
+            if not all(map(entries.__contains__, sources.values())):
                 continue
             for refused in scheme.refused:
                 if stem + refused in entries:
                     raise Unsupported(f"{stem + refused}: this kind of quantisation is not computed")
             sources |= {role: stem + other for role, other in scheme.optional.items() if stem + other in entries}
             folded[stem + ".weight"] = scheme.build(sources, entries, settings)
-            used |= {*sources.values(), *(stem + other for other in scheme.dropped)}
+            used.update(sources.values())
+            used.update(stem + other for other in scheme.dropped)
     plain = {name: Folded({"data": name}, entry.shape) for name, entry in entries.items() if name not in used}
     clash = sorted(plain.keys() & folded.keys())
     if clash:
@@ -229,3 +230,8 @@ SCHEMES = (
     Scheme({"data": ".qweight", "zeros": ".qzeros", "scale": ".scales", "groups": ".g_idx"}, _gptq),
     Scheme({"data": ".qweight", "zeros": ".qzeros", "scale": ".scales"}, _awq),
 )
+BY_ENDING = {
+    ending: [scheme for scheme in SCHEMES if scheme.endings["data"] == ending]
+    for ending in dict.fromkeys(scheme.endings["data"] for scheme in SCHEMES)
+}
+"""Which schemes begin at a name with an ending, which is the last part of the name and its dot."""

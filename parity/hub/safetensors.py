@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ DTYPES: Mapping[str, torch.dtype] = {
 NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 INDEX = "model.safetensors.index.json"
+_NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 _LENGTH_BYTES = 8
 
@@ -206,11 +208,22 @@ def _unindexed(folder: Path) -> list[Path]:
     found = [whole] if whole.is_file() else sorted(folder.glob("model-*-of-*.safetensors"))
     found = found or sorted(folder.glob("*.safetensors"))
     if found:
+        _refuse_gaps(folder, found)
         return found
     pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
     if pickles:
         raise Unsupported(f"{folder} has its weights as pickles ({pickles[0]}), which can run code; convert to safetensors")
     raise ModelNotFound(f"{folder} has no .safetensors file")
+
+
+def _refuse_gaps(folder: Path, files: Iterable[Path]) -> None:
+    """Names of the kind `model-00002-of-00004` say how many files there are, even without an index."""
+    there = {path.name for path in files}
+    for match in filter(None, (_NUMBERED.fullmatch(name) for name in there)):
+        stem, digits, count = match[1], len(match[2]), int(match[3])
+        wanted = (f"{stem}-{number:0{digits}d}-of-{match[3]}.safetensors" for number in range(1, count + 1))
+        if lost := next((name for name in wanted if name not in there), None):
+            raise ModelNotFound(f"{folder} lacks {lost}, one of the {count} that its other files count; fetch the model again")
 
 
 def write_safetensors(

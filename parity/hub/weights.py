@@ -12,6 +12,8 @@ from parity.core.weights import Ignore, Rename, Rule
 from .checkpoint import Checkpoint
 
 _SHOWN = 10
+_CODES = ("float8_e4m3fn", "float8_e5m2", "int8", "uint8")
+"""Formats of tensors that are numbers only with scales; together with those they have a packed format's name."""
 _GROUP = re.compile(r"\((?!\?)[^()]*\)")
 _REFERENCE = re.compile(r"\\(\d+)|\\g<(\w+)>")
 
@@ -30,6 +32,18 @@ def to_model(name: str, rules: Iterable[Rule]) -> str:
         if isinstance(rule, Rename):
             name = re.sub(rule.pattern, rule.replacement, name)
     return name
+
+
+def all_to_model(names: Iterable[str], rules: Iterable[Rule]) -> dict[str, str]:
+    """`to_model` of many names, each rule once over all of them: Kimi K3 has half a million."""
+    given = list(names)
+    if any("\n" in name for name in given):  # in no released checkpoint, and no reason to fail
+        return {name: to_model(name, rules) for name in given}
+    text = "\n".join(given)
+    for rule in rules:
+        if isinstance(rule, Rename):
+            text = re.sub(rule.pattern, rule.replacement, text, flags=re.MULTILINE)
+    return dict(zip(given, text.split("\n"), strict=True)) if given else {}
 
 
 def to_checkpoint(name: str, rules: Sequence[Rule]) -> str:
@@ -64,29 +78,38 @@ def inverse(rule: Rename) -> Rename:
     return Rename(start + pattern + end, replacement)
 
 
-def account(expected: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint, rules: Sequence[Rule] = ()) -> Plan:
+def account(
+    expected: Mapping[str, tuple[int, ...]],
+    checkpoint: Checkpoint,
+    rules: Sequence[Rule] = (),
+    targets: Mapping[str, str] | None = None,
+) -> Plan:
     """Decides where every tensor goes, from names and shapes alone.
 
     Args:
         expected: every parameter's name and logical shape.
         rules: renames, and what is ignored (patterns match the beginning of the checkpoint's own name).
+        targets: `all_to_model` of the checkpoint's names, where it is known already.
 
     Raises:
         WeightError: naming up to ten parameters that nothing or too much fills, tensors left over, and shapes that differ.
     """
     sources: dict[str, str] = {}
-    ignored: dict[str, tuple[str, ...]] = {}
+    ignored: dict[str, list[str]] = {}
     wrong: list[str] = []
+    targets = all_to_model(checkpoint.tensors, rules) if targets is None else targets
     for name, info in checkpoint.tensors.items():
-        target = to_model(name, rules)
+        target = targets[name]
         if target in expected:
             if target in sources:
                 wrong.append(f"{target} is filled by both {sources[target]} and {name}")
             elif info.shape != tuple(expected[target]):
                 wrong.append(f"{name} has shape {list(info.shape)}, the model wants {list(expected[target])}")
+            elif info.format in _CODES:
+                wrong.append(f"{name} is {info.format}, and the scales that say what it means are missing")
             sources.setdefault(target, name)
         elif (why := _ignored(name, rules)) is not None:
-            ignored[why] = (*ignored.get(why, ()), name)
+            ignored.setdefault(why, []).append(name)
         else:
             wrong.append(f"{name} is in the checkpoint and has no place in the model")
     wrong += [f"{name} is missing" for name in expected if name not in sources]
@@ -94,7 +117,7 @@ def account(expected: Mapping[str, tuple[int, ...]], checkpoint: Checkpoint, rul
         more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         listed = "".join(f"\n  {line}" for line in wrong[:_SHOWN])
         raise WeightError(f"the weights in {checkpoint.path} do not fit the model ({len(wrong)} problems):{listed}{more}")
-    return Plan(sources, ignored)
+    return Plan(sources, {why: tuple(names) for why, names in ignored.items()})
 
 
 def _ignored(name: str, rules: Iterable[Rule]) -> str | None:

@@ -1,0 +1,83 @@
+"""A file or a tensor that is missing is named before anything is computed, however the weights are stored."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from parity.core.errors import ModelNotFound, ParityError
+from parity.hub import open_checkpoint, write_safetensors
+from parity.hub.safetensors import INDEX, open_shards
+
+from . import test_formats, test_qwen4_exp, tiny
+
+
+def in_format(name: str) -> Callable[[Path], object]:
+    return lambda folder: test_formats.released(test_formats.CASES[name], folder)
+
+
+# (how the checkpoint is made, the tensor that is lost, what is said where no file is known to be missing)
+CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "fp8-scale": (
+        in_format("deepseek_v3-fp8"),
+        r"model.layers.1.mlp.experts.2.up_proj.weight_scale_inv",
+        r"experts\.2\.up_proj\.weight is float8_e4m3fn, and the scales that say what it means are missing",
+    ),
+    "fp8-weight": (
+        in_format("deepseek_v3-fp8"),
+        r"model.layers.0.self_attn.o_proj.weight",
+        r"o_proj\.weight_scale_inv is in the checkpoint and has no place(.|\n)*o_proj\.weight is missing",
+    ),
+    "int4-scale": (
+        in_format("kimi_k2-int4"),
+        r"model.layers.1.mlp.experts.7.down_proj.weight_scale",
+        r"down_proj\.weight_packed is in the checkpoint and has no place(.|\n)*experts\.7\.down_proj\.weight is missing",
+    ),
+    "mxfp4-scale": (
+        in_format("kimi_k2-mxfp4"),
+        r"model.layers.2.mlp.experts.0.gate_proj.weight_scale",
+        r"gate_proj\.weight_packed is in the checkpoint and has no place(.|\n)*experts\.0\.gate_proj\.weight is missing",
+    ),
+    "awq-zeros": (
+        in_format("qwen2-awq"),
+        r"model.layers.0.mlp.up_proj.qzeros",
+        r"up_proj\.qweight is in the checkpoint and has no place(.|\n)*up_proj\.weight is missing",
+    ),
+    "gptq-groups": (in_format("qwen3-gptq"), r"model.layers.0.mlp.up_proj.g_idx", r"up_proj\.qweight: GPTQ without g_idx"),
+    "stacked-experts": (
+        in_format("qwen3_5_moe-fp8"),
+        r"model.layers.2.mlp.experts.down_proj",
+        r"layers\.2\.mlp\.experts\.down_proj is missing",
+    ),
+    "mapped-table": (
+        test_qwen4_exp.save,
+        r"model.layers.2.ple.ple_embedding.ngram_embedding.shard_3.weight",
+        r"ngram_embedding\.shard_3\.weight is missing",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
+    make, lost, said = CASES[name]
+    make(tmp_path / "made")
+    config = json.loads((tmp_path / "made" / "config.json").read_text())
+    tensors = {name: file.read(name) for name, file in open_shards(tmp_path / "made").items()}
+    folder = tmp_path / "split"
+    write_safetensors(folder, config, tensors, shard_bytes=1)
+    file = json.loads((folder / INDEX).read_text())["weight_map"][lost]
+    (folder / file).unlink()
+    with pytest.raises(ModelNotFound, match=f"lacks {file}, which {INDEX} names"):
+        tiny.open_engine(folder)
+    (folder / INDEX).unlink()
+    with pytest.raises(ModelNotFound, match=f"lacks {file}, one of the {len(tensors)} that its other files count"):
+        open_checkpoint(folder)
+    whole = tmp_path / "whole"
+    write_safetensors(whole, config, {name: tensor for name, tensor in tensors.items() if name != lost})
+    with pytest.raises(ParityError) as caught:
+        tiny.open_engine(whole)
+    assert re.search(said, str(caught.value)), caught.value
