@@ -11,7 +11,7 @@ import pytest
 from parity.core.errors import WeightError
 from parity.core.weights import Ignore, Rename
 from parity.hub.checkpoint import TensorInfo
-from parity.hub.weights import account, inverse, to_checkpoint, to_model
+from parity.hub.weights import account, all_to_model, inverse, to_checkpoint, to_model
 
 RULES = (
     Rename(r"^layers\.(\d+)\.", r"model.layers.\1."),
@@ -34,6 +34,13 @@ RULES = (
 def test_names_both_ways(theirs: str, ours: str) -> None:
     assert to_model(theirs, RULES) == ours
     assert to_checkpoint(ours, RULES) == theirs
+
+
+def test_many_names_at_once_are_each_by_itself() -> None:
+    names = ["layers.3.attn.wq_a.weight", "embed.weight", "x.embed.weight", "", "layers.1.ffn.experts.7.w1.scale"]
+    names += ["layers.1.ffn.experts.7.w1.scale.y", "embed.\nembed.weight"]
+    for some in (names, names[:-1], []):
+        assert all_to_model(some, RULES) == {name: to_model(name, RULES) for name in some}
 
 
 def test_irreversible_rules_are_refused() -> None:
