@@ -8,16 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 
 from parity.core.errors import ModelNotFound, ParityError
 from parity.hub import open_checkpoint, write_safetensors
 from parity.hub.safetensors import INDEX, open_shards
 
 from . import test_formats, test_qwen4_exp, tiny
+from .test_experts import HYBRID
 
 
 def in_format(name: str) -> Callable[[Path], object]:
     return lambda folder: test_formats.released(test_formats.CASES[name], folder)
+
+
+def fused(folder: Path) -> None:
+    """Experts in two tensors a layer, as Qwen3.5's bfloat16 releases have them."""
+    config = transformers.Qwen3_5MoeTextConfig(**HYBRID, **test_formats.SHARED)
+    model = tiny.save(transformers.Qwen3_5MoeForCausalLM, config, folder / "split")
+    values = json.loads((folder / "split" / "config.json").read_text())
+    write_safetensors(folder, values, {name: value.detach().clone() for name, value in model.state_dict().items()})
 
 
 # (how the checkpoint is made, the tensor that is lost, what is said where no file is known to be missing)
@@ -49,7 +59,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "gptq-groups": (in_format("qwen3-gptq"), r"model.layers.0.mlp.up_proj.g_idx", r"up_proj\.qweight: GPTQ without g_idx"),
     "stacked-experts": (
-        in_format("qwen3_5_moe-fp8"),
+        fused,
         r"model.layers.2.mlp.experts.down_proj",
         r"layers\.2\.mlp\.experts\.down_proj is missing",
     ),
