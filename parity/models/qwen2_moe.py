@@ -11,7 +11,7 @@ from .config import Fields
 from .decoder import Decoder
 from .layers.experts import Experts, Router, SparseMLP
 from .layers.mlp import GatedMLP
-from .standard import assemble, dense_mlp, read_sizes, standard_attention
+from .standard import assemble, dense_mlp, read_sizes, sparse_layers, standard_attention
 
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
@@ -21,14 +21,11 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     sizes = read_sizes(fields)
     mixer, ropes = standard_attention(fields, ops, sizes, bias=fields.bool("qkv_bias", True))
     dense = dense_mlp(fields, ops, sizes)
-    step, dense_layers = fields.size("decoder_sparse_step", 1), fields.list("mlp_only_layers", [])
     num_experts, moe_size = fields.int(fields.either("num_experts", "num_local_experts")), fields.size("moe_intermediate_size")
     shared_size = fields.size("shared_expert_intermediate_size")
     routing = Routing(fields.size("num_experts_per_tok"), renormalize=fields.bool("norm_topk_prob", False))
 
-    def mlp(layer: int) -> nn.Module:
-        if layer in dense_layers or num_experts == 0 or (layer + 1) % step:
-            return dense(layer)
+    def sparse(layer: int) -> nn.Module:
         return SparseMLP(
             ops,
             sizes.hidden,
@@ -38,7 +35,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
             shared_gate=True,
         )
 
-    return assemble(ops, dtype, sizes, ropes, mixer, mlp)
+    return assemble(ops, dtype, sizes, ropes, mixer, sparse_layers(fields, num_experts, dense, sparse))
 
 
 ARCHITECTURE = Architecture(

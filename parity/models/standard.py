@@ -149,3 +149,15 @@ def dense_mlp(fields: Fields, ops: Ops, sizes: Sizes) -> Callable[[int], nn.Modu
     """The dense MLP that is the same in every layer."""
     intermediate = fields.size("intermediate_size")
     return lambda layer: GatedMLP(ops, sizes.hidden, intermediate)
+
+
+def sparse_layers(
+    fields: Fields, num_experts: int, dense: Callable[[int], nn.Module], sparse: Callable[[int], nn.Module]
+) -> Callable[[int], nn.Module]:
+    """The MLP of each layer: `sparse` in every `decoder_sparse_step`th but those of `mlp_only_layers`, else `dense`."""
+    step, dense_layers = fields.size("decoder_sparse_step", 1), fields.list("mlp_only_layers", [])
+
+    def mlp(layer: int) -> nn.Module:
+        return dense(layer) if layer in dense_layers or num_experts == 0 or (layer + 1) % step else sparse(layer)
+
+    return mlp
