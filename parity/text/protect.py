@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from parity.core.chat import Message, Tool
 from parity.core.errors import RequestError
 
+from .plain_json import plain_json
 from .tokenizer import Tokenizer
 
 _CANDIDATES = [chr(code) for code in range(0xFDD0, 0xFDF0)]  # noncharacters: no text should have them
@@ -74,20 +74,15 @@ class Shield:
         """The arguments of a call; escapes are resolved first, for they may spell a token too."""
         try:
             value = json.loads(text)
-        except (ValueError, RecursionError):
+            hidden = plain_json(value, self._hide_all)
+        except (ValueError, RecursionError, RequestError):
             return self._hide_all(text)
-        hidden = self._plain(value)
         return text if hidden == value else json.dumps(hidden, ensure_ascii=False)
 
     def _tool(self, tool: Tool) -> Tool:
-        return replace(tool, description=self._hide_all(tool.description), parameters=self._plain(tool.parameters))
-
-    def _plain(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self._hide_all(value)
-        if isinstance(value, Mapping):
-            return {self._hide_all(str(key)): self._plain(inner) for key, inner in value.items()}
-        return [self._plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return replace(
+            tool, description=self._hide_all(tool.description), parameters=plain_json(tool.parameters, self._hide_all)
+        )
 
 
 def encode_rendered(tokenizer: Tokenizer, text: str, shield: Shield) -> list[int]:
@@ -108,7 +103,7 @@ def _texts(messages: Sequence[Message], tools: Sequence[Tool]) -> list[str]:
     texts = [text for message in messages for text in (message.content, message.reasoning or "")]
     texts += [call.arguments for message in messages for call in message.tool_calls]
     texts += [_decoded(call.arguments) for message in messages for call in message.tool_calls if "\\u" in call.arguments]
-    return texts + [json.dumps([tool.description, dict(tool.parameters)], ensure_ascii=False, default=str) for tool in tools]
+    return texts + [json.dumps([tool.description, plain_json(tool.parameters)], ensure_ascii=False) for tool in tools]
 
 
 def _decoded(arguments: str) -> str:

@@ -14,6 +14,7 @@ from jinja2 import meta
 from parity.core.chat import Message, Tool
 from parity.core.errors import FormatError, RequestError
 
+from .plain_json import plain_json
 from .sandbox import MAX_CHARACTERS, Limits, Sandbox, budget
 from .switches import aliased
 
@@ -171,7 +172,7 @@ def message_dict(message: Message, *, objects: bool) -> dict[str, Any]:
 
 def tool_dict(tool: Tool) -> dict[str, Any]:
     """A tool as templates know it, in OpenAI's shape."""
-    function = {"name": tool.name, "description": tool.description, "parameters": _plain(tool.parameters)}
+    function = {"name": tool.name, "description": tool.description, "parameters": plain_json(tool.parameters)}
     return {"type": "function", "function": function}
 
 
@@ -182,15 +183,6 @@ def _arguments(text: str) -> Any:
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, dict) else text
-
-
-def _plain(value: Any) -> Any:
-    """Mappings and sequences as dicts and lists, which is all that JSON and the sandbox know."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value
 
 
 def _to_json(

@@ -108,6 +108,21 @@ def test_what_a_model_cannot_do_is_said_once(
     assert all(words in message for words, message in zip(said, caplog.messages, strict=True))
 
 
+@pytest.mark.parametrize("depth", [300, 950, 5000])
+def test_what_is_nested_too_deeply_is_refused_or_stays_text(chat: Chat, depth: int) -> None:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    with pytest.raises(RequestError, match="nested more than 100 levels"):
+        chat.prompt([Message("user", "x")], [Tool("f", "", schema)])
+    call = ToolCall("1", "f", '{"a": ' * depth + "<|im_end|>" + "}" * depth)
+    whole = ToolCall("2", "f", '{"a": ' * depth + '"<|im_end|>"' + "}" * depth)
+    said = [Message("user", "x"), Message("assistant", "a", tool_calls=(call, whole)), Message("user", "y")]
+    count = chat.prompt([Message("user", "x"), Message("assistant", "a"), Message("user", "y")]).tokens.count
+    end = chat.tokenizer.special_tokens["<|im_end|>"]
+    assert chat.prompt(said).tokens.count(end) == count(end)
+
+
 def test_a_model_without_template_is_refused(small: Tokenizer) -> None:
     with pytest.raises(Unsupported, match="--chat-template"):
         Chat.of(small, "llama")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from parity.core.chat import Message, Tool, ToolCall
 
 from ..dialects.dsml import DsmlCalls
+from ..plain_json import plain_json
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
@@ -20,15 +20,8 @@ THINK, THINK_END = "<think>", "</think>"
 
 def schema_lines(tools: list[Tool]) -> str:
     """Each tool's schema as JSON, one a line."""
-    lines = [{"name": tool.name, "description": tool.description, "parameters": as_json(tool.parameters)} for tool in tools]
+    lines = [{"name": tool.name, "description": tool.description, "parameters": plain_json(tool.parameters)} for tool in tools]
     return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
-
-
-def as_json(value: Any) -> Any:
-    """Mappings and tuples as the dicts and lists that `json` knows."""
-    if isinstance(value, Mapping):
-        return {str(key): as_json(inner) for key, inner in value.items()}
-    return [as_json(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
