@@ -4,6 +4,9 @@ Each file of `released/` holds a checkpoint's config, the `parameters` that its 
 `in_files` (scales and draft layers too; null where that is not published), and the names, dtypes and shapes of the tensors,
 written as patterns: `{0-47}` counts, `{gate,up}` chooses. Where two checkpoints differ in their values alone, one is `like` the
 other. Nothing is allocated: before loading, a model has no tensors.
+
+Not here, for want of a public source of all sizes or of a total to hold them to: Qwen3.5-2B, 122B-A10B and 397B-A17B,
+Qwen3.6-35B-A3B, DeepSeek-V3.1. They differ from those that are here in numbers alone.
 """
 
 from __future__ import annotations
