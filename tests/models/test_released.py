@@ -36,8 +36,16 @@ UNITS = {"B": 10**9, "T": 10**12}
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def without_what_was_there() -> Iterator[None]:
+    """What is there before these tests is not looked at for garbage after each of them."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
-def without_collection() -> Iterator[None]:
+def without_collection(without_what_was_there: None) -> Iterator[None]:
     """Half a million names are no garbage, and looking for some among them costs a third of the time."""
     gc.disable()
     yield
