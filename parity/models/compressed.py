@@ -18,7 +18,7 @@ from .config import Fields, divides
 from .decoder import Block, Body, Decoder, Part
 from .draft import Added, DraftLayer, add_drafts, shared, skipped
 from .dspark import BlockDrafter, Ends, Spark, Tap
-from .layers.experts import Experts, HashRouter, Router, SparseMLP
+from .layers.experts import Experts
 from .layers.hyper import HyperHead, HyperSite, HyperWeights, MeanSite, copies
 from .layers.linear import Embedding, Linear
 from .layers.markov import ConfidenceHead, MarkovHead
@@ -27,7 +27,9 @@ from .layers.norm import RMSNorm
 from .layers.pooled import entry_rope
 from .layers.residual import Site
 from .layers.rope import Rope, make_rope
+from .layers.router import HashRouter, Router
 from .layers.shared_kv import BlockAttention, SharedAttention
+from .layers.sparse_mlp import SparseMLP
 from .standard import Sizes
 
 # The vendor's names, which transformers keeps when it saves, to those of transformers' modules.

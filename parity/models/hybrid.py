@@ -14,10 +14,12 @@ from .decoder import Decoder
 from .draft import skipped
 from .layers.attention import Attention
 from .layers.delta import GatedDeltaNet
-from .layers.experts import Experts, Router, SparseMLP
+from .layers.experts import Experts
 from .layers.mlp import GatedMLP
 from .layers.rope import Rope, make_rope, rope_parameters
+from .layers.router import Router
 from .layers.sparse import GroupIndexer
+from .layers.sparse_mlp import SparseMLP
 from .standard import Mixer, Sizes, assemble, dense_mlp, read_head_dim, read_sizes
 
 KINDS = ("linear_attention", "full_attention")

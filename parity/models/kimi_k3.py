@@ -14,10 +14,10 @@ from .kimi_linear import EXPERT_NAMES, linear_layers
 from .latent import latent_attention, leading_dense, sigmoid_routing
 from .layers.attention_residual import BlockMix, MixedSite
 from .layers.delta import KimiDeltaAttention
-from .layers.experts import LatentSpace
 from .layers.linear import Embedding, Linear
 from .layers.norm import RMSNorm
 from .layers.residual import Stream
+from .layers.sparse_mlp import LatentSpace
 from .standard import read_sizes
 
 

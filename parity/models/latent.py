@@ -13,10 +13,12 @@ from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields
 from .decoder import Decoder
 from .draft import shared, skipped
-from .layers.experts import Experts, LatentSpace, Router, SparseMLP
+from .layers.experts import Experts
 from .layers.mla import LatentAttention
 from .layers.mlp import SILU, GatedMLP
 from .layers.rope import Rope, make_rope, rope_parameters
+from .layers.router import Router
+from .layers.sparse_mlp import LatentSpace, SparseMLP
 from .standard import Mixer, Sizes, assemble, read_sizes
 
 

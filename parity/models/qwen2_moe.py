@@ -9,8 +9,10 @@ from ..stacks.ops import Ops, Routing
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .layers.experts import Experts, Router, SparseMLP
+from .layers.experts import Experts
 from .layers.mlp import GatedMLP
+from .layers.router import Router
+from .layers.sparse_mlp import SparseMLP
 from .standard import assemble, dense_mlp, read_sizes, sparse_layers, standard_attention
 
 

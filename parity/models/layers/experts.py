@@ -1,77 +1,23 @@
-"""Mixture of experts: a router, stacked experts, and what is shared by all tokens."""
+"""Experts stacked into two weights, however they were released."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from ...core.errors import Unsupported
-from ...core.state import LayerState
 from ...core.weights import Packed, Weight
 from ...formats import expand, format_of
 from ...formats.columns import by_rows
-from ...stacks.ops import Activation, Ops, Routing
-from ..step import Step
-from .linear import Linear
-from .mlp import SILU, GatedMLP
-from .norm import RMSNorm
-from .weight import Parameter, Place, Slot
+from ...stacks.ops import Activation, Ops
+from .mlp import SILU
+from .weight import Place, Slot
 
 log = logging.getLogger("parity")
-
-
-class Router(nn.Module):
-    """Chooses a token's experts from float32 scores.
-
-    Args:
-        bias: the checkpoint name of a correction added for choosing only, or None.
-    """
-
-    def __init__(self, ops: Ops, hidden_size: int, num_experts: int, routing: Routing, *, bias: str | None = None) -> None:
-        super().__init__()
-        self.ops, self.routing = ops, routing
-        self.weight = Parameter("weight", num_experts, hidden_size, exact=True)
-        self.bias = None if bias is None else Parameter(bias, num_experts, exact=True)
-
-    def slots(self) -> Iterator[Slot]:
-        yield self.weight.slot()
-        if self.bias is not None:
-            yield self.bias.slot()
-
-    def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """x [T, hidden] -> (weights float32 [T, k], experts int32 [T, k])."""
-        logits = self.ops.linear(x.float(), self.weight.tensor)
-        return self.ops.route(logits, self.routing, None if self.bias is None else self.bias.tensor)
-
-
-class HashRouter(nn.Module):
-    """A token's experts stand in a table (DeepSeek-V4's first layers); the scores only weigh them."""
-
-    def __init__(self, ops: Ops, hidden_size: int, num_experts: int, routing: Routing, vocab_size: int) -> None:
-        super().__init__()
-        self.ops, self.routing = ops, routing
-        self.weight = Parameter("weight", num_experts, hidden_size, exact=True)
-        self._table_shape = (vocab_size, routing.top_k)
-        self._table: Tensor
-
-    def slots(self) -> Iterator[Slot]:
-        yield self.weight.slot()
-        yield Slot("tid2eid", self._table_shape, self._put_table, exact=True)
-
-    def _put_table(self, weight: Weight, place: Place) -> None:
-        placed = place(weight)
-        assert isinstance(placed, Tensor)
-        self._table = placed.int()
-
-    def forward(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor]:
-        """x [T, hidden] -> (weights float32 [T, k], experts int32 [T, k])."""
-        logits = self.ops.linear(x.float(), self.weight.tensor)
-        return self.ops.route_to(logits, step.batch.tokens, self._table, self.routing)
 
 
 class Experts(nn.Module):
@@ -195,69 +141,3 @@ def _say_expanded(format: str) -> None:
 def _bytes(array: Tensor) -> Tensor:
     # Eight-bit floats cannot be copied by every build of torch; their bytes can.
     return array.view(torch.uint8) if array.dtype.itemsize == 1 else array
-
-
-@dataclass(frozen=True)
-class LatentSpace:
-    """Experts compute on a projection of the hidden state, and their sum is projected back (Kimi K3).
-
-    Args:
-        width: of the projection.
-        eps: of the norm of the experts' sum, or None for no norm.
-    """
-
-    width: int
-    eps: float | None
-
-
-class SparseMLP(nn.Module):
-    """Routed experts beside an optional shared MLP, which may have a gate of its own.
-
-    Args:
-        shared: (checkpoint name, module) of the MLP that every token uses, or None.
-        shared_gate: the shared result is multiplied by sigmoid(shared_expert_gate x).
-        latent: where the experts compute; the router and the shared MLP see the hidden state itself.
-    """
-
-    def __init__(
-        self,
-        ops: Ops,
-        hidden_size: int,
-        gate: Router | HashRouter,
-        experts: Experts,
-        *,
-        shared: tuple[str, GatedMLP] | None = None,
-        shared_gate: bool = False,
-        latent: LatentSpace | None = None,
-    ) -> None:
-        super().__init__()
-        self.ops, self.gate, self.experts = ops, gate, experts
-        self._shared: tuple[GatedMLP, ...] = ()
-        if shared is not None:
-            self.add_module(*shared)
-            self._shared = (shared[1],)
-        self.shared_expert_gate = Linear(ops, hidden_size, 1) if shared_gate else None
-        self.routed_expert_down_proj = self.routed_expert_up_proj = self.routed_expert_norm = None
-        if latent is not None:
-            self.routed_expert_down_proj = Linear(ops, hidden_size, latent.width)
-            self.routed_expert_up_proj = Linear(ops, latent.width, hidden_size)
-            self.routed_expert_norm = None if latent.eps is None else RMSNorm(ops, latent.width, latent.eps)
-
-    def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
-        """x [T, hidden] -> [T, hidden]."""
-        weights, chosen = self.gate(x, step)
-        out = self._routed(x, weights, chosen)
-        for mlp in self._shared:
-            shared = mlp(x, step, state)
-            if self.shared_expert_gate is not None:
-                shared = self.ops.sigmoid_gate(shared, self.shared_expert_gate(x))
-            out = self.ops.add(out, shared)
-        return out
-
-    def _routed(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
-        if self.routed_expert_down_proj is None or self.routed_expert_up_proj is None:
-            plain: Tensor = self.experts(x, weights, chosen)
-            return plain
-        latent = self.experts(self.routed_expert_down_proj(x), weights, chosen)
-        out: Tensor = self.routed_expert_up_proj(latent if self.routed_expert_norm is None else self.routed_expert_norm(latent))
-        return out
