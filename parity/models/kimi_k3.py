@@ -13,7 +13,7 @@ from .decoder import Block, Body, Decoder
 from .kimi_linear import EXPERT_NAMES, linear_layers
 from .latent import latent_attention, leading_dense, sigmoid_routing
 from .layers.attention_residual import BlockMix, MixedSite
-from .layers.delta import KimiDeltaAttention
+from .layers.kimi_delta import KimiDeltaAttention
 from .layers.linear import Embedding, Linear
 from .layers.norm import RMSNorm
 from .layers.residual import Stream

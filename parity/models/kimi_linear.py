@@ -14,7 +14,7 @@ from .architecture import Architecture
 from .config import Fields, layer_types
 from .decoder import Decoder
 from .latent import latent_attention, leading_dense, sigmoid_routing
-from .layers.delta import KimiDeltaAttention
+from .layers.kimi_delta import KimiDeltaAttention
 from .standard import Sizes, assemble, read_sizes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import torch
@@ -15,7 +15,7 @@ from ...formats import expand, format_of
 from ...formats.columns import by_rows
 from ...stacks.ops import Activation, Ops
 from .mlp import SILU
-from .weight import Place, Slot
+from .weight import Place, Put, Slot
 
 log = logging.getLogger("parity")
 
@@ -76,7 +76,7 @@ class Stacked:
         """Takes all of it at once."""
         self.value = place(weight)
 
-    def part(self, expert: int | None, row: int) -> Callable[[Weight, Place], None]:
+    def part(self, expert: int | None, row: int) -> Put:
         """Takes rows from `row` on, of one expert [n, in] or of all [E, n, in]."""
 
         def put(weight: Weight, place: Place) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core.weights import Rows, Weight
 from ...stacks.ops import Ops
-from .weight import Parameter, Place, Slot
+from .weight import Parameter, Place, Put, Slot
 
 Split = Literal["column", "row"]
 
@@ -68,7 +68,7 @@ class FusedLinear(nn.Module):
             if self._has_bias:
                 yield Slot(f".{name}.bias", (outputs,), self._put_bias(name), exact=True)
 
-    def _put_weight(self, name: str):  # type: ignore[no-untyped-def]  # a `Slot.put`
+    def _put_weight(self, name: str) -> Put:
         def put(weight: Weight, place: Place) -> None:
             self._weights[name] = weight
             if len(self._weights) == len(self.members):
@@ -77,7 +77,7 @@ class FusedLinear(nn.Module):
 
         return put
 
-    def _put_bias(self, name: str):  # type: ignore[no-untyped-def]  # a `Slot.put`
+    def _put_bias(self, name: str) -> Put:
         def put(bias: Weight, place: Place) -> None:
             placed = place(bias)
             assert isinstance(placed, Tensor)

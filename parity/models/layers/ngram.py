@@ -16,7 +16,7 @@ from ...core.state import LayerState, PerRequest, StateSpec
 from ...core.weights import Packed, Weight
 from ...stacks.ops import Ops
 from ..step import Step
-from .weight import Place, Slot
+from .weight import Place, Put, Slot
 
 
 def primes_after(start: int, count: int) -> list[int]:
@@ -119,7 +119,7 @@ class HostTable(nn.Module):
             count = min(self._part_rows, self.num_rows - first)
             yield Slot(f"{self._part}_{index}.weight", (count, self.dim), self._keep(index))
 
-    def _keep(self, index: int):  # type: ignore[no-untyped-def]  # a `Slot.put`
+    def _keep(self, index: int) -> Put:
         def put(weight: Weight, place: Place) -> None:
             # Not placed: it is read through the map, row by row.
             assert isinstance(weight, (Tensor, Packed))

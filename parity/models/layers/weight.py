@@ -13,6 +13,8 @@ from ...core.weights import Weight
 
 Place: TypeAlias = Callable[[Weight], Weight]
 """Brings a weight to the stack: device, dtype or expansion, the kernels' order. Given by the loader."""
+Put: TypeAlias = Callable[[Weight, Place], None]
+"""Takes a weight, raw as read, with what places it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Slot:
 
     name: str
     shape: tuple[int, ...]
-    put: Callable[[Weight, Place], None] = field(repr=False)
+    put: Put = field(repr=False)
     exact: bool = False
 
 
