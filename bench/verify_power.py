@@ -1,6 +1,6 @@
 """How good is the verifier? Plants every fault of the catalogue, runs many equal pairs, and measures text-only tests.
 
-    python bench/verify_power.py [--equal 100] [--first N] [--only WORD] [--text]
+    python bench/verify_power.py [--equal 100] [--first N] [--only WORD] [--suite NAME] [--text]
 
 Runs on tiny random checkpoints; prints tables in Markdown.
 """
@@ -152,13 +152,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--first", type=int, default=0, help="the equal pair to begin with: 25 at a time make 100 in four parts"
     )
     parser.add_argument("--only", default="", help="faults with this word in their name")
+    parser.add_argument("--suite", help="such as quick: the prompts that must show the faults, instead of ten short ones")
     parser.add_argument("--text", action="store_true", help="also the table of text-only tests")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        suite = suites.load(str(write_suite(folder / "tiny.jsonl")))
+        suite = suites.load(arguments.suite or str(write_suite(folder / "tiny.jsonl")))
         trials = faults(suite, folder, arguments.only)
         alarms = equal_runs(suite, folder, arguments.equal, arguments.first) if arguments.equal else 0
         if arguments.text:
