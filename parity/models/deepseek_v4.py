@@ -9,17 +9,8 @@ import torch
 from ..core.errors import ConfigError
 from ..stacks.ops import Ops
 from .architecture import Architecture
-from .compressed import (
-    VENDOR_NAMES,
-    attention_settings,
-    compressed_decoder,
-    compressed_experts,
-    draft_pair,
-    index_settings,
-    read_drafts,
-    read_ropes,
-    read_streams,
-)
+from .compressed import compressed_decoder, compressed_experts, draft_pair
+from .compressed_keys import VENDOR_NAMES, attention_settings, index_settings, read_drafts, read_ropes, read_streams
 from .config import Fields, layer_types
 from .decoder import Decoder
 from .layers.pooled import Compressor, EntryIndexer

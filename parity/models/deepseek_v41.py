@@ -13,17 +13,8 @@ from ..core.errors import ConfigError, Unsupported
 from ..core.weights import Ignore, Rename
 from ..stacks.ops import Ops
 from .architecture import Architecture
-from .compressed import (
-    VENDOR_NAMES,
-    attention_settings,
-    compressed_decoder,
-    compressed_experts,
-    draft_pair,
-    index_settings,
-    read_drafts,
-    read_ropes,
-    read_streams,
-)
+from .compressed import compressed_decoder, compressed_experts, draft_pair
+from .compressed_keys import VENDOR_NAMES, attention_settings, index_settings, read_drafts, read_ropes, read_streams
 from .config import Fields, text_fields
 from .decoder import Decoder
 from .layers.engram import Engram, fold_tokens, multipliers

@@ -17,7 +17,7 @@ from parity.hub import open_checkpoint
 from parity.hub.safetensors import write_safetensors
 from parity.hub.weights import to_checkpoint, to_model
 from parity.models import registry
-from parity.models.compressed import VENDOR_NAMES
+from parity.models.compressed_keys import VENDOR_NAMES
 from parity.stacks.reference import OPS
 
 from . import checks, packed, tiny
