@@ -3,7 +3,8 @@
     python bench/engine.py MODEL [--stack cpu] [--streams 1,4,16] [--tokens 48] [--temperature 0.7] [--profile]
 
 For each number of streams: the median step of the engine (plan, step, sampling, bookkeeping), the median replay of the
-recording within it, and what is left; then the time from asking to the first text through `LLM`. Prints a table and JSON.
+recording alone, in turns with it, and what is left; then the time from asking to the first text through `LLM`. Prints a
+table and JSON.
 """
 
 from __future__ import annotations
@@ -16,11 +17,9 @@ import random
 import statistics
 import sys
 import time
-from dataclasses import replace
 
 from parity import LLM, SamplingParams
 from parity.core.request import Request
-from parity.stacks.base import Graph
 
 PROMPT = 32
 Times = tuple[float, float]
@@ -32,20 +31,8 @@ def requests(streams: int, tokens: int, params: SamplingParams, rng: random.Rand
     return [Request(f"{streams}-{rng.random()}", prompt, chosen, cache=False) for prompt in prompts]
 
 
-class Timed:
-    """A recorded step that notes how long each replay takes."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._graph, self.seconds = graph, 0.0
-
-    def replay(self) -> None:
-        start = time.perf_counter()
-        self._graph.replay()
-        self.seconds = time.perf_counter() - start
-
-
 def decode(llm: LLM, streams: int, tokens: int, params: SamplingParams, profile: cProfile.Profile | None) -> list[Times]:
-    """(seconds of a step, of the replay within it) of the steps in which every stream decodes."""
+    """(seconds of a step, of a replay of it alone right after) of the steps in which every stream decodes."""
     engine, times = llm._engine, []
 
     def run() -> None:
@@ -54,20 +41,17 @@ def decode(llm: LLM, streams: int, tokens: int, params: SamplingParams, profile:
         while engine.has_work and not (streams in engine.runner.recorded and len(engine.scheduler.running) == streams):
             engine.step()
         engine.step()
-        recordings = engine.runner._recordings
-        assert recordings is not None  # the loop above waited for one
-        recorded = recordings.kept[streams]
-        timed = Timed(recorded.graph)
-        recordings._kept[streams] = replace(recorded, graph=timed)
-        if profile is not None:
-            profile.enable()
+        graph = engine.runner.recorded[streams].graph
         while len(engine.scheduler.running) == streams:
+            if profile is not None:
+                profile.enable()
             start = time.perf_counter()
             engine.step()
-            times.append((time.perf_counter() - start, timed.seconds))
-        if profile is not None:
-            profile.disable()
-        recordings._kept[streams] = recorded
+            end = time.perf_counter()
+            if profile is not None:
+                profile.disable()
+            graph.replay()  # computes the step's last token once more, in the same place
+            times.append((end - start, time.perf_counter() - end))
         while engine.has_work:
             engine.step()
 
