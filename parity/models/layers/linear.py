@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...core.weights import Rows, Weight
+from ...core.weights import Packed, Rows, Weight
 from ...stacks.ops import Ops
 from .weight import Parameter, Place, Put, Slot
 
@@ -95,13 +95,13 @@ class FusedLinear(nn.Module):
 
 def joined(parts: Sequence[Weight]) -> Weight:
     """Matrices of one dtype as one tensor, others as rows in their own formats."""
-    # mypy does not narrow the elements by `all`.
-    if all(isinstance(part, Tensor) for part in parts) and len({part.dtype for part in parts}) == 1:  # type: ignore[union-attr]
-        return torch.cat(parts)  # type: ignore[arg-type]
-    flat: list[Weight] = []
+    tensors = [part for part in parts if isinstance(part, Tensor)]
+    if len(tensors) == len(parts) and len({part.dtype for part in tensors}) == 1:
+        return torch.cat(tensors)
+    flat: list[Tensor | Packed] = []
     for part in parts:
         flat.extend(part.parts if isinstance(part, Rows) else [part])
-    return Rows(tuple(flat))  # type: ignore[arg-type]
+    return Rows(tuple(flat))
 
 
 class Embedding(nn.Module):

@@ -51,6 +51,7 @@ def messages_ask(body: MessagesRequest, desk: Desk) -> ChatAsk:
         top_k=body.top_k,
         stop=tuple(body.stop_sequences or ()) or None,
     )
+    # mypy does not look into `_has_format`, which has seen that neither is None.
     form = JsonForm(body.output_config.format.schema, "output_config.format") if _has_format(body) else None  # type: ignore[union-attr]
     ask = conversation(body, desk)
     return ChatAsk(ask.messages, ask.tools, ask.policy, params, form, ask.template, thinking_budget=budget)
@@ -91,6 +92,7 @@ def _policy(body: CountRequest) -> ToolPolicy:
     if isinstance(choice, ToolChoice):
         return ToolPolicy("required", choice.name, parallel=False)
     mode = {AutoChoice: "auto", AnyChoice: "required"}[type(choice)]
+    # mypy has the dictionary's values as any text.
     return ToolPolicy(mode, parallel=not choice.disable_parallel_tool_use)  # type: ignore[arg-type]
 
 
