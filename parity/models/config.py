@@ -170,6 +170,8 @@ VISION_KEYS = (
     "media_placeholder_token_id",
     "language_model_only",
     "use_unified_vision_chunk",
+    "projection_hidden_size",
+    "projection_layer_norm_eps",
     "video_placeholder",
     "image_placeholder",
     "ignore_index",

@@ -75,6 +75,6 @@ ARCHITECTURE = Architecture(
     build=build,
     rules=EXPERT_NAMES,
     checkpoints="Kimi-Linear-48B-A3B Base and Instruct",
-    formats="GGUF",
+    formats="bf16, GGUF",
     reference="transformers 5.23",
 )

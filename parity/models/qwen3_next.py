@@ -22,6 +22,6 @@ ARCHITECTURE = Architecture(
     drafts=True,
     rules=DRAFT_NAMES,
     checkpoints="Qwen3-Next-80B-A3B, Qwen3-Coder-Next",
-    formats="FP8, GGUF",
+    formats="bf16, FP8, GGUF",
     reference="transformers 5.23",
 )

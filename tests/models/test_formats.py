@@ -26,7 +26,7 @@ from parity.formats.int_groups import pack_words
 from parity.hub import Checkpoint, export_gguf, open_checkpoint, write_gguf, write_safetensors
 from parity.stacks.registry import open_stack
 
-from . import checks, tiny
+from . import checks, test_experts, tiny
 from .test_experts import HYBRID
 
 Stored = tuple[Mapping[str, Tensor], Tensor]
@@ -165,7 +165,25 @@ CASES: dict[str, Case] = {
         MOE | {"num_experts": 6},
         LINEAR,
         gptq,
-        {"quant_method": "gptq", "bits": 4, "group_size": 32},
+        GPTQ,
+    ),
+    "qwen2_moe-gptq": ("Qwen2Moe", MOE | {"num_experts": 6, "shared_expert_intermediate_size": 64}, LINEAR, gptq, GPTQ),
+    "qwen3_5_moe-gptq": ("Qwen3_5Moe", HYBRID | SHARED | {"shared_expert_intermediate_size": 64}, EXPERTS, gptq, GPTQ),
+    "qwen3_5_moe-bf16": ("Qwen3_5Moe", HYBRID | SHARED, r".*\.weight$", halves(torch.bfloat16), {}),
+    "qwen3_next-bf16": ("Qwen3Next", HYBRID | SHARED | {"vocab_size": 192}, r".*\.weight$", halves(torch.bfloat16), {}),
+    "deepseek_v2-bf16": (
+        "DeepseekV2",
+        test_experts.CASES["deepseek_v2-lite"][1],
+        r".*\.weight$",
+        halves(torch.bfloat16),
+        {},
+    ),
+    "kimi_linear-bf16": (
+        "KimiLinear",
+        test_experts.CASES["kimi_linear"][1],
+        r".*\.weight$",
+        halves(torch.bfloat16),
+        {},
     ),
     "qwen3_moe-bf16": ("Qwen3Moe", MOE | {"num_experts": 6}, r".*\.weight$", halves(torch.bfloat16), {}),
     "qwen2-fp16": ("Qwen2", SIZES | {"tie_word_embeddings": True}, r".*\.weight$", halves(torch.float16), {}),
@@ -202,7 +220,7 @@ def released(case: Case, folder: Path, *, model_type: str | None = None) -> torc
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_released_format_is_its_numbers(name: str, tmp_path: Path) -> None:
-    model = released(CASES[name], tmp_path, model_type="kimi_k2" if name.startswith("kimi") else None)
+    model = released(CASES[name], tmp_path, model_type="kimi_k2" if name.startswith("kimi_k2") else None)
     case = checks.case_from_transformers(model, tmp_path, 33)
     checks.check_logits(case)
     checks.check_steps(case)
