@@ -6,7 +6,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..stacks.base import Stack
 from ..stacks.registry import open_stack
 from .peer import Peer
 from .reads import step_bytes
-from .steps import Steps, memory_rate
+from .steps import Steps, memory_rates
 from .work import Work
 
 _PEER_KEYS = {"first_token": "prefill"}  # what of the peer's stands for a row of ours
@@ -32,7 +32,8 @@ class Row:
         work: what was done.
         seconds: of our median round: of the prompt, of one step, or of all requests.
         num_tokens: tokens read or generated in that time; a rate is `num_tokens / seconds`.
-        limit_s: the least that it could take, where reading the weights bounds it.
+        limit_s: the least that it could take, where reading the weights bounds it: at the memory's speed around it.
+        fraction: reached of the limit, the median of what each round reached of its own: the memory's speed drifts.
         peer_s: the peer's median.
     """
 
@@ -41,11 +42,7 @@ class Row:
     num_tokens: int
     limit_s: float | None = None
     peer_s: float | None = None
-
-    @property
-    def fraction(self) -> float | None:
-        """Reached of the limit."""
-        return None if self.limit_s is None else self.limit_s / self.seconds
+    fraction: float | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -71,7 +68,7 @@ class Report:
     """What came of it.
 
     Args:
-        read_bytes_per_s: the memory's speed, measured in the same rounds.
+        read_bytes_per_s: the memory's speed, the median of reads before and after each row that it bounds.
         step_bytes: weights read in a step, by number of streams.
         rounds: seconds of every row of every round, ours and the peer's.
     """
@@ -155,12 +152,15 @@ class Bench:
         self.requests(rng, work.num_prompts, min(work.prompt_len, 8), 3)
 
     def measure(self) -> dict[str, float]:
-        """Seconds of each row, and the memory's speed."""
+        """Seconds of each row, and the memory's speed around the rows that it bounds."""
         rng, work = random.Random(0), self.work
-        found = {"memory_bytes_per_s": memory_rate(self.stack.device)}
-        found["prefill"] = self.steps.prefill(rng, work.input_len)
+        found = {"prefill": self.steps.prefill(rng, work.input_len)}
+        before = memory_rates(self.stack.device)
         for streams in work.batch_sizes:
             found[f"decode_{streams}"] = self.steps.decode(rng, streams, work.context, work.steps(streams))
+            after = memory_rates(self.stack.device)
+            found[f"memory_{streams}"] = statistics.median(before + after)
+            before = after
         found["first_token"] = self.requests(rng, 1, work.input_len, 1)
         found["throughput"] = self.requests(rng, work.num_prompts, work.prompt_len, work.output_len)
         return found
@@ -192,14 +192,15 @@ def run(bench: Bench, num_rounds: int, peer: Peer | None = None, told: Callable[
 
 def report(bench: Bench, rounds: Sequence[Mapping[str, Mapping[str, float]]]) -> Report:
     """The medians of rounds, beside the limit and the peer's."""
-    ours = _medians([one["parity"] for one in rounds])
+    each = [one["parity"] for one in rounds]
+    ours = _medians(each)
     theirs = _medians([one["llama.cpp"] for one in rounds if "llama.cpp" in one])
-    work, rate = bench.work, ours["memory_bytes_per_s"]
+    work = bench.work
     rows = [_row(f"prefill, {work.input_len} tokens", "prefill", work.input_len, ours, theirs)]
     for streams in work.batch_sizes:
         plural = "" if streams == 1 else "s"
-        limit_s = bench.step_bytes[streams] / rate
-        rows.append(_row(f"decode, {streams} stream{plural}", f"decode_{streams}", streams, ours, theirs, limit_s))
+        row = _row(f"decode, {streams} stream{plural}", f"decode_{streams}", streams, ours, theirs)
+        rows.append(_bounded(row, bench.step_bytes[streams], streams, each))
     rows.append(_row(f"first token of {work.input_len}", "first_token", work.input_len, ours, theirs))
     many = f"{work.num_prompts} requests, {work.prompt_len} in and {work.output_len} out"
     rows.append(_row(many, "throughput", work.num_prompts * work.output_len, ours, theirs))
@@ -209,7 +210,7 @@ def report(bench: Bench, rounds: Sequence[Mapping[str, Mapping[str, float]]]) ->
         stack.name,
         str(bench.dtype).removeprefix("torch."),
         stack.device.describe(),
-        rate,
+        statistics.median(one[f"memory_{streams}"] for one in each for streams in work.batch_sizes),
         bench.step_bytes,
         rows,
         "llama.cpp" if theirs else None,
@@ -217,10 +218,15 @@ def report(bench: Bench, rounds: Sequence[Mapping[str, Mapping[str, float]]]) ->
     )
 
 
-def _row(
-    work: str, key: str, count: int, ours: Mapping[str, float], theirs: Mapping[str, float], limit_s: float | None = None
-) -> Row:
-    return Row(work, ours[key], count, limit_s, theirs.get(_PEER_KEYS.get(key, key)))
+def _row(work: str, key: str, count: int, ours: Mapping[str, float], theirs: Mapping[str, float]) -> Row:
+    return Row(work, ours[key], count, peer_s=theirs.get(_PEER_KEYS.get(key, key)))
+
+
+def _bounded(row: Row, num_bytes: float, streams: int, rounds: Sequence[Mapping[str, float]]) -> Row:
+    """A row with what reading so many bytes a step allows."""
+    limits = [num_bytes / one[f"memory_{streams}"] for one in rounds]
+    reached = [limit / one[f"decode_{streams}"] for limit, one in zip(limits, rounds, strict=True)]
+    return replace(row, limit_s=statistics.median(limits), fraction=statistics.median(reached))
 
 
 def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -111,14 +111,14 @@ class Steps:
         )
 
 
-def memory_rate(device: Device, num_bytes: int = 512 << 20) -> float:
-    """Bytes a second at which the device reads its memory, the best of a few times."""
+def memory_rates(device: Device, num_bytes: int = 512 << 20, count: int = 3) -> list[float]:
+    """Bytes a second at which the device reads its memory, a few times."""
     data = torch.ones(num_bytes // 4, device=device.torch_device)
-    best = 0.0
-    for _ in range(5):
+    rates = []
+    for _ in range(count):
         device.synchronize()
         start = time.perf_counter()
         device.read(data)
         device.synchronize()
-        best = max(best, data.nbytes / (time.perf_counter() - start))
-    return best
+        rates.append(data.nbytes / (time.perf_counter() - start))
+    return rates

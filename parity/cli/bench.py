@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from ..bench.work import Work
 
 _EPILOG = """\
-TOKENS/S is the median over the rounds, on random token ids. LIMIT is the memory's speed, measured in the same rounds,
-over the bytes of weights that a step reads. Prefill and decode rows are the stack's own steps; the first token and the
-requests go through the engine. With --vs, each round measures both, one after the other, on the same file.
+TOKENS/S is the median over the rounds, on random token ids. LIMIT is the memory's speed, measured before and after the
+row, over the bytes of weights that a step reads; REACHED is the median of each round's own share. Prefill and decode rows
+are the stack's own steps; the first token and the requests go through the engine. With --vs, each round measures both, one
+after the other, on the same file.
 """
 
 
