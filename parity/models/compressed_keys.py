@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import ConfigError
-from ..core.weights import Rename, Rule
+from ..core.weights import Ignore, Rename, Rule
 from . import dspark
 from .config import Fields, divides
 from .draft import shared, skipped
@@ -18,6 +18,7 @@ from .standard import Sizes
 
 # The vendor's names, which transformers keeps when it saves, to those of transformers' modules.
 VENDOR_NAMES: tuple[Rule, ...] = (
+    Ignore(r"vision\.|aligner\.|image_|.*\.gate\.bias_vl$", "images are not supported: text only"),
     shared(r"(model\.)?mtp\.\d+\.(emb|embed|head)\."),
     skipped(r"(model\.)?mtp\."),
     Rename(r"^(layers\.|norm\.|embed\.|hc_head_)", r"model.\1"),

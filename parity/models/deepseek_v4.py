@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ConfigError
+from ..core.weights import Ignore
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .compressed import compressed_decoder, compressed_experts, draft_pair
@@ -19,21 +20,36 @@ from .standard import Sizes, read_sizes
 
 SLIDING, SPARSE, HEAVY = "sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"
 RATIOS = {0: SLIDING, 4: SPARSE, 128: HEAVY}
+VISION_KEYS = tuple(
+    f"vision_{key}"
+    for key in (
+        *("n_layers", "dim", "n_heads", "inter_dim", "patch_size", "rope_theta", "downsample_ratio"),
+        *("max_n_token", "min_pixels", "max_wh_ratio"),
+    )
+)
 
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V4 model."""
     sizes = read_sizes(fields)
+    fields.skip(*VISION_KEYS)
     drafts, spark = read_drafts(fields, sizes, draft, entering=False)
     kinds, rates = _kinds(fields, sizes), _rates(fields)
     attention = attention_settings(fields, sizes)
     index = index_settings(fields, sizes, attention, heads=64)
     experts = compressed_experts(fields, ops, sizes)
     mixers = [_attention(ops, kind, rates, attention, index) for kind in kinds]
-    layers = [(mixer, experts(hashed=hashed)) for mixer, hashed in zip(mixers, _hashed(fields, sizes), strict=True)]
+    hashed = _hashed(fields, sizes)
+    layers = [(mixer, experts(hashed=by_table)) for mixer, by_table in zip(mixers, hashed, strict=True)]
     ropes = read_ropes(fields, sizes, attention["rope_dim"], sorted(set(rates.values())))
     ahead = [draft_pair(ops, spark, attention, experts, head_norm=True) for _ in range(drafts)]
-    return compressed_decoder(ops, dtype, sizes, read_streams(fields), ropes, layers, lagged=False, drafts=ahead, spark=spark)
+    streams = read_streams(fields)
+    model = compressed_decoder(ops, dtype, sizes, streams, ropes, layers, lagged=False, drafts=ahead, spark=spark)
+    if any(hashed):
+        numbers = "|".join(str(layer) for layer, by_table in enumerate(hashed) if by_table)
+        # There for images alone (V4-Flash-Vision-Exp): what stands in a table is not chosen by scores.
+        model.rules = (Ignore(rf"(model\.)?layers\.({numbers})\.ffn\.gate\.bias$", "experts that stand in a table need no bias"),)
+    return model
 
 
 def _attention(ops: Ops, kind: str, rates: dict[str, int], attention: dict[str, Any], index: dict[str, Any]) -> SharedAttention:
@@ -95,7 +111,7 @@ ARCHITECTURE = Architecture(
     build=build,
     drafts=True,
     rules=VENDOR_NAMES,
-    checkpoints="DeepSeek-V4-Flash, V4-Pro and their Base, 0731 and 0813 releases",
+    checkpoints="DeepSeek-V4-Flash, V4-Pro and their Base, 0731, 0813 and Vision-Exp releases",
     formats="FP8, MXFP4, GGUF",
     reference="transformers 5.23",
     missing="images; the vendor's rounding of keys to FP8 and FP4",

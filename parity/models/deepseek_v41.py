@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..core.errors import ConfigError, Unsupported
-from ..core.weights import Ignore, Rename
+from ..core.weights import Rename
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .compressed import compressed_decoder, compressed_experts, draft_pair
@@ -145,7 +145,6 @@ ARCHITECTURE = Architecture(
     build=build,
     drafts=True,
     rules=(
-        Ignore(r"vision\.|aligner\.|image_|.*\.gate\.bias_vl$", "images are not supported: text only"),
         Rename(r"\.engram\.embed\.", ".engram.memory.embed."),
         Rename(r"\.indexer\.wk\.", ".indexer.k_proj."),
         Rename(r"\.markov_head\.embed\.", ".markov_head.markov_w1."),

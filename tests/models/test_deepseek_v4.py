@@ -171,9 +171,13 @@ def test_vendor_names_and_config(tmp_path: Path) -> None:
     assert "layers.2.attn.indexer.compressor.ape" in tensors
     assert "hc_head_fn" in tensors
     tensors["mtp.0.e_proj.weight"] = torch.zeros(2, 2)
+    # What Vision-Exp has beside.
+    tensors |= {f"layers.{layer}.ffn.gate.bias_vl": torch.zeros(2) for layer in range(4)}
+    tensors |= dict.fromkeys(("vision.norm.weight", "aligner.w1.bias", "image_pad", "layers.0.ffn.gate.bias"), torch.zeros(2))
     config = {key: FLASH[key] for key in ("model_type", "topk_method", "expert_dtype", "num_nextn_predict_layers")}
     config |= {key: value for key, value in SIZES.items() if key not in ("compress_rates", "partial_rotary_factor")}
     config |= {"rope_scaling": {"type": "yarn"} | {k: v for k, v in SIZES["rope_parameters"].items() if k != "rope_type"}}
+    config |= {"vision_n_layers": 32, "vision_rope_theta": 10000.0}
     config |= {"compress_ratios": [0, 128, 4, 128, 0], "num_hash_layers": 2, "compress_rate_hca": 8, "qk_rope_head_dim": 8}
     for key in ("layer_types", "mlp_layer_types", "rope_parameters"):
         del config[key]

@@ -2,11 +2,9 @@
 
 Each file of `released/` holds a checkpoint's config, the `parameters` that its publisher states, how many numbers are stored
 `in_files` (scales and draft layers too; null where that is not published), and the names, dtypes and shapes of the tensors,
-written as patterns: `{0-47}` counts, `{gate,up}` chooses. Where two checkpoints differ in their values alone, one is `like` the
-other. Nothing is allocated: before loading, a model has no tensors.
-
-Not here, for want of a public source of all sizes or of a total to hold them to: Qwen3.5-2B, 122B-A10B and 397B-A17B,
-Qwen3.6-35B-A3B, DeepSeek-V3.1. They differ from those that are here in numbers alone.
+written as patterns: `{0-47}` counts, `{gate,up}` chooses. Where its index is known by a count alone, `num_tensors` or
+`num_bytes` is that. A checkpoint may be `like` another, but for its values and what is `changed` in its config. `source` says
+what all this rests on. Nothing is allocated: before loading, a model has no tensors.
 """
 
 from __future__ import annotations
@@ -72,13 +70,16 @@ class Index:
         if "like" in values:
             values = json.loads((FOLDER / f"{values['like']}.json").read_text()) | values
         self.path = Path(name)
-        self.config: dict[str, Any] = values["config"]
+        self.config: dict[str, Any] = values["config"] | values.get("changed", {})
         self.parameters: str | None = values["parameters"]
         self.in_files: int | None = values["in_files"]
         entries: dict[str, Entry] = {}
         for pattern, (dtype, *shape) in values["tensors"].items():
             entries |= dict.fromkeys(expanded(pattern), Entry(DTYPES[dtype], tuple(shape), 0, 0))
         self.stored = sum(math.prod(entry.shape) for entry in entries.values())
+        num_bytes = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries.values())
+        self.published = values.get("num_tensors", len(entries)), values.get("num_bytes", num_bytes)
+        self.counted = len(entries), num_bytes
         folded = fold(entries, self.config)
         self.tensors = {key: TensorInfo(key, one.shape, one.format or "", 0, self.path) for key, one in folded.items()}
 
@@ -95,6 +96,8 @@ class Index:
 
 def stated(text: str, count: int) -> str:
     """A count with the digits that `text` has."""
+    if text.isdigit():
+        return str(count)
     digits = len(text[:-1].partition(".")[2])
     return f"{count / UNITS[text[-1]]:.{digits}f}{text[-1]}"
 
@@ -102,7 +105,16 @@ def stated(text: str, count: int) -> str:
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-DRAFTED = ("deepseek-v3", "deepseek-v3.2", "deepseek-v4-flash", "qwen3-next-80b-a3b", "qwen3.5-0.8b", "qwen3.5-35b-a3b")
+DRAFTED = (
+    "deepseek-v3",
+    "deepseek-v3.2",
+    "deepseek-v4-flash",
+    "deepseek-v4-flash-0731",
+    "deepseek-v4.1-flash",
+    "qwen3-next-80b-a3b",
+    "qwen3.5-0.8b",
+    "qwen3.5-35b-a3b",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -110,7 +122,8 @@ def test_every_published_tensor_has_its_place_and_every_place_its_tensor(name: s
     index = Index(name)
     shapes, ignored = index.fitted()
     parameters = sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith("e_score_correction_bias"))
-    assert index.parameters or index.in_files
+    assert index.parameters or index.in_files or index.counted == index.published
+    assert index.counted == index.published
     assert index.parameters is None or stated(index.parameters, parameters) == index.parameters
     assert index.in_files in (None, index.stored)
     draft = index.config.get("num_nextn_predict_layers", 0) or any(key.startswith("mtp.") for key in index.tensors)
