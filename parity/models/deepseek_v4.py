@@ -48,7 +48,8 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
     if any(hashed):
         numbers = "|".join(str(layer) for layer, by_table in enumerate(hashed) if by_table)
         # There for images alone (V4-Flash-Vision-Exp): what stands in a table is not chosen by scores.
-        model.rules = (Ignore(rf"(model\.)?layers\.({numbers})\.ffn\.gate\.bias$", "experts that stand in a table need no bias"),)
+        why = "experts that stand in a table need no bias"
+        model.rules = (Ignore(rf"(model\.)?layers\.({numbers})\.ffn\.gate\.bias$", why),)
     return model
 
 
