@@ -11,19 +11,8 @@ from parity.stacks import reference
 from parity.stacks.base import Stack
 from parity.stacks.check import check
 from parity.stacks.cuda import table
-from parity.stacks.cuda.kernels.packed import prepare
-from parity.stacks.host import HostDevice
 
-FAST = Stack(
-    name="cuda",
-    device=HostDevice(),
-    ops=table.OPS,
-    train_ops=reference.OPS,
-    dtypes=(torch.bfloat16, torch.float32),
-    formats=table.FORMATS,
-    prepare=prepare,
-)
-DETERMINISTIC = replace(FAST, name="cuda:deterministic", ops=table.DETERMINISTIC)
+from .interpreted import DETERMINISTIC, FAST
 
 # A case is run whose name begins with one of these, in bfloat16, and the first of them in float32 too: the whole suite takes
 # many minutes under the interpreter.
