@@ -15,9 +15,13 @@ from ..text.switches import check_options
 _TOOL_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
 
 
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+"""The schema of a JSON object whatever it holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class JsonForm:
-    """The answer is JSON, valid against `schema`; `{"type": "object"}` is any object."""
+    """The answer is JSON, valid against `schema`."""
 
     schema: Mapping[str, Any]
     field: str = "response_format"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
+from typing import Any
 
-from ..core.chat import Event, Finished, TextDelta
+from ..core.chat import Event, Finished, TextDelta, Tool
 from ..core.errors import RequestError, Unsupported
 from ..core.request import Finish, Output
 from ..text.chat import AnswerStream, Chat, ChatPrompt
 from ..text.stream import TextStream
-from .asks import ChatAsk, Form, TextAsk
+from ..text.switches import FORMAT
+from .asks import ANY_OBJECT, ChatAsk, Form, JsonForm, TextAsk
 from .calls import calls_rule
 from .forms import Grammar, form_grammar
 from .words import Prompt
@@ -66,7 +68,8 @@ class ChatWords:
             chat = Chat.of(self._tokenizer, template=ask.chat_template, dialect=chat.dialect)
         if ask.continue_last:
             return self._continued(chat, ask)
-        prompt = chat.prompt(ask.messages, ask.usable_tools, **ask.template)
+        tools, options = _said(ask, chat.template.variables)
+        prompt = chat.prompt(ask.messages, tools, **options)
         return Prompt(prompt.tokens, prompt.in_reasoning)
 
     def text_prompt(self, ask: TextAsk) -> Prompt:
@@ -144,7 +147,8 @@ class ChatWords:
 
     def _continued(self, chat: Chat, ask: ChatAsk) -> Prompt:
         """A prompt that ends inside the last message."""
-        prompt = chat.prompt(ask.messages, ask.usable_tools, add_generation_prompt=False, **ask.template)
+        tools, options = _said(ask, chat.template.variables)
+        prompt = chat.prompt(ask.messages, tools, add_generation_prompt=False, **options)
         last = ask.messages[-1].content.strip()
         at = prompt.text.rfind(last)
         if not last or at < 0:
@@ -153,6 +157,18 @@ class ChatWords:
         if closing and prompt.tokens[-len(closing) :] != closing:
             raise RequestError("the last message cannot be continued with this template", field="continue_final_message")
         return Prompt(prompt.tokens[: len(prompt.tokens) - len(closing)])
+
+
+def _said(ask: ChatAsk, known: Collection[str]) -> tuple[tuple[Tool, ...], dict[str, Any]]:
+    """(the tools that the prompt declares, the template's options): what is asked of the answer, if the template can say so."""
+    tools, options = ask.usable_tools, dict[str, Any]()
+    if "tool_choice" in known and ask.tools and ask.policy.mode != "auto":
+        options["tool_choice"] = ask.policy.mode
+        tools = tools or ask.tools  # declared and forbidden, rather than not there
+    if FORMAT in known and isinstance(ask.form, JsonForm):
+        whole = {"type": "json_schema", "json_schema": {"schema": ask.form.schema}}
+        options[FORMAT] = {"type": "json_object"} if ask.form.schema == ANY_OBJECT else whole
+    return tools, options | dict(ask.template)
 
 
 class TextEvents:

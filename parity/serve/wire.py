@@ -11,6 +11,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from .choices import choices_at
 from .refusals import Refusal
 
 T = TypeVar("T")
@@ -54,15 +55,15 @@ def parse(body: bytes, kind: type[T], prepare: Callable[[Any], Any] | None = Non
         plain = msgspec.json.decode(body)
         return msgspec.convert(prepare(plain) if prepare else plain, kind)
     except msgspec.ValidationError as error:
-        raise explain(str(error)) from None
+        raise explain(str(error), kind) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(400, f"the body is not valid JSON: {error}", code="invalid_json") from None
     except RecursionError:
         raise Refusal(400, "the body is nested too deeply", code="invalid_json") from None
 
 
-def explain(text: str) -> Refusal:
-    """A validation error in the words of the API: which field, and what about it."""
+def explain(text: str, kind: Any) -> Refusal:
+    """A validation error in the words of the API: which field of `kind`, and what about it."""
     where = _WHERE.search(text)
     path = where.group(1) if where else ""
     what = text[: where.start()] if where else text
@@ -78,6 +79,8 @@ def explain(text: str) -> Refusal:
         value = what.removeprefix("Invalid ").removeprefix("enum ").removeprefix("value ")
         return Refusal(400, f"{path}: {value} is not supported", path, "unsupported_value")
     what = what[:1].lower() + what[1:].replace("`", "")
+    if what.startswith("invalid enum value") and (choices := choices_at(kind, path)):
+        what = f"{what.removeprefix('invalid enum value ')} is not one of {', '.join(choices)}"
     return Refusal(400, f"{path}: {what}" if path else what, path or None)
 
 

@@ -17,7 +17,7 @@ from .encodings import encoding_for
 from .protect import Shield, encode_rendered
 from .router import Router, random_id
 from .stream import TextStream
-from .switches import unheeded
+from .switches import FORMAT, unheeded
 from .template import ChatTemplate, Template
 from .tokenizer import Tokenizer
 
@@ -92,8 +92,8 @@ class Chat:
             messages: the conversation so far, at least one.
             tools: what the model may call.
             add_generation_prompt: end with the opening of the assistant's turn.
-            options: the template's, such as `enable_thinking` and `reasoning_effort`. What the model cannot do is left out,
-                and said in the log once.
+            options: the template's, such as `enable_thinking`, `reasoning_effort`, and what some prompts say of the answer:
+                `tool_choice` and `response_format`. Thinking that the model cannot do is left out, and said in the log once.
 
         Raises:
             RequestError: the template refuses the conversation.
@@ -102,7 +102,8 @@ class Chat:
             if words not in self._said:
                 self._said.add(words)
                 _LOG.warning("%s", words)
-        shield = Shield(self.tokenizer, self.dialect.marks, messages, tools)
+        shield = Shield(self.tokenizer, self.dialect.marks, messages, tools, options.get(FORMAT))
+        options |= {} if shield.form is None else {FORMAT: shield.form}
         text = self.template.render(shield.messages, shield.tools, add_generation_prompt=add_generation_prompt, **options)
         tokens = encode_rendered(self.tokenizer, text, shield)
         thinking = self.dialect.thinking

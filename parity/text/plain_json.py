@@ -18,7 +18,7 @@ def plain_json(value: Any, text: Callable[[str], str] = str, depth: int = 0) -> 
         RequestError: it is nested too deeply.
     """
     if depth > MAX_DEPTH:
-        raise RequestError(f"a tool's parameters are nested more than {MAX_DEPTH} levels deep", field="tools")
+        raise RequestError(f"a tool's parameters, or a schema, are nested more than {MAX_DEPTH} levels deep", field="tools")
     if isinstance(value, str):
         return text(value)
     if isinstance(value, Mapping):

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from parity.core.chat import Message, Tool
 from parity.core.errors import RequestError
@@ -31,11 +32,14 @@ class Shield:
         tokenizer: whose structure tokens are meant.
         marks: the dialect's marks.
         messages, tools: the conversation as it came.
+        form: the form asked of the answer, as JSON; some prompts repeat it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, marks: Sequence[str], messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, marks: Sequence[str], messages: Sequence[Message], tools: Sequence[Tool], form: Any = None
+    ) -> None:
         special = sorted(tokenizer.special_tokens, key=len, reverse=True)
-        everything = _texts(messages, tools)
+        everything = [*_texts(messages, tools), *([] if form is None else [json.dumps(plain_json(form), ensure_ascii=False)])]
         found = [text for text in special if text and any(text in part for part in everything)]
         own = [text for text in found if any(text in mark for mark in marks)]
         self._names = found
@@ -45,6 +49,7 @@ class Shield:
         self._hide_foreign = self._hider([text for text in found if text not in own])
         self.messages = [self._message(message) for message in messages] if found else list(messages)
         self.tools = [self._tool(tool) for tool in tools] if found else list(tools)
+        self.form = plain_json(form, self._hide_all) if found else form
 
     def restore(self, text: str) -> str:
         """The text with what the placeholders stand for."""

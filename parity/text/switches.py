@@ -9,6 +9,7 @@ from parity.core.errors import RequestError
 
 THINKING = ("enable_thinking", "thinking")
 EFFORT = ("reasoning_effort", "thinking_effort")
+FORMAT = "response_format"
 _OWN = ("self", "messages", "tools", "add_generation_prompt")
 
 
@@ -41,6 +42,23 @@ def thinking_of(options: Mapping[str, Any]) -> bool | None:
 def effort_of(options: Mapping[str, Any]) -> Any:
     """The effort asked for, if any."""
     return next((options[name] for name in EFFORT if options.get(name) is not None), None)
+
+
+def schema_of(options: Mapping[str, Any]) -> Any:
+    """The JSON Schema that the answer is held to, `{"type": "json_object"}` where any object will do; None if it is free.
+
+    Raises:
+        RequestError: `response_format` is not as OpenAI's API has it.
+    """
+    form = options.get(FORMAT)
+    if form is None or form == {"type": "text"}:
+        return None
+    if form == {"type": "json_object"}:
+        return form
+    try:
+        return {"json_schema": form["json_schema"]["schema"]}[form["type"]]
+    except (KeyError, TypeError):
+        raise RequestError(f"{FORMAT} is neither text, json_object nor json_schema with a schema", field=FORMAT) from None
 
 
 def level_of(effort: Any, levels: Mapping[str, str], default: str) -> str:

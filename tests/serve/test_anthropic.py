@@ -139,6 +139,7 @@ def test_models(client):
         ({"extra_body": {"wings": 2}}, "wings is not a field that is supported"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search", "input_schema": {}}]}, r"tools\[0\].type"),
         ({"thinking": {"type": "enabled", "budget_tokens": 100}}, "budget_tokens must be at least 1 and below max_tokens"),
+        ({"output_config": {"effort": "huge"}}, "output_config.effort: 'huge' is not one of high, low, max, medium, xhigh"),
         ({"extra_body": {"temperature": -1}}, "temperature must be between 0 and 100"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_use", "id": "a", "name": "b", "input": {}}]}]}, "tool_use"),
     ],

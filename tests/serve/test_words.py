@@ -12,7 +12,7 @@ from parity.core.chat import Finished, Message, TextDelta, Tool, ToolCallEnd
 from parity.core.errors import RequestError
 from parity.core.request import Finish, Output, SamplingParams, Usage
 from parity.hub import open_checkpoint
-from parity.serve.asks import ChatAsk, JsonForm, TextAsk, ToolPolicy
+from parity.serve.asks import ANY_OBJECT, ChatAsk, JsonForm, RegexForm, TextAsk, ToolPolicy
 from parity.serve.chat_words import ChatWords
 from parity.serve.command import _grammars
 from parity.text.chat import Chat
@@ -25,6 +25,8 @@ WEATHER = Tool(
     "of a city",
     {"type": "object", "properties": {"city": {"type": "string"}, "unit": {"enum": ["c", "f"]}}, "required": ["city"]},
 )
+TIME = Tool("time")
+MARKED = {"enum": ["<|im_end|>"]}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "unit": "c"}}\n</tool_call>'
 
 
@@ -53,6 +55,36 @@ def test_a_prompt_is_the_templates(words, chat):
     assert prompt.tokens == chat.prompt([Message("user", "hi")], [WEATHER]).tokens
     without = words.chat_prompt(user("hi", tools=(WEATHER,), policy=ToolPolicy("none")))
     assert without.tokens == chat.prompt([Message("user", "hi")]).tokens
+
+
+class Aware:
+    """A template that has words for what is asked of the answer."""
+
+    variables = frozenset(("tool_choice", "response_format"))
+
+    def render(self, messages, tools=(), *, add_generation_prompt=True, **options):
+        return json.dumps([[tool.name for tool in tools], options], ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("ask", "said"),
+    [
+        ({}, [[], {}]),
+        ({"tools": (WEATHER,)}, [["weather"], {}]),
+        ({"tools": (WEATHER,), "policy": ToolPolicy("required")}, [["weather"], {"tool_choice": "required"}]),
+        ({"tools": (WEATHER, TIME), "policy": ToolPolicy("required", "time")}, [["time"], {"tool_choice": "required"}]),
+        ({"tools": (WEATHER,), "policy": ToolPolicy("none")}, [["weather"], {"tool_choice": "none"}]),
+        ({"policy": ToolPolicy("none")}, [[], {}]),
+        ({"form": JsonForm(ANY_OBJECT)}, [[], {"response_format": {"type": "json_object"}}]),
+        ({"form": JsonForm(MARKED)}, [[], {"response_format": {"type": "json_schema", "json_schema": {"schema": MARKED}}}]),
+        ({"form": RegexForm("a+")}, [[], {}]),
+        ({"template": {"tool_choice": "auto"}, "tools": (WEATHER,)}, [["weather"], {"tool_choice": "auto"}]),
+    ],
+)
+def test_a_template_that_has_words_for_it_hears_what_is_asked_of_the_answer(chat, ask, said):
+    prompt = ChatWords(replace(chat, template=Aware()), VOCAB_SIZE).chat_prompt(user("hi", **ask))
+    assert chat.tokenizer.decode(list(prompt.tokens), skip_special_tokens=False) == json.dumps(said)
+    assert not set(prompt.tokens) & set(chat.tokenizer.special_tokens.values())
 
 
 def test_an_answer_can_be_continued(words):

@@ -232,6 +232,41 @@ def conversation(draw: random.Random) -> list[Message]:
     return [*messages, Message("user", "end")]
 
 
+SCHEMA_OF_ANSWER = {"type": "object", "properties": {"é": {"type": "integer"}, "a": {"enum": ["<b>", None]}}}
+
+
+def asked(schema: Any) -> Any:
+    """The `response_format` of OpenAI's API that asks for a schema, or for any object."""
+    whole = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    return schema if schema in (None, {"type": "json_object"}) else whole
+
+
+def test_v4_says_what_form_the_answer_has() -> None:
+    messages = [Message("user", "u")]
+    words = "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"
+    schema = '{"type": "object", "properties": {"é": {"type": "integer"}, "a": {"enum": ["<b>", null]}}}'
+    for name, start in (("deepseek_v4", BOS), ("deepseek_v41", f"{BOS}<｜System｜>")):
+        text = render(name, messages, thinking=False, response_format=asked(SCHEMA_OF_ANSWER))
+        assert text == f"{start}{words}{schema}{USER}u{ASSISTANT}</think>"
+        assert render(name, messages, response_format={"type": "text"}) == render(name, messages)
+    any_object = {"response_format": {"type": "json_object"}, "thinking": False}
+    assert 'to reply:\n{"type": "json_object"}<｜User｜>' in render("deepseek_v41", messages, **any_object)
+    assert render("deepseek_v4", messages, **any_object) == (
+        f"{BOS}\n\nYou are a helpful assistant designed to output JSON.\n## Response Format:\n\n"
+        f"Reply with JSON object ONLY.{USER}u{ASSISTANT}</think>"
+    )
+
+
+NO_FORMS: list[Any] = [{"type": "xml"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": 3}, "json", 3]
+
+
+@pytest.mark.parametrize("form", NO_FORMS)
+def test_a_form_that_is_none_is_refused(form: Any) -> None:
+    for name in ("deepseek_v32", "deepseek_v4", "deepseek_v41", "kimi_k3"):
+        with pytest.raises(RequestError, match="response_format is neither text, json_object nor json_schema with a schema"):
+            render(name, [Message("user", "u")], response_format=form)
+
+
 def vendors(package: str, file: str) -> Any:
     """The copy of a vendor's encoder that a package carries, by itself: without importing the package."""
     spec = importlib.util.find_spec(package)
@@ -260,13 +295,14 @@ def test_v32_equals_the_vendors_encoder() -> None:
     for _ in range(400):
         messages, thinking = unfinished(draw), draw.random() < 0.6
         tools = [TOOL, Tool("g")] if draw.random() < 0.5 else []
+        schema = draw.choice([None, None, SCHEMA_OF_ANSWER, {"type": "json_object"}])
         plain = [message_dict(message, objects=False) for message in messages]
-        if tools:
+        if tools or schema:
             if plain[0]["role"] != "system":
                 plain.insert(0, {"role": "system", "content": ""})
-            plain[0]["tools"] = [tool_dict(tool) for tool in tools]
+            plain[0] |= {"tools": [tool_dict(tool) for tool in tools], "response_format": schema}
         wanted = theirs.encode_messages(plain, thinking_mode="thinking" if thinking else "chat")
-        assert render("deepseek_v32", messages, tools, thinking=thinking) == wanted
+        assert render("deepseek_v32", messages, tools, thinking=thinking, response_format=asked(schema)) == wanted
 
 
 def test_k3_equals_the_vendors_encoder() -> None:
@@ -274,15 +310,18 @@ def test_k3_equals_the_vendors_encoder() -> None:
     draw = random.Random(0)
     for _ in range(400):
         messages, thinking, effort = unfinished(draw), draw.random() < 0.6, draw.choice(["low", "high", "max"])
-        tools, choice = ([TOOL, Tool("g")], draw.choice([None, "required"])) if draw.random() < 0.5 else ([], None)
+        tools, choice = ([TOOL, Tool("g")], draw.choice([None, "required", "none"])) if draw.random() < 0.5 else ([], None)
+        form = asked(draw.choice([None, None, SCHEMA_OF_ANSWER, {"type": "json_object"}]))
         segments = theirs.build_chat_segments(
             [message_dict(message, objects=False) for message in messages],
             [tool_dict(tool) for tool in tools],
             thinking=thinking,
             thinking_effort=effort,
             tool_choice=choice,
+            response_format=form,
         )
-        text = render("kimi_k3", messages, tools, thinking=thinking, reasoning_effort=effort, tool_choice=choice)
+        options = {"thinking": thinking, "reasoning_effort": effort, "tool_choice": choice, "response_format": form}
+        text = render("kimi_k3", messages, tools, **options)
         assert text == "".join(segment.text for segment in segments)
 
 
@@ -303,12 +342,16 @@ def test_v4_equals_the_vendors_package(name: str) -> None:
     for _ in range(400):
         messages, thinking, effort = conversation(draw), draw.random() < 0.6, draw.choice([None, "low", "high", "max"])
         tools = [TOOL, Tool("g")] if draw.random() < 0.5 else []
+        schema = draw.choice([None, None, SCHEMA_OF_ANSWER, {"type": "json_object"}])
+        form = {"response_format": "json_object"} if schema == {"type": "json_object"} else {"response_schema": schema}
         wanted = encoder.render_conversation(
             recipe.Conversation(
                 [theirs(message) for message in messages],
                 thinking_mode=thinking,
                 reasoning_effort=effort,
                 tools=[recipe.ToolDefinition(tool.name, tool.description, dict(tool.parameters)) for tool in tools],
+                **form,
             )
         ).prompt
-        assert render(name, messages, tools, thinking=thinking, reasoning_effort=effort) == wanted
+        options = {"thinking": thinking, "reasoning_effort": effort, "response_format": asked(schema)}
+        assert render(name, messages, tools, **options) == wanted

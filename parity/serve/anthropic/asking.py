@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ...core.chat import Message, Role, Tool, ToolCall
@@ -51,10 +52,7 @@ def messages_ask(body: MessagesRequest, desk: Desk) -> ChatAsk:
         top_k=body.top_k,
         stop=tuple(body.stop_sequences or ()) or None,
     )
-    # mypy does not look into `_has_format`, which has seen that neither is None.
-    form = JsonForm(body.output_config.format.schema, "output_config.format") if _has_format(body) else None  # type: ignore[union-attr]
-    ask = conversation(body, desk)
-    return ChatAsk(ask.messages, ask.tools, ask.policy, params, form, ask.template, thinking_budget=budget)
+    return replace(conversation(body, desk), params=params, thinking_budget=budget)
 
 
 def conversation(body: CountRequest, desk: Desk) -> ChatAsk:
@@ -64,11 +62,9 @@ def conversation(body: CountRequest, desk: Desk) -> ChatAsk:
         messages.extend(_turns(message))
     tools = tuple(_tool(tool) for tool in body.tools or ())
     template = layered(dict(desk.settings.default_template), _thinking(body))
-    return ChatAsk(tuple(messages), tools, _policy(body), template=template)
-
-
-def _has_format(body: CountRequest) -> bool:
-    return body.output_config is not None and body.output_config.format is not None
+    output = body.output_config
+    form = JsonForm(output.format.schema, "output_config.format") if output is not None and output.format is not None else None
+    return ChatAsk(tuple(messages), tools, _policy(body), form=form, template=template)
 
 
 def _thinking(body: CountRequest) -> dict[str, Any]:

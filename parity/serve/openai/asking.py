@@ -10,7 +10,7 @@ from ...core.chat import Message, Tool, ToolCall
 from ...core.errors import RequestError
 from ...core.request import SamplingParams
 from ...text.switches import layered
-from ..asks import ChatAsk, Form, JsonForm, LarkForm, RegexForm, ToolPolicy
+from ..asks import ANY_OBJECT, ChatAsk, Form, JsonForm, LarkForm, RegexForm, ToolPolicy
 from ..desk import Desk
 from .chat_types import (
     AssistantMessage,
@@ -25,8 +25,6 @@ from .chat_types import (
     ToolMessage,
     ToolSpec,
 )
-
-ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 def chat_ask(body: ChatRequest, desk: Desk) -> ChatAsk:

@@ -10,9 +10,9 @@ from typing import Any
 from ...core.chat import Message, Tool, ToolCall
 from ...core.errors import RequestError
 from ...text.switches import layered
-from ..asks import ChatAsk, Form, JsonForm, ToolPolicy
+from ..asks import ANY_OBJECT, ChatAsk, Form, JsonForm, ToolPolicy
 from ..desk import Desk
-from .asking import ANY_OBJECT, structured, thinking
+from .asking import structured, thinking
 from .responses_types import (
     FunctionCallItem,
     FunctionOutputItem,

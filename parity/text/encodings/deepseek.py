@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from parity.core.chat import Message, Tool, ToolCall
 
 from ..dialects.dsml import DsmlCalls
 from ..plain_json import plain_json
+from ..switches import schema_of
 
 BOS = "<｜begin▁of▁sentence｜>"
 EOS = "<｜end▁of▁sentence｜>"
@@ -22,6 +24,15 @@ def schema_lines(tools: list[Tool]) -> str:
     """Each tool's schema as JSON, one a line."""
     lines = [{"name": tool.name, "description": tool.description, "parameters": plain_json(tool.parameters)} for tool in tools]
     return "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
+
+
+def format_words(options: Mapping[str, Any]) -> str:
+    """What is said of the form of the answer, at the end of the first system message; empty where it is free."""
+    schema = schema_of(options)
+    if schema is None:
+        return ""
+    wanted = json.dumps(plain_json(schema), ensure_ascii=False)
+    return f"\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n{wanted}"
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:

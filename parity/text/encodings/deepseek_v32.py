@@ -9,8 +9,8 @@ from parity.core.chat import Message, Tool
 from parity.core.errors import RequestError
 
 from ..dialects.dsml import DSML_V32
-from ..switches import THINKING, thinking_of
-from .deepseek import ASSISTANT, BOS, EOS, THINK, THINK_END, USER, schema_lines, written_calls
+from ..switches import FORMAT, THINKING, thinking_of
+from .deepseek import ASSISTANT, BOS, EOS, THINK, THINK_END, USER, format_words, schema_lines, written_calls
 
 _TOOLS = """## Tools
 
@@ -53,10 +53,10 @@ Here are the functions available in JSONSchema format:
 class DeepSeekV32Encoding:
     """Thinking is kept only behind the last message of the user.
 
-    Options: `thinking` (or `enable_thinking`), off unless asked for.
+    Options: `thinking` (or `enable_thinking`), off unless asked for; `response_format`.
     """
 
-    variables = frozenset(THINKING)
+    variables = frozenset((*THINKING, FORMAT))
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any
@@ -64,11 +64,11 @@ class DeepSeekV32Encoding:
         """See `Template.render`."""
         thinking = thinking_of(options) is True
         conversation = list(messages)
-        if tools:
+        declared = f"\n\n{_TOOLS.format(schemas=schema_lines(list(tools)))}" if tools else ""
+        if head := declared + format_words(options):
             if not conversation or conversation[0].role != "system":
                 conversation.insert(0, Message("system"))
-            content = f"{conversation[0].content}\n\n{_TOOLS.format(schemas=schema_lines(list(tools)))}"
-            conversation[0] = Message("system", content)
+            conversation[0] = Message("system", conversation[0].content + head)
         last_user = max((i for i, message in enumerate(conversation) if message.role in ("user", "developer")), default=-1)
         parts = [_message(conversation, index, last_user, thinking) for index in range(len(conversation))]
         text = BOS + "".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +10,8 @@ from parity.core.chat import Message, Tool
 from parity.core.errors import RequestError
 
 from ..dialects.dsml import DSML_V4, DSML_V41, DsmlCalls
-from ..switches import EFFORT, THINKING, effort_of, level_of, thinking_of
-from .deepseek import ASSISTANT, BOS, EOS, SYSTEM, THINK, THINK_END, USER, schema_lines, written_calls
+from ..switches import EFFORT, FORMAT, THINKING, effort_of, level_of, schema_of, thinking_of
+from .deepseek import ASSISTANT, BOS, EOS, SYSTEM, THINK, THINK_END, USER, format_words, schema_lines, written_calls
 
 _TOOLS = """
 
@@ -44,6 +44,12 @@ Otherwise, output directly after </think> with tool calls or final response.
 
 You MUST strictly follow the above defined tool name and parameter schemas to invoke tool calls.
 """
+_OBJECT = """
+
+You are a helpful assistant designed to output JSON.
+## Response Format:
+
+Reply with JSON object ONLY."""
 _HIGH = """\
 Reasoning Effort: Absolute maximum with no shortcuts permitted.
 You MUST be very thorough in your thinking and comprehensively decompose the problem to resolve the root cause, rigorously \
@@ -70,10 +76,11 @@ _V41_EFFORT = {"low": 50, "high": 75, "max": 100}
 class DeepSeekV4Encoding:
     """System messages go to the front; thinking of earlier turns is kept if tools are given, and dropped if not.
 
-    Options: `thinking` (or `enable_thinking`), on unless said otherwise; `reasoning_effort`: low, high (the default), max.
+    Options: `thinking` (or `enable_thinking`), on unless said otherwise; `reasoning_effort`: low, high (the default), max;
+    `response_format`.
     """
 
-    variables = frozenset((*THINKING, *EFFORT))
+    variables = frozenset((*THINKING, *EFFORT, FORMAT))
     calls: DsmlCalls = DSML_V4
     keeps_empty = False
 
@@ -82,7 +89,8 @@ class DeepSeekV4Encoding:
     ) -> str:
         """See `Template.render`."""
         thinking = thinking_of(options) is not False
-        head = self._head(self._effort(effort_of(options)) if thinking else "", messages, list(tools))
+        end = self._tools(list(tools)) + self._format(options)
+        head = self._head(self._effort(effort_of(options)) if thinking else "", messages, end)
         parts = [BOS, head, *self._turns(messages, bool(tools), thinking)]
         if add_generation_prompt:
             parts.append(ASSISTANT + (THINK if thinking else THINK_END))
@@ -91,9 +99,12 @@ class DeepSeekV4Encoding:
     def _effort(self, effort: Any) -> str:
         return _V4_EFFORT[level_of(effort, _LEVELS, "high")]
 
-    def _head(self, effort: str, messages: Sequence[Message], tools: list[Tool]) -> str:
+    def _format(self, options: Mapping[str, Any]) -> str:
+        return _OBJECT if schema_of(options) == {"type": "json_object"} else format_words(options)
+
+    def _head(self, effort: str, messages: Sequence[Message], end: str) -> str:
         texts = [message.content for message in messages if _is_system(message) and message.content]
-        return effort + "\n\n".join(texts) + self._tools(tools)
+        return effort + "\n\n".join(texts) + end
 
     def _tools(self, tools: list[Tool]) -> str:
         if not tools:
@@ -154,9 +165,12 @@ class DeepSeekV41Encoding(DeepSeekV4Encoding):
             raise RequestError(f"reasoning_effort must be between 1 and 100, not {effort!r}", field="reasoning_effort")
         return f"Reasoning Effort: {number} (range 1-100, the higher the value, the more thorough the reasoning)\n\n"
 
-    def _head(self, effort: str, messages: Sequence[Message], tools: list[Tool]) -> str:
+    def _format(self, options: Mapping[str, Any]) -> str:
+        return format_words(options)
+
+    def _head(self, effort: str, messages: Sequence[Message], end: str) -> str:
         first = messages[0].content if messages and _is_system(messages[0]) else ""
-        text = effort + first + self._tools(tools)
+        text = effort + first + end
         return SYSTEM + text if text or (messages and _is_system(messages[0])) else ""
 
     def _turns(self, messages: Sequence[Message], with_tools: bool, thinking: bool) -> list[str]:

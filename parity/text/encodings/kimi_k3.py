@@ -10,7 +10,8 @@ from parity.core.chat import Message, Tool, ToolCall
 from parity.core.errors import RequestError
 
 from ..dialects.xtml import END, XtmlCalls, closing, opening
-from ..switches import EFFORT, THINKING, effort_of, level_of, thinking_of
+from ..plain_json import plain_json
+from ..switches import EFFORT, FORMAT, THINKING, effort_of, level_of, schema_of, thinking_of
 from ..template import tool_dict
 
 _CALLS = XtmlCalls()
@@ -26,15 +27,21 @@ _CHOICES = {
     "none": "The system is invoked with `tool_choice=none`.\nYou MUST NOT call any tools in the next message.",
 }
 
+_FORMAT = (
+    "The system is invoked with `response_format={kind}`.\nYour response must be raw JSON data without markdown code blocks "
+    "(```json) or any additional formatting."
+)
+_SCHEMA = "\nThe JSON data must match the following schema:\n```json\n{schema}\n```"
+
 
 class KimiK3Encoding:
     """Every message is a tag, an assistant's holds channels: think, response, tools.
 
     Options: `thinking` (or `enable_thinking`), on unless said otherwise; `thinking_effort` (or `reasoning_effort`): low,
-    high, max (the default); `tool_choice`: required or none.
+    high, max (the default); `tool_choice`: required or none; `response_format`.
     """
 
-    variables = frozenset((*THINKING, *EFFORT, "tool_choice"))
+    variables = frozenset((*THINKING, *EFFORT, "tool_choice", FORMAT))
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any
@@ -51,9 +58,17 @@ class KimiK3Encoding:
         choice = _CHOICES.get(str(options.get("tool_choice")))
         if choice:
             parts.append(_from_system("tool-choice", choice))
+        if (schema := schema_of(options)) is not None:
+            parts.append(_from_system("response-format", _form(schema)))
         if add_generation_prompt:
             parts.append(opening("message", role="assistant") + opening("think" if thinking else "response"))
         return "".join(parts)
+
+
+def _form(schema: Any) -> str:
+    if schema == {"type": "json_object"}:
+        return _FORMAT.format(kind="json_object")
+    return _FORMAT.format(kind="json_schema") + _SCHEMA.format(schema=_sorted_json(plain_json(schema)))
 
 
 def _conversation(messages: Sequence[Message], thinking: bool) -> list[str]:
