@@ -336,9 +336,9 @@ def make_engine(
 
 
 def eos_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
-    """The tokens that end an answer, from both configs."""
+    """The tokens that end an answer, from both configs and the text part of a multimodal one."""
     found: set[int] = set()
-    for config in (checkpoint.generation_config, checkpoint.config):
+    for config in (checkpoint.generation_config, checkpoint.config, checkpoint.config.get("text_config") or {}):
         value = config.get("eos_token_id")
         found.update(value if isinstance(value, list) else [] if value is None else [value])
     return frozenset(found)

@@ -86,7 +86,9 @@ def test_as_the_vendor_stores_it(name: str, tmp_path: Path) -> None:
     outside = {key: text[key] for key in ("quantization_config",) if key in text}
     config = outside | {"model_type": name, "vision_config": {}, "media_placeholder_token_id": 1, "text_config": text}
     file.write_text(json.dumps(config))
+    (tmp_path / "generation_config.json").unlink(missing_ok=True)
     whole = checks.case_from_transformers(model, tmp_path, 33)
+    assert whole.engine().info.eos_token_ids == {text["eos_token_id"]}
     checks.check_logits(whole)
     checks.check_steps(whole)
 
