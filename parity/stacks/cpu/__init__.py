@@ -16,6 +16,9 @@ from .native import missing
 STEP_TOKENS = 512
 """With these a step's largest arrays stay small enough for the C library to use their memory again; the system would hand out
 larger ones anew, page by page, for a third of the time of a step of 1024 tokens."""
+MEMORY_FRACTION = 0.5
+"""Of the free memory for pages: what they once took they keep, and the rest of the machine lives in the same memory, mapped
+weights included, which count as free until they are read."""
 
 
 def open_stack() -> Stack:
@@ -28,6 +31,7 @@ def open_stack() -> Stack:
             products.REFERENCE_OPS,
             reference.OPS,
             dtypes=(torch.float32,),
+            memory_fraction=MEMORY_FRACTION,
             int8_pages=True,
             notes=notes,
             reference=products.REFERENCE_OPS,
@@ -48,6 +52,7 @@ def open_stack() -> Stack:
         formats=weights.FORMATS,
         rounded=weights.ROUNDED,
         prepare=weights.prepare,
+        memory_fraction=MEMORY_FRACTION,
         step_tokens=STEP_TOKENS,
         int8_pages=True,
         notes=table.NOTES,
