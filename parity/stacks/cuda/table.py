@@ -62,6 +62,7 @@ OPS = replace(
     activate=pointwise.activate,
     gated_mean=streams.gated_mean,
     stream_gate=streams.stream_gate,
+    mix=streams.mix,
     token_windows=streams.token_windows,
     sample=sample.sample,
 )
@@ -76,7 +77,6 @@ NOTES: Mapping[str, str] = {
     "spread": "one copy, at the memory's rate",
     "hash_windows": "a few integers a row, by PyTorch",
     "gather": "the table is the host's: its rows are looked up there, so that such steps are not recorded",
-    "mix": "no kernel yet: a few of PyTorch's on the device",
     "attend": "our own kernel: other libraries' have not been measured against it",
 }
 """Why an op is as it is."""

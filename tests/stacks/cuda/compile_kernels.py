@@ -245,6 +245,7 @@ def several_streams(batch: Batch) -> None:
     streams.stream_norm(lanes, x(4, 7168), 1e-6)
     streams.gated_mean(lanes, lanes)
     streams.stream_gate(lanes, lanes)
+    streams.mix(tuple(x(batch.num_tokens, 7168) for _ in range(7)), x(7168, dtype=FULL), x(1, 7168, dtype=FULL), 1e-6)
     streams.token_windows(batch.tokens, torch.zeros(9, 2, dtype=torch.int32), batch)
 
 

@@ -64,6 +64,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "activate": ("silu, (3", "sigmoid, (3", "silu, ex"),
     "gated_mean": ("7 x 4 x 65",),
     "stream_gate": ("7 x 4 x 65", "zeros"),
+    "mix": ("4 of 7 x 65", "1 of 2 x 8", "9 of 5 x 64"),
     "token_windows": ("mixed, 4", "decodes, 2"),
     "sample": ("mixed rows, 5", "all three, 5", "masked, 5", "only one allowed, 1", "ties", "zeros", "a row", "the ends"),
 }

@@ -1,4 +1,4 @@
-"""Ops on several residual streams [T, N, D]: hyper-connections, gated streams; and the windows of tokens of hashed memories.
+"""Ops on several residual streams [T, N, D]: hyper-connections, gated streams, mixtures of blocks; and windows of tokens.
 
 The weights of hyper-connections are products of few rows with a long sum, N D numbers: it is cut into parts of one size,
 whatever the batch, so that one token keeps many programs busy and a row is summed the same way in any batch.
@@ -155,6 +155,26 @@ def _stream_gate(queries, keys, out, width, shrink, q_t, q_n, k_t, k_n, N: tl.co
 
 
 @triton.jit
+def _mix(values, norm, proj, out, width, strides, eps, N: tl.constexpr, BLOCK: tl.constexpr):
+    """One row: scores joined as they come, each value weighed by what is known so far."""
+    row = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, BLOCK)
+    has = d < width
+    scale = tl.load(norm + d, mask=has, other=0.0) * tl.load(proj + d, mask=has, other=0.0)
+    y = tl.zeros([BLOCK], tl.float32)
+    top, total = float("-inf"), 0.0
+    for n in tl.static_range(N):
+        x = tl.load(values[n] + row * strides[n] + d, mask=has, other=0.0).to(tl.float32)
+        score = tl.sum(x * scale, axis=0) / tl.sqrt(tl.sum(x * x, axis=0) / width + eps)
+        higher = tl.maximum(top, score)
+        old, new = tl.exp(top - higher), tl.exp(score - higher)
+        y = y * old + x * new
+        total = total * old + new
+        top = higher
+    tl.store(out + row * width + d, (y / total).to(out.dtype.element_ty), mask=has)
+
+
+@triton.jit
 def _named(tokens, mask, ids, IDS: tl.constexpr):
     """Tokens, or what stands for them."""
     token = tl.load(tokens, mask=mask, other=0)
@@ -263,6 +283,18 @@ def stream_gate(queries: Tensor, keys: Tensor) -> Tensor:
         _stream_gate[(num_rows, count)](
             queries, keys, out, width, width**-0.5, *queries.stride()[:2], *keys.stride()[:2], count, block,
             num_warps=4 if block <= 2048 else 8,
+        )  # fmt: skip
+    return out
+
+
+def mix(values: tuple[Tensor, ...], norm: Tensor, proj: Tensor, eps: float) -> Tensor:
+    num_rows, width = values[0].shape
+    out = torch.empty(num_rows, width, dtype=values[0].dtype, device=values[0].device)
+    if out.numel():
+        values, block = tuple(inner(value) for value in values), power(width)
+        _mix[(num_rows,)](
+            values, norm.float().contiguous(), proj.float().contiguous(), out, width, tuple(value.stride(0) for value in values),
+            eps, len(values), block, num_warps=4 if block <= 2048 else 8,
         )  # fmt: skip
     return out
 
