@@ -293,8 +293,8 @@ def mix(values: tuple[Tensor, ...], norm: Tensor, proj: Tensor, eps: float) -> T
     if out.numel():
         values, block = tuple(inner(value) for value in values), power(width)
         _mix[(num_rows,)](
-            values, norm.float().contiguous(), proj.float().contiguous(), out, width, tuple(value.stride(0) for value in values),
-            eps, len(values), block, num_warps=4 if block <= 2048 else 8,
+            values, norm.float().contiguous(), proj.float().contiguous(), out, width,
+            tuple(value.stride(0) for value in values), eps, len(values), block, num_warps=4 if block <= 2048 else 8,
         )  # fmt: skip
     return out
 
