@@ -11,6 +11,8 @@ from .gates import Finding
 Word = Literal["IDENTICAL", "EQUIVALENT", "WITHIN PRECISION", "DIFFERENT", "INCONCLUSIVE"]
 EXIT_CODES: dict[Word, int] = {"IDENTICAL": 0, "EQUIVALENT": 0, "WITHIN PRECISION": 0, "DIFFERENT": 1, "INCONCLUSIVE": 3}
 _OF_B_ALONE = frozenset({"float32_paths", "paths"})
+_MANY = 1000
+"""More prompts than this are no advice."""
 EXIT_FAILED = 2
 """It could not be done: a bad argument, pack or endpoint."""
 
@@ -84,4 +86,11 @@ def _cause(failed: Sequence[Finding], findings: Sequence[Finding]) -> str:
 
 def _needs(open_ones: Sequence[Finding]) -> str:
     wanted = [finding.needed for finding in open_ones if finding.needed]
-    return f"about {max(wanted)} prompts" if wanted else "more prompts, or a side that shows more"
+    if not wanted:
+        return "more prompts, or a side that shows more"
+    if max(wanted) <= _MANY:
+        return f"about {max(wanted)} prompts"
+    return (
+        f"about {max(wanted):,} prompts, since what was found lies at its limit; sooner by comparing both sides in one "
+        "precision, or by a pack of the other side in place of its endpoint"
+    )

@@ -119,7 +119,7 @@ def _gates(data: dict[str, Any]) -> str:
     rows = []
     for f in data["findings"]:
         notes = escape(f["text"]) + "".join(f"<small>{escape(event)}</small>" for event in f["events"][:12])
-        needed = f"<small>about {f['needed']} prompts would decide it</small>" if f["needed"] else ""
+        needed = f"<small>about {f['needed']:,} prompts would decide it</small>" if f["needed"] else ""
         word = f'<span class="{f["outcome"]}">{_WORDS[f["outcome"]]}</span>'
         cells = [str(f["level"]), f"{escape(f['says'])}<small>{notes}{needed}</small>", word]
         numbers = [_figure(f["estimate"]), _figure(f["bound"]), _figure(f["threshold"]), str(f["num_prompts"])]
