@@ -276,9 +276,8 @@ def test_a_wide_spread_is_inconclusive_and_says_what_would_decide() -> None:
     assert finding.needed > 10
     verdict = judge([finding])
     assert (verdict.word, verdict.exit_code) == ("INCONCLUSIVE", 3)
-    assert verdict.needs == f"about {finding.needed} prompts"
-    at_the_limit = dataclasses.replace(finding, needed=39_329)
-    assert "about 39,329 prompts, since what was found lies at its limit; sooner by" in judge([at_the_limit]).needs
+    assert verdict.needs.startswith(f"about {finding.needed:,} prompts, since what was found lies at its limit; sooner by")
+    assert judge([dataclasses.replace(finding, needed=60)]).needs == "about 60 prompts"
 
 
 def test_nothing_covered_is_inconclusive() -> None:
