@@ -116,19 +116,24 @@ def rows(weight: torch.Tensor | Packed, index: torch.Tensor) -> torch.Tensor | P
     if not form.row_arrays:
         raise Unsupported(f"{weight.format} does not keep its rows apart; expand it first")
     axis = len(weight.shape) - 2
-    arrays = {role: _select(weight.arrays[role], axis, index // per) for role, per in form.rows_per_entry(weight).items()}
+    selected = {role: _select(weight.arrays[role], axis, index // per) for role, per in form.rows_per_entry(weight).items()}
+    arrays = dict(weight.arrays) | selected  # what has no entry for each row, such as the order of the inputs, is every row's
     meta = dict(weight.meta) | {per: 1 for per in form.row_arrays.values() if isinstance(per, str)}
     return Packed(weight.format, (*weight.shape[:-2], len(index), weight.shape[-1]), arrays, meta)
 
 
 def stack(weights: Sequence[torch.Tensor | Packed]) -> torch.Tensor | Packed:
-    """Equal-shaped weights, such as experts, one above the other: [n, out, in]."""
+    """Equal-shaped weights, such as experts, one above the other: [n, out, in].
+
+    Raises:
+        Unsupported: they are of several kinds.
+    """
     first = weights[0]
-    if isinstance(first, torch.Tensor):
-        return torch.stack([weight for weight in weights if isinstance(weight, torch.Tensor)])
     kinds = {(w.format, w.shape, *sorted(w.meta.items())) if isinstance(w, Packed) else w.dtype for w in weights}
     if len(kinds) > 1:
         raise Unsupported(f"weights of different kinds cannot be stacked: {sorted(map(str, kinds))}")
+    if isinstance(first, torch.Tensor):
+        return torch.stack([weight for weight in weights if isinstance(weight, torch.Tensor)])
     packed = [weight for weight in weights if isinstance(weight, Packed)]
     arrays = {role: _stack([weight.arrays[role] for weight in packed]) for role in first.arrays}
     return Packed(first.format, (len(weights), *first.shape), arrays, first.meta)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
+from parity.core.errors import FormatError
 from parity.core.weights import Packed
 
 from .base import Format
@@ -38,8 +39,9 @@ def _expand_awq(arrays: Mapping[str, torch.Tensor], shape: tuple[int, int], meta
 def _expand_gptq(arrays: Mapping[str, torch.Tensor], shape: tuple[int, int], meta: Mapping[str, int]) -> torch.Tensor:
     codes = unpack_words(arrays["data"].t().contiguous()).to(torch.int8)
     zeros = (unpack_words(arrays["zeros"]) + meta["zero_offset"]).to(torch.int8).t()
-    groups = arrays["groups"].long()
-    scale = arrays["scale"].float().t()
+    scale, groups = arrays["scale"].float().t(), arrays["groups"].long()
+    if groups.numel() and not 0 <= int(groups.min()) <= int(groups.max()) < scale.shape[1]:
+        raise FormatError(f"g_idx names groups {int(groups.min())} to {int(groups.max())} where there are {scale.shape[1]}")
     weights: torch.Tensor = (codes - zeros[:, groups]).float() * scale[:, groups]
     return weights
 

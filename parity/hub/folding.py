@@ -97,6 +97,7 @@ def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 METHODS = ("fp8", "compressed-tensors", "awq", "gptq", "mxfp4")
 SMALL = (torch.uint8, torch.int8)
+SCALES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e8m0fnu, torch.uint8)
 
 
 def _divide(whole: int, parts: int, allowed: tuple[int, ...], name: str) -> int:
@@ -115,6 +116,8 @@ def _blocked(sources: Mapping[str, str], entries: Entries, settings: Mapping[str
         return _mxfp4(sources, entries, settings)
     if data.dtype != torch.float8_e4m3fn:
         raise Unsupported(f"{name} is {data.dtype} with scales; only float8_e4m3fn is read so")
+    if scale.dtype not in SCALES:
+        raise Unsupported(f"{name} has scales of {scale.dtype}: float32, bfloat16, float16 and e8m0 (or its bytes) are read")
     if not scale.shape:
         raise Unsupported(f"{name}: one scale for a whole FP8 tensor {data.shape} is not read")
     if len(data.shape) < 2 or len(scale.shape) != len(data.shape) or scale.shape[:-2] != data.shape[:-2]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers.integrations import finegrained_fp8
 
-from parity.core.errors import Unsupported
+from parity.core.errors import FormatError, Unsupported
 from parity.core.weights import Packed, Rows
-from parity.formats import expand, pack, rows, stack
+from parity.formats import expand, laid_by_rows, pack, rows, stack
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -37,6 +38,27 @@ def test_fp8_scales_as_bytes_are_e8m0() -> None:
     packed = pack(random(64, 64), "fp8_block", block_rows=32, block_columns=32, e8m0=1)
     as_bytes = dict(packed.arrays) | {"scale": packed.arrays["scale"].view(torch.uint8)}
     assert torch.equal(expand(Packed("fp8_block", (64, 64), as_bytes, packed.meta)), expand(packed))
+
+
+@pytest.mark.parametrize("scale_dtype", [torch.float32, torch.bfloat16, torch.uint8, torch.float8_e8m0fnu])
+def test_fp8_means_what_it_means_to_transformers(scale_dtype: torch.dtype) -> None:
+    reference = finegrained_fp8.Fp8Dequantize(None)._dequantize_one
+    e8m0 = scale_dtype in (torch.uint8, torch.float8_e8m0fnu)
+    packed = pack(random(256, 384), "fp8_block", e8m0=int(e8m0))
+    scale = packed.arrays["scale"].view(scale_dtype) if e8m0 else packed.arrays["scale"].to(scale_dtype)
+    stored = Packed("fp8_block", packed.shape, dict(packed.arrays) | {"scale": scale}, packed.meta)
+    assert torch.equal(expand(stored), reference(packed.arrays["data"], scale, torch.float32))
+
+
+def test_mxfp4_means_what_it_means_to_transformers() -> None:
+    reference = finegrained_fp8.Fp8Dequantize(None)._dequantize_one
+    packed = pack(random(48, 96), "mxfp4")
+    data, scale = packed.arrays["data"], packed.arrays["scale"]
+    assert torch.equal(expand(packed), reference(data.view(torch.int8), scale, torch.float32))
+    everything = torch.arange(256, dtype=torch.uint8).reshape(16, 16)  # every pair of codes
+    exponents = torch.arange(1, 17, dtype=torch.uint8).reshape(16, 1) * 15
+    stored = Packed("mxfp4", (16, 32), {"data": everything, "scale": exponents})
+    assert torch.equal(expand(stored), reference(everything.view(torch.int8), exponents, torch.float32))
 
 
 def test_mxfp4_definition() -> None:
@@ -133,6 +155,16 @@ def test_gptq(offset: int) -> None:
     assert np.array_equal(expand(packed).numpy(), expected.T.astype(np.float32))
     both = stack([packed, packed])
     assert torch.equal(expand(both)[1], expand(packed))
+    by_rows = laid_by_rows(packed)
+    assert by_rows is not None
+    assert "order" in by_rows.arrays
+    assert torch.equal(expand(by_rows), expand(packed))
+    index = torch.tensor([15, 0, 7])
+    assert torch.equal(expand(rows(by_rows, index)), expand(packed)[index])  # each with its inputs in their places
+    for wrong in (2, -1):
+        beyond = dict(arrays) | {"groups": torch.full((width,), wrong, dtype=torch.int32)}
+        with pytest.raises(FormatError, match=f"g_idx names groups {wrong} to {wrong} where there are 2"):
+            expand(Packed("gptq", packed.shape, beyond, packed.meta))
 
 
 def test_rows_of_several() -> None:
@@ -143,6 +175,10 @@ def test_rows_of_several() -> None:
 
 
 def test_refusals() -> None:
+    for first, second in ((random(2, 64), pack(random(2, 64), "q8_0")), (random(2, 64), random(2, 64).half())):
+        for weights in ([first, second], [second, first]):  # no expert is left out, and none changes its kind
+            with pytest.raises(Unsupported, match="different kinds"):
+                stack(weights)
     with pytest.raises(Unsupported, match="q8_0"):
         pack(random(2, 256), "q3_k")
     with pytest.raises(Unsupported, match="multiple of 32"):
