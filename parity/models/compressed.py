@@ -4,74 +4,29 @@ and experts weighed by the root of a softplus."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
-from ..core.errors import ConfigError
-from ..stacks.ops import Activation, Ops, Routing
+from ..stacks.ops import Ops
+from .block import Block, Part
+from .compressed_experts import MakeExperts
 from .compressed_keys import Streams
-from .config import Fields
-from .decoder import Block, Body, Decoder, Part
+from .decoder import Body, Decoder
 from .draft import Added, DraftLayer, add_drafts
-from .dspark import BlockDrafter, Ends, Spark, Tap
-from .layers.experts import Experts
+from .dspark import BlockDrafter, Ends
+from .dspark_keys import Spark, Tap
+from .layers.block_attention import BlockAttention
 from .layers.hyper import HyperHead, HyperSite, HyperWeights, MeanSite, copies
 from .layers.linear import Embedding, Linear
 from .layers.markov import ConfidenceHead, MarkovHead
-from .layers.mlp import GatedMLP
 from .layers.norm import RMSNorm
 from .layers.residual import Site
 from .layers.rope import Rope
-from .layers.router import HashRouter, Router
-from .layers.shared_kv import BlockAttention, SharedAttention
-from .layers.sparse_mlp import SparseMLP
+from .layers.shared_kv import SharedAttention
 from .standard import Sizes
-
-
-class MakeExperts(Protocol):
-    """Makes a layer's experts."""
-
-    def __call__(self, *, hashed: bool = False, counts: tuple[int, int] | None = None) -> nn.Module:
-        """Chosen by a table of tokens, or by scores; `counts` are (all, chosen) where they are not the model's."""
-
-
-def compressed_experts(fields: Fields, ops: Ops, sizes: Sizes) -> MakeExperts:
-    """Makes the experts of layers."""
-    fields.expect("topk_method", "noaux_tc")
-    fields.expect("mlp_bias", False)
-    fields.skip("expert_dtype", "router_jitter_noise")
-    score = fields.expect("scoring_func", "sqrtsoftplus", "sigmoid", "softmax", default="sqrtsoftplus")
-    routing = Routing(
-        top_k=fields.size("num_experts_per_tok", 6),
-        score=score,
-        renormalize=fields.expect("norm_topk_prob", True, default=True),
-        scale=fields.float("routed_scaling_factor", 1.5),
-    )
-    num_experts = fields.size(fields.either("n_routed_experts", "num_local_experts"))
-    if routing.top_k > num_experts:
-        raise ConfigError(f"num_experts_per_tok = {routing.top_k} is above the {num_experts} experts")
-    moe_size = fields.size("moe_intermediate_size")
-    fields.expect("intermediate_size", moe_size)
-    shared_size = moe_size * fields.size("n_shared_experts", 1)
-    limit = fields.float("swiglu_limit", 10.0)
-    activation = Activation(limit=limit if limit > 0 else None)
-
-    def make(*, hashed: bool = False, counts: tuple[int, int] | None = None) -> nn.Module:
-        count, top_k = counts or (num_experts, routing.top_k)
-        how = replace(routing, top_k=top_k)
-        if hashed:
-            gate: Router | HashRouter = HashRouter(ops, sizes.hidden, count, how, sizes.vocab)
-        else:
-            gate = Router(ops, sizes.hidden, count, how, bias="e_score_correction_bias")
-        experts = Experts(ops, count, sizes.hidden, moe_size, activation)
-        shared = ("shared_experts", GatedMLP(ops, sizes.hidden, shared_size, activation))
-        return SparseMLP(ops, sizes.hidden, gate, experts, shared=shared)
-
-    return make
-
 
 Pair: TypeAlias = tuple[nn.Module, nn.Module]
 """A layer's attention and MLP."""

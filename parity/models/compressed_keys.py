@@ -8,10 +8,10 @@ from typing import Any
 
 from ..core.errors import ConfigError
 from ..core.weights import Ignore, Rename, Rule
-from . import dspark
+from . import dspark_keys
 from .config import Fields, divides
 from .draft import shared, skipped
-from .dspark import Spark
+from .dspark_keys import Spark
 from .layers.pooled import entry_rope
 from .layers.rope import Rope, make_rope
 from .standard import Sizes
@@ -49,11 +49,11 @@ VENDOR_NAMES: tuple[Rule, ...] = (
 
 def read_drafts(fields: Fields, sizes: Sizes, draft: bool, *, entering: bool) -> tuple[int, Spark | None]:
     """(the draft layers to build, none unless they are asked for; what they are if DSpark's, `entering` as it has it)."""
-    fields.skip("num_nextn_predict_layers", *dspark.KEYS)
+    fields.skip("num_nextn_predict_layers", *dspark_keys.KEYS)
     if not draft:
         return 0, None
     if fields.list("dspark_target_layer_ids", []):
-        spark = dspark.read_spark(fields, sizes, entering=entering)
+        spark = dspark_keys.read_spark(fields, sizes, entering=entering)
         return spark.num_layers, spark
     return fields.int("num_nextn_predict_layers", 0), None
 

@@ -8,51 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.batch import Batch
-from ..core.state import LayerState, State, StateSpec
+from ..core.state import State, StateSpec
 from ..core.weights import Rule
 from ..stacks.ops import Ops
+from .block import Block
 from .drafting import Choose, Drafted, Drafter, greedy
 from .layers.linear import Embedding, Linear, TiedHead
 from .layers.ngram import HostTable
-from .layers.residual import Pending, PlainSite, Site, Stream, Streams
+from .layers.residual import Pending, Site, Stream, Streams
 from .layers.rope import Rope
 from .layers.weight import Slot, slots
 from .step import Step
-
-
-class Part(Protocol):
-    """A mixer or an MLP. A mixer also has `state`, the specs of what it keeps."""
-
-    def __call__(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
-        """x [T, hidden] -> [T, hidden]."""
-
-
-class Block(nn.Module):
-    """One layer: each site reads the stream, its part computes, the result joins the stream.
-
-    Args:
-        parts: (site, part, name of the part's modules) for the mixer and the MLP.
-        modules: the layer's modules under their checkpoint names.
-    """
-
-    def __init__(self, parts: Sequence[tuple[Site, Part]], modules: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        for name, module in modules.items():
-            self.add_module(name, module)
-        self.parts = tuple(parts)
-        self.state: tuple[StateSpec, ...] = tuple(spec for _, part in parts for spec in getattr(part, "state", ()))
-
-    def forward(self, stream: Stream, step: Step, state: LayerState) -> Stream:
-        for site, part in self.parts:
-            x, stream = site.enter(stream, step)
-            stream = site.leave(stream, part(x, step, state), step)
-        return stream
 
 
 class Body(nn.Module):
@@ -198,11 +170,3 @@ def _probed(batch: Batch, layer: int, stream: Any) -> Any:
     value = stream if isinstance(stream, Tensor) else torch.stack(stream)
     batch.probe(layer, "stream", value)
     return stream
-
-
-def plain_block(mixer: nn.Module, mlp: nn.Module, input_norm: Any, post_norm: Any, *, mixer_name: str = "self_attn") -> Block:
-    """The usual pre-norm layer under its usual names."""
-    return Block(
-        [(PlainSite(input_norm), mixer), (PlainSite(post_norm), mlp)],
-        {mixer_name: mixer, "mlp": mlp, "input_layernorm": input_norm, "post_attention_layernorm": post_norm},
-    )

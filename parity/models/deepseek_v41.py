@@ -13,7 +13,8 @@ from ..core.errors import ConfigError, Unsupported
 from ..core.weights import Rename
 from ..stacks.ops import Ops
 from .architecture import Architecture
-from .compressed import compressed_decoder, compressed_experts, draft_pair
+from .compressed import compressed_decoder, draft_pair
+from .compressed_experts import compressed_experts
 from .compressed_keys import VENDOR_NAMES, attention_settings, index_settings, read_drafts, read_ropes, read_streams
 from .config import Fields, text_fields
 from .decoder import Decoder

@@ -13,7 +13,8 @@ from ..core.batch import Batch
 from ..core.state import State
 from ..core.weights import Ignore
 from ..stacks.ops import Ops
-from .decoder import Block, Decoder, Part, ends
+from .block import Block, Part
+from .decoder import Decoder, ends
 from .drafting import Choose, Drafted, last_rows, one_further, stacked
 from .layers.linear import Linear
 from .layers.norm import RMSNorm

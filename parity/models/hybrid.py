@@ -14,12 +14,9 @@ from .decoder import Decoder
 from .draft import skipped
 from .layers.attention import Attention
 from .layers.delta import GatedDeltaNet
-from .layers.experts import Experts
-from .layers.mlp import GatedMLP
 from .layers.rope import Rope, make_rope, rope_parameters
-from .layers.router import Router
 from .layers.sparse import GroupIndexer
-from .layers.sparse_mlp import SparseMLP
+from .layers.sparse_mlp import SparseMLP, with_shared_expert
 from .standard import Mixer, Sizes, assemble, dense_mlp, read_head_dim, read_sizes
 
 KINDS = ("linear_attention", "full_attention")
@@ -86,14 +83,7 @@ def shared_expert_mlp(fields: Fields, ops: Ops, sizes: Sizes, routing: Routing) 
     moe_size = fields.size("moe_intermediate_size", 512)
     shared_size = fields.size("shared_expert_intermediate_size", 512)
     num_experts = fields.size(fields.either("num_experts", "num_local_experts"))
-    return SparseMLP(
-        ops,
-        sizes.hidden,
-        Router(ops, sizes.hidden, num_experts, routing),
-        Experts(ops, num_experts, sizes.hidden, moe_size),
-        shared=("shared_expert", GatedMLP(ops, sizes.hidden, shared_size)),
-        shared_gate=True,
-    )
+    return with_shared_expert(ops, sizes.hidden, num_experts, routing, size=moe_size, shared_size=shared_size)
 
 
 def hybrid_decoder(fields: Fields, ops: Ops, dtype: torch.dtype, *, packed: bool, moe: bool, draft: bool = False) -> Decoder:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from ..core.weights import Ignore, Rename
 from ..stacks.ops import Activation, Ops
 from .architecture import Architecture
+from .block import Block
 from .config import Fields, text_fields
-from .decoder import Block, Body, Decoder
+from .decoder import Body, Decoder
 from .kimi_linear import EXPERT_NAMES, linear_layers
 from .latent import latent_attention, leading_dense, sigmoid_routing
 from .layers.attention_residual import BlockMix, MixedSite

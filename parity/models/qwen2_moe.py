@@ -9,10 +9,7 @@ from ..stacks.ops import Ops, Routing
 from .architecture import Architecture
 from .config import Fields
 from .decoder import Decoder
-from .layers.experts import Experts
-from .layers.mlp import GatedMLP
-from .layers.router import Router
-from .layers.sparse_mlp import SparseMLP
+from .layers.sparse_mlp import with_shared_expert
 from .standard import assemble, dense_mlp, read_sizes, sparse_layers, standard_attention
 
 
@@ -28,14 +25,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     routing = Routing(fields.size("num_experts_per_tok"), renormalize=fields.bool("norm_topk_prob", False))
 
     def sparse(layer: int) -> nn.Module:
-        return SparseMLP(
-            ops,
-            sizes.hidden,
-            Router(ops, sizes.hidden, num_experts, routing),
-            Experts(ops, num_experts, sizes.hidden, moe_size),
-            shared=("shared_expert", GatedMLP(ops, sizes.hidden, shared_size)),
-            shared_gate=True,
-        )
+        return with_shared_expert(ops, sizes.hidden, num_experts, routing, size=moe_size, shared_size=shared_size)
 
     return assemble(ops, dtype, sizes, ropes, mixer, sparse_layers(fields, num_experts, dense, sparse))
 

@@ -12,8 +12,9 @@ from ..core.errors import ConfigError
 from ..core.weights import Ignore, Rename
 from ..stacks.ops import Ops, Routing
 from .architecture import Architecture
+from .block import Block, Part
 from .config import Fields, divides, text_fields
-from .decoder import Block, Body, Decoder, Part
+from .decoder import Body, Decoder
 from .draft import Added, DraftLayer, add_drafts
 from .hybrid import DRAFT_NAMES, hybrid_mixers, read_drafts, shared_expert_mlp
 from .layers.gated_streams import GatedSite, GatedStreams

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ..stacks.ops import Ops
+from .block import Block, plain_block
 from .config import Fields, divides
-from .decoder import Block, Body, Decoder, plain_block
+from .decoder import Body, Decoder
 from .draft import Concatenated, DraftLayer, add_drafts
 from .layers.attention import Attention
 from .layers.linear import Embedding, Linear

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from ...core.state import LayerState, PerRequest, StateSpec
 from ...stacks.ops import Ops
 from ..step import Step
-from .delta import Convolution, GatedNorm
+from .convolution import Convolution
 from .linear import FusedLinear, Linear
+from .norm import GatedNorm
 from .weight import Parameter, Slot
 
 

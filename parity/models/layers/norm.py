@@ -27,3 +27,18 @@ class RMSNorm(nn.Module):
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """(the norm of x + residual, x + residual)."""
         return self.ops.add_rms_norm(x, residual, self.weight.tensor, self.eps, self.zero_centred)
+
+
+class GatedNorm(nn.Module):
+    """x / rms(x) * weight * activation(gate), over the last dimension."""
+
+    def __init__(self, ops: Ops, dim: int, eps: float, activation: str) -> None:
+        super().__init__()
+        self.ops, self.eps, self.activation = ops, eps, activation
+        self.weight = Parameter("weight", dim, exact=True)
+
+    def slots(self) -> Iterator[Slot]:
+        yield self.weight.slot()
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return self.ops.gated_rms_norm(x, gate, self.weight.tensor, self.eps, self.activation)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ...core.state import LayerState
-from ...stacks.ops import Ops
+from ...stacks.ops import Ops, Routing
 from ..step import Step
 from .experts import Experts
 from .linear import Linear
@@ -80,3 +80,17 @@ class SparseMLP(nn.Module):
         latent = self.experts(self.routed_expert_down_proj(x), weights, chosen)
         out: Tensor = self.routed_expert_up_proj(latent if self.routed_expert_norm is None else self.routed_expert_norm(latent))
         return out
+
+
+def with_shared_expert(
+    ops: Ops, hidden_size: int, num_experts: int, routing: Routing, *, size: int, shared_size: int
+) -> SparseMLP:
+    """Experts of `size` beside a `shared_expert` with a gate, as Qwen's models have them."""
+    return SparseMLP(
+        ops,
+        hidden_size,
+        Router(ops, hidden_size, num_experts, routing),
+        Experts(ops, num_experts, hidden_size, size),
+        shared=("shared_expert", GatedMLP(ops, hidden_size, shared_size)),
+        shared_gate=True,
+    )
