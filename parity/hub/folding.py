@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -53,14 +53,17 @@ def fold(entries: Entries, config: Mapping[str, Any]) -> dict[str, Folded]:
     settings = quantization(config)
     folded: dict[str, Folded] = {}
     used: set[str] = set()
-    for name in entries:
-        ending = name[name.rfind(".") :]
-        for scheme in BY_ENDING.get(ending, ()):
-            if name in used:
-                break
-            if ending == ".weight" and entries[name].dtype.itemsize > 1:
-                continue  # a plain weight whose module happens to have a scale
-            stem = name.removesuffix(ending)
+    present = {name[name.rfind(".") :] for name in entries}
+    found = {ending: _possible(schemes, present) for ending, schemes in BY_ENDING.items()}
+    for name, entry in entries.items():
+        at = name.rfind(".")
+        ending, stem = name[at:], name[:at]
+        schemes = found.get(ending)
+        if not schemes or name in used:
+            continue
+        if ending == ".weight" and entry.dtype not in ONE_BYTE:
+            continue  # a plain weight whose module happens to have a scale
+        for scheme in schemes:
             sources = {role: stem + other for role, other in scheme.endings.items()}
             if not all(map(entries.__contains__, sources.values())):
                 continue
@@ -69,12 +72,26 @@ def fold(entries: Entries, config: Mapping[str, Any]) -> dict[str, Folded]:
                     raise Unsupported(f"{stem + refused}: this kind of quantisation is not computed")
             folded[stem + ".weight"] = scheme.build(sources, entries, settings)
             used.update(sources.values())
-            used.update(stem + other for other in scheme.dropped)
+            used.update([stem + other for other in scheme.dropped])
+            break
     plain = {name: Folded({"data": name}, entry.shape) for name, entry in entries.items() if name not in used}
     clash = sorted(plain.keys() & folded.keys())
     if clash:
         raise FormatError(f"{clash[0]} is there both plain and packed")
     return plain | folded
+
+
+def _possible(schemes: Sequence[Scheme], present: Collection[str]) -> list[Scheme]:
+    """Those of which all endings are there at all, without those that are nowhere: Kimi K3 has half a million names."""
+    return [
+        replace(
+            scheme,
+            dropped=tuple(ending for ending in scheme.dropped if ending in present),
+            refused=tuple(ending for ending in scheme.refused if ending in present),
+        )
+        for scheme in schemes
+        if all(ending in present for ending in scheme.endings.values())
+    ]
 
 
 def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -97,6 +114,7 @@ def quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 METHODS = ("fp8", "compressed-tensors", "awq", "gptq", "mxfp4")
 SMALL = (torch.uint8, torch.int8)
+ONE_BYTE = frozenset((*SMALL, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu))
 SCALES = (torch.float32, torch.bfloat16, torch.float16, torch.float8_e8m0fnu, torch.uint8)
 
 
