@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
@@ -16,14 +17,18 @@ from .base import Format, Packer
 
 __all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "stack", "unstack"]
 
+T = TypeVar("T")
+
 FORMATS: Mapping[str, Format] = {
     form.name: form for module in (gguf_blocks, gguf_super, float_blocks, int_groups, columns) for form in module.FORMATS
 }
 """Every packed format by name."""
 
-# Weights expanded at a time: the temporaries stay in the cache, and below 32,768 elements torch starts no threads, whose
+# Weights packed at a time: the temporaries stay in the cache, and below 32,768 elements torch starts no threads, whose
 # barriers cost many times the work on a busy machine.
 _CHUNK = 1 << 15
+# Weights expanded at a time. Expanding takes fewer operations for each weight: smaller chunks spend more on starting them.
+_EXPANDED = 1 << 17
 
 
 def format_of(name: str) -> Format:
@@ -50,14 +55,17 @@ def expand(weight: Weight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     matrices = {role: array.reshape(-1, *array.shape[len(weight.shape) - 2 :]) for role, array in weight.arrays.items()}
     per_entry = form.rows_per_entry(weight)
     unit = math.lcm(*per_entry.values()) if per_entry else height
-    step = max(_CHUNK // max(width, 1) // unit, 1) * unit
-    for matrix, target in enumerate(out):
-        for start in range(0, height, step):
-            stop = min(start + step, height)
-            part = {role: array[matrix] for role, array in matrices.items()}
-            for role, per in per_entry.items():
-                part[role] = part[role][start // per : -(-stop // per)]
-            target[start:stop] = form.expand_matrix(part, (stop - start, width), weight.meta)
+    step = max(_EXPANDED // max(width, 1) // unit, 1) * unit
+
+    def part(place: tuple[int, int]) -> None:
+        matrix, start = place
+        stop = min(start + step, height)
+        arrays = {role: array[matrix] for role, array in matrices.items()}
+        for role, per in per_entry.items():
+            arrays[role] = arrays[role][start // per : -(-stop // per)]
+        out[matrix, start:stop] = form.expand_matrix(arrays, (stop - start, width), weight.meta)
+
+    _in_threads(part, [(matrix, start) for matrix in range(len(out)) for start in range(0, height, step)], device)
     return out.reshape(weight.shape)
 
 
@@ -91,17 +99,29 @@ def _pack_rows(
     first = packer(flat[:step].float(), meta)
     arrays = {role: array.new_empty(len(flat), *array.shape[1:]) for role, array in first.arrays.items()}
 
+    def part(start: int) -> None:
+        packed = packer(flat[start : start + step].float(), meta) if start else first
+        for role, array in packed.arrays.items():
+            arrays[role][start : start + step] = array
+
+    _in_threads(part, range(0, len(flat), step), flat.device)
+    return arrays, first.meta
+
+
+def _in_threads(work: Callable[[T], None], places: Sequence[T], device: torch.device) -> None:
+    """Does all of the work, on the host in threads of our own."""
+    if device.type != "cpu" or len(places) < 2:
+        for place in places:
+            work(place)
+        return
     inference = torch.is_inference_mode_enabled()  # threads do not take it over, and it decides what may be written to
 
-    def part(start: int) -> None:
+    def one(place: T) -> None:
         with torch.inference_mode(inference):
-            packed = packer(flat[start : start + step].float(), meta) if start else first
-            for role, array in packed.arrays.items():
-                arrays[role][start : start + step] = array
+            work(place)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(part, range(0, len(flat), step)))
-    return arrays, first.meta
+        list(threads.map(one, places))
 
 
 def rows(weight: torch.Tensor | Packed, index: torch.Tensor) -> torch.Tensor | Packed:
