@@ -294,7 +294,7 @@ std::vector<std::pair<std::string, double>> timed(const Recording& recording, in
 
 NB_MODULE(_native, m) {
     using namespace parity;
-    nb::set_leak_warnings(false);  // the program may keep what it made until it ends: no leak
+    nb::set_leak_warnings(false);  // a program may end while an engine's thread still holds its recordings: no leak
     m.attr("interface") = PARITY_INTERFACE;
     nb::class_<Places>(m, "Places").def(
         "__init__",
@@ -308,6 +308,7 @@ NB_MODULE(_native, m) {
         .def("stop", [](Recording&) { state().engine.record(nullptr); })
         .def("replay", [](const Recording& self) { self.replay(state().engine.pool()); }, nb::call_guard<nb::gil_scoped_release>())
         .def("timed", &timed, "repeats"_a)
+        .def_prop_ro("num_bytes", [](const Recording& self) { return self.tasks().capacity() * sizeof(Task); })
         .def("__len__", [](const Recording& self) { return self.tasks().size(); });
     m.def("isas", [] {
         std::vector<std::string> names;

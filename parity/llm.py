@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
+import os
 import queue
 import threading
 import time
@@ -106,6 +108,7 @@ class LLM:
         self.checkpoint = checkpoint
         self._template = chat_template
         self._engine = engine
+        _give_back_memory()
         self.service = EngineService(engine)
         self._ids = itertools.count()
 
@@ -374,6 +377,13 @@ class LLM:
         prompt = self.chat_format.prompt(turns, tools or (), **template)
         answer = self.chat_format.answer(prompt, tools or (), stop=params.stop)
         return AnswerStream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
+
+
+def _give_back_memory() -> None:
+    """Hands what loading used and freed, a vocabulary's texts above all, back to the system, where the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:

@@ -45,7 +45,7 @@ class Steps:
         state = self._state(streams, length)
         self.model.hidden(self._batch([(0, context)] * streams, self.tokens(rng, context * streams), length), state)
         batch = self._batch([(context, 1)] * streams, self.tokens(rng, streams), length)
-        recordable = self.device.reads_host or not self.model.reads_host
+        recordable = self.model.recordable_on(self.device.torch_device)
         graph, _ = self.device.capture(lambda: self.model(batch, state)) if recordable else (None, None)
         times = []
         for position in range(context + 1, context + 1 + num_steps):

@@ -311,7 +311,7 @@ def make_engine(
             Sampler(stack.ops, eos),
             page_size=page_size,
             max_pages=-(-max_model_len // page_size),
-            graphs=not config.enforce_eager and (stack.device.reads_host or not model.reads_host),
+            graphs=not config.enforce_eager and model.recordable_on(stack.device.torch_device),
         )
         return Scheduler(rules), runner
 

@@ -16,9 +16,8 @@ from ..models.decoder import Decoder
 from ..stacks.base import Device, Graph
 from .memory import StateMemory
 
-_KEPT = 4
-"""Recordings are kept while their rows together are at most so many times the largest's: each keeps its logits and the memory
-that its step works in."""
+_MOST_BYTES = 512 << 20
+"""Of what recordings hold on to each for itself, their logits where the device cannot share those."""
 
 
 class Recordings:
@@ -48,7 +47,7 @@ class Recordings:
         return bool(self._sizes) and len(plan.chunks) <= self._sizes[-1] and _decodes(plan)
 
     def logits(self, plan: Plan, known: Tensor | None = None) -> Tensor:
-        """Computes a step that `takes` took: float32 [sequences, vocabulary], overwritten by the next.
+        """Computes a step that `takes` took: float32 [sequences, vocabulary], overwritten by the next, of whatever size.
 
         Args:
             plan: the step.
@@ -64,12 +63,13 @@ class Recordings:
             return recorded.logits[:num_rows]
         inputs = Inputs(size, self._max_pages, self._page_size, self._memory, self._device)
         inputs.fill(plan, known)
-        graph, logits = self._device.capture(lambda: self._model(inputs.batch, self._memory.state))
+        beside = next((other.graph for other in self._kept.values()), None)
+        graph, logits = self._device.capture(lambda: self._model(inputs.batch, self._memory.state), beside)
         if graph is None:
             self._sizes = ()
         else:
             self._kept[size] = Recorded(inputs, graph, logits)
-            while sum(self._kept) > _KEPT * self._sizes[-1]:
+            while len(self._kept) > 1 and sum(kept.graph.num_bytes for kept in self._kept.values()) > _MOST_BYTES:
                 del self._kept[next(iter(self._kept))]
         return logits[:num_rows]
 

@@ -47,7 +47,7 @@ class Runner:
         max_pages: int,
         graphs: bool = True,
     ) -> None:
-        self._stack, self.model, self._memory, self._sampler = stack, model, memory, sampler
+        self._stack, self.model, self.memory, self._sampler = stack, model, memory, sampler
         self._page_size = page_size
         self._recordings: Recordings | None = None
         if graphs:
@@ -88,10 +88,10 @@ class Runner:
             choice = self._sampler.choose(self._recordings.logits(plan, known), plan.chunks)
             started = Started(plan, choice.tokens, self._stack.device.fetch(choice.tokens), choice.results)
         else:
-            started = self._started(plan, self.model.hidden(self._prepare(plan, known), self._memory.state))
+            started = self._started(plan, self.model.hidden(self.prepare(plan, known), self.memory.state))
         for chunk in plan.chunks:
             if chunk.save is not None:
-                self._memory.save(chunk.slot, chunk.save)
+                self.memory.save(chunk.slot, chunk.save)
         return started
 
     @torch.inference_mode()
@@ -102,13 +102,19 @@ class Runner:
     def _bring_state(self, plan: Plan) -> None:
         for chunk in plan.chunks:
             if chunk.restore is not None:
-                self._memory.restore(chunk.restore, chunk.slot)
+                self.memory.restore(chunk.restore, chunk.slot)
             elif chunk.start == 0:
-                self._memory.clear(chunk.slot)
+                self.memory.clear(chunk.slot)
 
     # The batch
 
-    def _prepare(self, plan: Plan, known: Tensor | None = None) -> Batch:
+    def prepare(self, plan: Plan, known: Tensor | None = None) -> Batch:
+        """The tensors of a step that is not recorded.
+
+        Args:
+            plan: the step.
+            known: the tokens of the step that it follows, where it follows one.
+        """
         arrays = _arrays(plan, max(len(chunk.pages) for chunk in plan.chunks))
         # One copy to the device for all seven.
         packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays])).to(self._stack.device.torch_device)

@@ -92,10 +92,9 @@ class Decoder(nn.Module):
         """Whether the head takes the embedding's matrix."""
         return isinstance(self.lm_head, TiedHead)
 
-    @property
-    def reads_host(self) -> bool:
-        """Whether a step looks rows up in tables that stay on the host."""
-        return any(isinstance(module, HostTable) for module in self.modules())
+    def recordable_on(self, device: torch.device) -> bool:
+        """Whether a recorded step finds all that it reads there: tables that stay on the host are read by the host alone."""
+        return device.type == "cpu" or not any(isinstance(module, HostTable) for module in self.modules())
 
     @property
     def state(self) -> list[tuple[StateSpec, ...]]:

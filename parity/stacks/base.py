@@ -25,6 +25,10 @@ class Memory:
 class Graph(Protocol):
     """A recorded step. `replay` computes it again over the same tensors, with whatever stands in them now."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that it alone holds on to."""
+
     def replay(self) -> None:
         """Runs the recorded step; its results are in the tensors it left at capture."""
 
@@ -35,10 +39,6 @@ class Device(Protocol):
     @property
     def torch_device(self) -> torch.device:
         """Where tensors live."""
-
-    @property
-    def reads_host(self) -> bool:
-        """Whether a recorded step may read plain memory of the host."""
 
     @property
     def asynchronous(self) -> bool:
@@ -67,10 +67,12 @@ class Device(Protocol):
     def synchronize(self) -> None:
         """Waits for all work given to the device."""
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
+    def capture(self, run: Callable[[], Tensor], beside: Graph | None = None) -> tuple[Graph | None, Tensor]:
         """Computes `run` exactly once, since it moves state on, and records it: (the graph, the result's tensor).
 
-        The graph is None where this device, or the table that `run` computes with, cannot be recorded.
+        The graph is None where this device, or the table that `run` computes with, cannot be recorded. Where `beside` is
+        given, the two never run at once and may share the memory that they work in and leave their results in: capture or
+        replay of the one overwrites what the other left.
         """
 
     def fetch(self, data: Tensor) -> Callable[[], Tensor]:

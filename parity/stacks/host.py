@@ -19,7 +19,6 @@ class HostDevice:
     """Plain memory and PyTorch's threads."""
 
     torch_device = torch.device("cpu")
-    reads_host = True
     asynchronous = False
     recorded_rows: Sequence[int] = range(1, 65)
 
@@ -49,7 +48,7 @@ class HostDevice:
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
+    def capture(self, run: Callable[[], Tensor], beside: Graph | None = None) -> tuple[Graph | None, Tensor]:
         """PyTorch's own kernels cannot be recorded."""
         return None, run()
 

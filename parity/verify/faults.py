@@ -189,7 +189,7 @@ def windowed(size: int) -> Patch:
 def position_after_hit(llm: Any) -> None:
     """Requests that begin in the cache are one position off from there on; seen where no step is recorded."""
     runner = llm._engine.runner
-    prepare, hit, known = runner._prepare, set[str](), set[str]()
+    prepare, hit, known = runner.prepare, set[str](), set[str]()
 
     def wrong(plan: Any, brought: Any = None) -> Any:
         batch = prepare(plan, brought)
@@ -203,12 +203,12 @@ def position_after_hit(llm: Any) -> None:
                 positions[first : first + len(chunk.tokens)] -= 1
         return dataclasses.replace(batch, positions=positions)
 
-    runner._prepare = wrong
+    runner.prepare = wrong
 
 
 def state_kept(llm: Any) -> None:
     """A new request finds the state of the one before."""
-    llm._engine.runner._memory.clear = lambda slot: None
+    llm._engine.runner.memory.clear = lambda slot: None
 
 
 def silent_penalty(llm: Any) -> None:

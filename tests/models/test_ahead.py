@@ -28,11 +28,13 @@ class Replayed:
     def __init__(self, run: Callable[[], Tensor], out: Tensor) -> None:
         self.run, self.out = run, out
 
+    num_bytes = 0
+
     def replay(self) -> None:
         self.out.copy_(self.run())
 
 
-def record(device: object, run: Callable[[], Tensor]) -> tuple[Replayed, Tensor]:
+def record(device: object, run: Callable[[], Tensor], beside: Replayed | None = None) -> tuple[Replayed, Tensor]:
     out = run()
     return Replayed(run, out), out
 

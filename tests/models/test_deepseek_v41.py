@@ -248,7 +248,8 @@ def test_a_packed_table_is_read_row_by_row_from_the_file(tmp_path: Path) -> None
     assert kept.arrays["data"].data_ptr() == whole.arrays["data"].data_ptr(), "the table was copied"
     chosen = torch.tensor([[3, 559, 3], [0, 17, 200]])
     assert torch.equal(table(stack.ops, chosen), expand(whole)[chosen].flatten(1))
-    assert model.reads_host
+    assert model.recordable_on(torch.device("cpu"))
+    assert not model.recordable_on(torch.device("meta"))
 
 
 # The released text config of DeepSeek-V4.1-Flash.

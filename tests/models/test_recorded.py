@@ -10,9 +10,11 @@ import pytest
 import torch
 import transformers
 
+from parity.core.batch import Result
 from parity.core.errors import UsageError
 from parity.core.request import Output
 from parity.engine.engine import Engine
+from parity.engine.runner import Started
 from parity.models import registry
 from parity.stacks.cpu.native import missing, native
 
@@ -170,10 +172,41 @@ def test_rows_that_fill_a_step_up_change_nothing(name: str, tmp_path: Path, monk
         assert set(engine.runner.recorded) == {2, 5}
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen3_next", "deepseek_v4"])
+def test_recordings_share_memory_and_carry_nothing_over_in_it(name: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    expected = values(decoded(tiny.open_engine(tmp_path, stack="cpu", enforce_eager=True)))
+    engine = tiny.open_engine(tmp_path, stack="cpu")
+    decoded(engine)
+    recorded = engine.runner.recorded
+    assert set(recorded) == {1, 2, 3}
+    memories = {id(one.graph.memory): one.graph.memory for one in recorded.values()}  # type: ignore[attr-defined]
+    assert len(memories) == 1
+    (memory,) = memories.values()
+    largest = recorded[3].logits.nbytes
+    assert largest < memory.num_bytes
+    assert sum(one.logits.nbytes for one in recorded.values()) == 2 * largest, "sizes that show nothing"
+    for one in recorded.values():
+        start = one.logits.data_ptr() - memory.regions[0].ctypes.data
+        assert 0 <= start <= memory.num_bytes - one.logits.nbytes
+    finish = engine.runner.finish
+
+    def poisoned(started: Started) -> list[Result]:
+        """What a step computed is overwritten as soon as its results are read."""
+        results = finish(started)
+        for region in memory.regions:
+            region.fill(255)
+        return results
+
+    engine.runner.finish = poisoned  # type: ignore[method-assign]
+    assert values(decoded(engine)) == expected
+
+
 def test_the_recordings_not_used_for_longest_make_room(llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = values(decoded(tiny.open_engine(llama, stack="cpu")))
-    monkeypatch.setattr(NativeDevice, "recorded_rows", (1, 2, 3))
-    monkeypatch.setattr("parity.engine.recordings._KEPT", 1)
+    engine = tiny.open_engine(llama, stack="cpu")
+    expected = values(decoded(engine))
+    each = max(recorded.graph.num_bytes for recorded in engine.runner.recorded.values())
+    monkeypatch.setattr("parity.engine.recordings._MOST_BYTES", 2 * each)
     engine = tiny.open_engine(llama, stack="cpu")
     for _ in range(2):
         assert values(decoded(engine)) == expected

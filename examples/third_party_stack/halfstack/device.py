@@ -17,7 +17,6 @@ class PlainDevice:
     """The host's memory; a real one would name its accelerator here and nowhere else."""
 
     torch_device = torch.device("cpu")
-    reads_host = True
     asynchronous = False
     recorded_rows = ()
 
@@ -38,7 +37,7 @@ class PlainDevice:
     def synchronize(self) -> None:
         """Nothing runs behind our back."""
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
+    def capture(self, run: Callable[[], Tensor], beside: Graph | None = None) -> tuple[Graph | None, Tensor]:
         """Computes, and records nothing: the engine then runs each step afresh."""
         return None, run()
 

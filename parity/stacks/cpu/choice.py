@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...core.batch import Batch
 from .. import reference_entries
+from .arena import empty
 from .dense import plain
 from .fallback import told, usable
 from .native import native
@@ -55,7 +56,7 @@ def _select(
     within: Tensor | None = None,
     blocks: bool = False,
 ) -> Tensor:
-    out = torch.empty(q.shape[0], top_k, dtype=torch.int32)
+    out = empty(q.shape[0], top_k, dtype=torch.int32)
     native().select(
         q.data_ptr(),
         q.stride(0),
@@ -91,7 +92,7 @@ def pool(
         told("pool", values, tail)
         return reference_entries.pool(values, gates, bias, tail, batch, every, overlap)
     tokens, channels = values.shape
-    out = torch.empty(tokens, channels // 2 if overlap else channels)
+    out = empty(tokens, channels // 2 if overlap else channels)
     native().pool(
         values.data_ptr(),
         values.stride(0),

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...core.weights import Rows, Weight
 from .. import reference, reference_streams
 from ..ops import Activation
+from .arena import empty
 from .fallback import NO_ROWS, Spaced, num_rows, rows_of, spaced, told, usable
 from .native import native
 from .weights import matrices, orders, parts, stacked
@@ -27,7 +28,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, as_floats: 
         told("linear", x, weight)
         return reference.linear(x, weight, bias)
     rows = rows_of(x)
-    out, height = torch.empty(*x.shape[:-1], weight.shape[0]), weight.shape[0]
+    out, height = empty(*x.shape[:-1], weight.shape[0]), weight.shape[0]
     sorted_by = orders(weight)
     if not any(order is not None for order in sorted_by):
         native().linear(rows.data_ptr(), rows.stride(0), *rows.shape, found, _address(bias), out.data_ptr(), height, as_floats)
@@ -43,7 +44,7 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, as_floats: 
 
 
 def _reordered(rows: Tensor, order: Tensor) -> Tensor:
-    out = torch.empty(rows.shape)
+    out = empty(*rows.shape)
     native().reorder(rows.data_ptr(), rows.stride(0), *rows.shape, order.data_ptr(), out.data_ptr())
     return out
 
@@ -54,7 +55,7 @@ def head_linear(x: Tensor, weight: Weight, *, as_floats: bool = False) -> Tensor
         told("head_linear", x, weight)
         return reference.head_linear(x, weight)
     assert not isinstance(weight, Rows)
-    out = torch.empty(x.shape[0], heads, outputs)
+    out = empty(x.shape[0], heads, outputs)
     for head, part in enumerate(matrices(weight)):
         native().linear(
             x.data_ptr() + 4 * head * x.stride(1), x.stride(0), x.shape[0], inputs, [part], 0,
@@ -69,7 +70,7 @@ def embed(tokens: Tensor, weight: Weight, dtype: torch.dtype) -> Tensor:
         told("embed", tokens, weight)
         return reference.embed(tokens, weight, dtype)
     ((data, number, height),) = found
-    out = torch.empty(*tokens.shape, weight.shape[1])
+    out = empty(*tokens.shape, weight.shape[1])
     native().embed(tokens.contiguous().data_ptr(), tokens.numel(), weight.shape[1], data, number, height, out.data_ptr())
     return out
 
@@ -87,8 +88,8 @@ def _norm(
     activation: int = 0,
 ) -> tuple[Tensor, Tensor | None]:
     """(the norm, the sum x + residual if there is one); the rows of a weight [N, D] are taken in turn."""
-    out = torch.empty(shape)
-    total = None if residual is None else torch.empty(shape)
+    out = empty(*shape)
+    total = None if residual is None else empty(*shape)
     native().norm(
         x,
         _address(residual),
@@ -170,7 +171,7 @@ def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
         told("gated_activation", gate_up)
         return reference.gated_activation(gate_up, activation)
     columns = gate_up.shape[-1] // 2
-    out = torch.empty(*gate_up.shape[:-1], columns)
+    out = empty(*gate_up.shape[:-1], columns)
     native().gated_activation(gate_up.data_ptr(), out.data_ptr(), gate_up.numel() // gate_up.shape[-1], columns, *numbers)
     return out
 
@@ -182,7 +183,7 @@ def sigmoid_gate(x: Tensor, gate: Tensor) -> Tensor:
     if rows is None or gates is None or not (fits and usable(x) and usable(gate)):
         told("sigmoid_gate", x, gate)
         return reference.sigmoid_gate(x, gate)
-    out = torch.empty(x.shape)
+    out = empty(*x.shape)
     native().sigmoid_gate(rows, gates, one, out.data_ptr(), num_rows(x), x.shape[-1])
     return out
 
@@ -192,7 +193,7 @@ def add(a: Tensor, b: Tensor) -> Tensor:
     if rows is None or others is None or not (a.shape == b.shape and usable(a) and usable(b)):
         told("add", a, b)
         return reference.add(a, b)
-    out = torch.empty(a.shape)
+    out = empty(*a.shape)
     native().add(rows, others, out.data_ptr(), num_rows(a), a.shape[-1])
     return out
 
@@ -202,6 +203,6 @@ def activate(x: Tensor, kind: str, scale: float = 1.0, factor: float = 1.0) -> T
     if rows is None or not (usable(x) and kind in GATES):
         told("activate", x)
         return reference_streams.activate(x, kind, scale, factor)
-    out = torch.empty(x.shape)
+    out = empty(*x.shape)
     native().activate(rows, out.data_ptr(), num_rows(x), x.shape[-1], GATES[kind], scale, factor)
     return out

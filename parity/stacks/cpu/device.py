@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..base import Graph
 from ..host import HostDevice
-from .graph import TORCH_THREADS, capture
+from .graph import TORCH_THREADS, RecordedStep, capture
 from .native import native
 
 
@@ -20,8 +20,9 @@ class NativeDevice(HostDevice):
         native().set_threads(count)
         TORCH_THREADS.use(native().threads())
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
-        return capture(run)
+    def capture(self, run: Callable[[], Tensor], beside: Graph | None = None) -> tuple[Graph | None, Tensor]:
+        assert beside is None or isinstance(beside, RecordedStep)
+        return capture(run, beside)
 
     def read(self, data: Tensor) -> None:
         out = torch.empty(native().threads())

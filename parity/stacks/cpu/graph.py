@@ -7,7 +7,6 @@ computes would be missing from the replay, so a step that uses one is not record
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .arena import Arena, Memory, recording
 from .native import native
 
 log = logging.getLogger("parity")
@@ -61,43 +61,32 @@ TORCH_THREADS = TorchThreads()
 
 
 class _Watch(TorchDispatchMode):
-    """Gives out the memory of a recorded step, and notes the first operator that computes."""
+    """Notes the first operator that computes; what is only asked for as memory lies with the step's own arrays.
+
+    Args:
+        arena: of the step.
+    """
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         # Nothing here is compiled, and guarding against it would import the compiler: a second, at the second token.
         return False
 
-    def __init__(self) -> None:
+    def __init__(self, arena: Arena) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.foreign: str | None = None
-        self._owned: list[torch.UntypedStorage] = []
+        self._arena = arena
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         if func is _aten.empty.memory_format and kwargs.get("device") in (None, torch.device("cpu")):
-            return self._empty(args[0], kwargs.get("dtype") or torch.get_default_dtype())
+            return self._arena.empty(args[0], kwargs.get("dtype") or torch.get_default_dtype())
         result = func(*args, **kwargs)
         if self.foreign is None and not _looks(func, args, result):
             self.foreign = str(func)
         return result
-
-    def _empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Memory that nobody looks at any more may be given out again: the replay writes and reads in the same order."""
-        size = math.prod(shape) * dtype.itemsize
-        storage = next((owned for owned in self._owned if owned.nbytes() == size and _unused(owned)), None)
-        if storage is None:
-            storage = torch.empty(size, dtype=torch.uint8).untyped_storage()
-            self._owned.append(storage)
-        flat = torch.empty(0, dtype=dtype).set_(storage, 0, (math.prod(shape),), (1,))
-        return flat.view(tuple(shape))
-
-    @property
-    def memory(self) -> list[torch.UntypedStorage]:
-        """Everything given out."""
-        return self._owned
 
 
 def _looks(func: Any, args: tuple[Any, ...], result: Any) -> bool:
@@ -109,16 +98,17 @@ def _looks(func: Any, args: tuple[Any, ...], result: Any) -> bool:
     return all(isinstance(one, Tensor) and one.untyped_storage().data_ptr() == memory for one in results)
 
 
-def _unused(storage: torch.UntypedStorage) -> bool:
-    """Whether no tensor has this storage."""
-    return torch._C._storage_Use_Count(storage._cdata) == 1
-
-
 class RecordedStep:
-    """A list of native calls and the memory that they work in."""
+    """A list of native calls over memory that other recorded steps may overwrite."""
 
-    def __init__(self, recording: Any, memory: list[torch.UntypedStorage]) -> None:
-        self._recording, self._memory = recording, memory
+    def __init__(self, recording: Any, memory: Memory) -> None:
+        self._recording, self.memory = recording, memory
+        """Where its arrays lie, its result among them."""
+
+    @property
+    def num_bytes(self) -> int:
+        calls: int = self._recording.num_bytes
+        return calls
 
     def replay(self) -> None:
         self._recording.replay()
@@ -132,17 +122,26 @@ class RecordedStep:
         return len(self._recording)
 
 
-def capture(run: Callable[[], Tensor]) -> tuple[RecordedStep | None, Tensor]:
-    """Runs once, recording; no step, said once by name, if the step computes with anything but native kernels."""
-    recording, watch = native().Recording(), _Watch()
-    recording.start()
+def capture(run: Callable[[], Tensor], beside: RecordedStep | None = None) -> tuple[RecordedStep | None, Tensor]:
+    """Runs once, recording; no step, said once by name, if the step computes with anything but native kernels.
+
+    Args:
+        run: the step. What it computes on and leaves behind, its result apart, was there before.
+        beside: a step whose memory this one may overwrite.
+    """
+    recorded, arena = native().Recording(), Arena(beside.memory if beside is not None else None)
+    watch = _Watch(arena)
+    recorded.start()
     try:
-        with watch:
+        with recording(), watch:
             result = run()
     finally:
-        recording.stop()
-    if watch.foreign is not None:
-        log.info("cpu: the step is not recorded, since it uses %s", watch.foreign)
-        return None, result
+        recorded.stop()
+    why = f"uses {watch.foreign}" if watch.foreign is not None else None
+    if why is None and not arena.keeps_only(result):
+        why = "keeps arrays that the next would overwrite"
+    if why is not None:
+        log.info("cpu: the step is not recorded, since it %s", why)
+        return None, result.clone()
     TORCH_THREADS.rest()
-    return RecordedStep(recording, watch.memory), result
+    return RecordedStep(recorded, arena.memory), result

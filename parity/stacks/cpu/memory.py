@@ -8,6 +8,7 @@ from torch import Tensor
 from ...core.batch import Batch
 from ...core.weights import Packed
 from .. import reference_memory as reference
+from .arena import empty
 from .fallback import told
 from .native import native
 from .weights import PLAIN, native_format
@@ -22,7 +23,7 @@ def token_windows(tokens: Tensor, history: Tensor, batch: Batch, ids: Tensor | N
         told("token_windows", tokens, history, ids)
         return reference.token_windows(tokens, history, batch, ids)
     width = history.shape[1] + 1
-    out = torch.empty(tokens.shape[0], width, dtype=torch.int64)
+    out = empty(tokens.shape[0], width, dtype=torch.int64)
     native().token_windows(
         tokens.data_ptr(), 0 if ids is None else ids.data_ptr(), history.data_ptr(), batch.starts.data_ptr(),
         batch.slots.data_ptr(), batch.num_sequences, width, out.data_ptr(),
@@ -37,7 +38,7 @@ def hash_windows(
         told("hash_windows", windows, primes)
         return reference.hash_windows(windows, multipliers, primes, offsets, fill, stop)
     tokens, width = windows.shape
-    out = torch.empty(tokens, primes.numel(), dtype=torch.int64)
+    out = empty(tokens, primes.numel(), dtype=torch.int64)
     native().hash_windows(
         windows.data_ptr(), multipliers.data_ptr(), primes.data_ptr(), offsets.data_ptr(), out.data_ptr(), tokens, width,
         primes.shape[1], fill, -1 if stop is None else stop,
@@ -51,7 +52,7 @@ def gather(rows: Tensor, parts: tuple[Tensor | Packed, ...], part_rows: int, dty
         told("gather", rows, parts[0])
         return reference.gather(rows, parts, part_rows, dtype)
     columns = parts[0].shape[1]
-    out = torch.empty(rows.shape[0], rows.shape[1] * columns)
+    out = empty(rows.shape[0], rows.shape[1] * columns)
     for index, part in enumerate(parts):
         assert isinstance(part, Tensor)
         first = index * part_rows

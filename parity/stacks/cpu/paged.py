@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.batch import Batch
 from .. import reference, reference_entries
 from ..paged import row_size
+from .arena import empty
 from .fallback import told, usable
 from .native import native
 
@@ -42,7 +43,7 @@ def rope_angles(positions: Tensor, inv_freq: Tensor, scale: float = 1.0, shift: 
         told("rope_angles", positions, inv_freq)
         return reference.rope_angles(positions, inv_freq, scale, shift)
     half = inv_freq.shape[0]
-    out = torch.empty(positions.shape[0], 2, half)
+    out = empty(positions.shape[0], 2, half)
     native().rope_angles(positions.data_ptr(), inv_freq.data_ptr(), out.data_ptr(), positions.shape[0], half, shift, scale)
     return out
 
@@ -51,7 +52,7 @@ def rope(x: Tensor, angles: Tensor, interleaved: bool = False, offset: int = 0, 
     if not (usable(x) and angles.is_contiguous()):
         told("rope", x)
         return reference.rope(x, angles, interleaved, offset, inverse)
-    out = torch.empty(x.shape)
+    out = empty(*x.shape)
     native().rope(
         x.data_ptr(), x.stride(0), x.stride(1), angles.data_ptr(), out.data_ptr(), *x.shape, angles.shape[-1], offset,
         interleaved, inverse,
@@ -101,7 +102,7 @@ def rope_write(
     if not (same and all(usable(x) and _inner_contiguous(x) for x in (q, k, v)) and angles.is_contiguous()):
         told("rope_write", q, k, v, k_pages, v_pages)
         return reference.rope_write(q, k, v, angles, k_pages, v_pages, batch, interleaved, offset)
-    out = torch.empty(q.shape)
+    out = empty(*q.shape)
     native().rope_write(
         q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0), angles.data_ptr(), out.data_ptr(),
         k_pages.data_ptr(), v_pages.data_ptr(), PAGE_TYPES[k_pages.dtype], *q.shape[1:2], *k.shape[1:],
@@ -204,7 +205,7 @@ def _attend(
     pooled: Tensor | None = None,
     selected: Tensor | None = None,
 ) -> Tensor:
-    out = torch.empty(q.shape[0], q.shape[1], row_size(v_pages))
+    out = empty(q.shape[0], q.shape[1], row_size(v_pages))
     native().attend(
         q.data_ptr(),
         q.stride(0),

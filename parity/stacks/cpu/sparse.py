@@ -9,6 +9,7 @@ from ...core.batch import Batch
 from ...core.weights import Rows, Weight
 from .. import reference
 from ..ops import Activation, Routing
+from .arena import empty
 from .dense import activation_numbers, plain
 from .fallback import told, usable
 from .native import native
@@ -48,8 +49,8 @@ def _route(
     table: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     rows, columns = logits.shape
-    weights = torch.empty(rows, routing.top_k)
-    chosen = torch.empty(rows, routing.top_k, dtype=torch.int32)
+    weights = empty(rows, routing.top_k)
+    chosen = empty(rows, routing.top_k, dtype=torch.int32)
     native().route(
         logits.data_ptr(),
         logits.stride(0),
@@ -89,7 +90,7 @@ def experts(
     assert not isinstance(gate_up, Rows)
     assert not isinstance(down, Rows)
     x, experts = x.contiguous(), experts.contiguous()
-    out = torch.empty(x.shape)
+    out = empty(*x.shape)
     native().experts(
         x.data_ptr(),
         _data(gate_up).data_ptr(),
@@ -121,7 +122,7 @@ def causal_conv(
     if not (plain and usable(x) and activation in ("silu", None)):
         told("causal_conv", x, weight, state)
         return reference.causal_conv(x, weight, state, batch, bias, activation)
-    out = torch.empty(x.shape)
+    out = empty(*x.shape)
     native().causal_conv(
         x.data_ptr(), x.stride(0), weight.data_ptr(), 0 if bias is None else bias.data_ptr(), state.data_ptr(), out.data_ptr(),
         batch.starts.data_ptr(), batch.slots.data_ptr(), batch.num_sequences, *x.shape, weight.shape[-1],
@@ -140,7 +141,7 @@ def delta_gates(
     if not (_rows_in_one_piece(a) and usable(b) and plain(a_log, dt_bias)):
         told("delta_gates", a, b)
         return reference.delta_gates(a, b, a_log, dt_bias, lower_bound)
-    decay, beta = torch.empty(a.shape), torch.empty(b.shape)
+    decay, beta = empty(*a.shape), empty(*b.shape)
     rows, heads = b.shape
     native().delta_gates(
         a.data_ptr(), a.stride(0), b.data_ptr(), b.stride(0), a_log.data_ptr(), dt_bias.data_ptr(), decay.data_ptr(),
@@ -156,7 +157,7 @@ def gated_delta(
     if not (plain and all(_rows_in_one_piece(tensor) for tensor in (q, k, v))):
         told("gated_delta", q, v, state)
         return reference.gated_delta(q, k, v, decay, beta, state, batch, scale)
-    out = torch.empty(v.shape)
+    out = empty(*v.shape)
     native().gated_delta(
         q.data_ptr(), q.stride(0), k.data_ptr(), k.stride(0), v.data_ptr(), v.stride(0), decay.data_ptr(), beta.data_ptr(),
         state.data_ptr(), out.data_ptr(), batch.starts.data_ptr(), batch.slots.data_ptr(), batch.num_sequences, v.shape[0],
@@ -171,7 +172,7 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, mi
         told("sample", logits, *floats)
         return reference.sample(logits, temperature, top_k, top_p, min_p, uniform)
     top_k = top_k.to(torch.int32).contiguous()
-    out = torch.empty(logits.shape[0], dtype=torch.int64)
+    out = empty(logits.shape[0], dtype=torch.int64)
     native().sample(
         logits.data_ptr(), logits.stride(0), temperature.data_ptr(), top_k.data_ptr(), top_p.data_ptr(), min_p.data_ptr(),
         uniform.data_ptr(), *logits.shape, out.data_ptr(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ class CudaDevice:
         records: whether steps of the table in use can be recorded: none of its ops brings a number to the host.
     """
 
-    reads_host = False
     asynchronous = True
     recorded_rows = (1, 2, 4, 8, *range(16, 65, 8), *range(80, 257, 16))
     """A row that fills up costs little where few rows wait for the weights, and at most an eighth above."""
@@ -31,7 +30,6 @@ class CudaDevice:
     def __init__(self, index: int, *, records: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
         self._records = records
-        self._pool: Any = None
 
     def memory(self) -> Memory:
         """The GPU's memory; what PyTorch holds and does not use counts as free."""
@@ -51,11 +49,11 @@ class CudaDevice:
     def synchronize(self) -> None:
         torch.cuda.synchronize(self.torch_device)
 
-    def capture(self, run: Callable[[], Tensor]) -> tuple[Graph | None, Tensor]:
+    def capture(self, run: Callable[[], Tensor], beside: Graph | None = None) -> tuple[Graph | None, Tensor]:
         """Runs the step once, then records it; recording computes nothing, so that state moves on once.
 
-        The first run also compiles kernels and lets libraries set up, which cannot be recorded. All graphs share a pool of
-        memory, since only one runs at a time.
+        The first run also compiles kernels and lets libraries set up, which cannot be recorded. Graphs that never run at
+        once share a pool of memory; each keeps its result.
         """
         if not self._records:
             return None, run()
@@ -66,17 +64,17 @@ class CudaDevice:
             first = run()
         torch.cuda.current_stream(self.torch_device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
+        assert beside is None or isinstance(beside, CudaGraph)
+        pool = torch.cuda.graph_pool_handle() if beside is None else beside.graph.pool()
         try:
-            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            with torch.cuda.graph(graph, pool=pool, stream=stream):
                 result = run()
         except RuntimeError as error:
             log.warning("steps on %s cannot be recorded: %s", self.torch_device, error)
             self._records = False
             return None, first
         result.copy_(first)
-        return graph, result
+        return CudaGraph(graph, result), result
 
     def fetch(self, data: Tensor) -> Callable[[], Tensor]:
         """The copy stands in the stream before any later step; only its event is waited for."""
@@ -103,3 +101,18 @@ class CudaDevice:
             "cuda": str(torch.version.cuda),
             "tf32": str(torch.backends.cuda.matmul.allow_tf32),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class CudaGraph:
+    """A recorded step and the result that it keeps."""
+
+    graph: torch.cuda.CUDAGraph
+    result: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return self.result.nbytes
+
+    def replay(self) -> None:
+        self.graph.replay()
