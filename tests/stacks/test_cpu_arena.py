@@ -59,7 +59,7 @@ def test_an_array_larger_than_a_region_has_one_of_its_own(monkeypatch: pytest.Mo
     monkeypatch.setattr(arena, "_REGION_BYTES", 1 << 10)
     place = Arena()
     large = place.empty((1 << 12,), torch.float32).fill_(1)
-    small = place.empty((16,), torch.float32).fill_(2)
+    small = place.empty((32,), torch.float32).fill_(2)
     assert large.eq(1).all()
     assert small.eq(2).all()
     assert len(place.memory.regions) == 2
