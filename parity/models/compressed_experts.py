@@ -7,7 +7,6 @@ from typing import Protocol
 
 from torch import nn
 
-from ..core.errors import ConfigError
 from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields
 from .layers.experts import Experts
@@ -37,8 +36,6 @@ def compressed_experts(fields: Fields, ops: Ops, sizes: Sizes) -> MakeExperts:
         scale=fields.float("routed_scaling_factor", 1.5),
     )
     num_experts = fields.size(fields.either("n_routed_experts", "num_local_experts"))
-    if routing.top_k > num_experts:
-        raise ConfigError(f"num_experts_per_tok = {routing.top_k} is above the {num_experts} experts")
     moe_size = fields.size("moe_intermediate_size")
     fields.expect("intermediate_size", moe_size)
     shared_size = moe_size * fields.size("n_shared_experts", 1)

@@ -27,7 +27,7 @@ ARCHITECTURE = Architecture(
         *DRAFT_NAMES,
     ),
     checkpoints="Qwen3.5 35B-A3B, 122B-A10B and 397B-A17B, Qwen3.6-35B-A3B, Qwen3.8-2.4T-A95B",
-    formats="bf16, FP8, GPTQ",
+    formats="bf16, FP8, GPTQ, GGUF",
     reference="transformers 5.23",
     missing="images",
 )

@@ -42,8 +42,6 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
         raise ConfigError(f"indexer_head_dim must be at least the {ropes['default'].dims} rotated dimensions")
     ropes["groups"] = ropes["default"].grouped(every)
     routing = Routing(fields.size("num_experts_per_tok", 10))
-    if routing.top_k > fields.size(fields.either("num_experts", "num_local_experts")):
-        raise ConfigError(f"num_experts_per_tok = {routing.top_k} is above the number of experts")
     count, rank = fields.size("hc_count", 4), fields.size("hc_lowrank", 320)
     memories = _memories(fields, ops, sizes, dtype, count)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..core.errors import ConfigError
 from ..stacks.ops import Ops
 from .block import Block, plain_block
 from .config import Fields, divides
@@ -45,13 +46,16 @@ def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False, activat
     kv_heads = fields.size("num_key_value_heads", heads)
     divides(fields, "num_attention_heads", heads, "num_key_value_heads", kv_heads)
     fields.expect("hidden_act", activation)
+    norm_eps = fields.float("rms_norm_eps", eps)
+    if norm_eps < 0:
+        raise ConfigError(f"rms_norm_eps must not be negative, not {norm_eps}")
     return Sizes(
         hidden=fields.size("hidden_size"),
         vocab=fields.size("vocab_size"),
         num_layers=fields.size("num_hidden_layers"),
         num_heads=heads,
         num_kv_heads=kv_heads,
-        eps=fields.float("rms_norm_eps", eps),
+        eps=norm_eps,
         max_position=fields.size(fields.either("max_position_embeddings", "model_max_length")),
         tied=fields.bool("tie_word_embeddings", tied),
     )

@@ -170,6 +170,21 @@ OF_EACH_FAMILY = (
 )
 
 
+NOT_NUMBERS_OF_A_MODEL: tuple[tuple[str, Any, str], ...] = (
+    ("rms_norm_eps", -1e-6, "rms_norm_eps must not be negative, not -1e-06"),
+    ("rope_theta", 0, "rope_theta must be above 0, not 0"),
+    ("rope_parameters", {"rope_type": "default", "rope_theta": -1e6}, "rope_theta must be above 0, not -1000000"),
+    ("num_experts_per_tok", 999, "num_experts_per_tok = 999 is above the number of experts"),
+    ("num_experts_per_token", 999, "num_experts_per_tok = 999 is above the number of experts"),
+    ("n_group", 7, "do not fit n_group = 7 with topk_group"),
+    ("topk_group", 99, r"do not fit n_group = \d+ with topk_group = 99"),
+    ("num_expert_group", 7, "do not fit n_group = 7 with topk_group"),
+)
+
+# Greedy routing has no groups; nothing is rotated.
+NOT_COMPUTED_WITH = {"deepseek-v2-lite": {"n_group", "topk_group"}, "kimi-linear-48b-a3b": {"rope_theta"}}
+
+
 @pytest.mark.parametrize("name", OF_EACH_FAMILY)
 def test_what_is_wrong_is_named_in_every_family(name: str) -> None:
     index = Index(name)
@@ -183,6 +198,13 @@ def test_what_is_wrong_is_named_in_every_family(name: str) -> None:
     with pytest.raises(ParityError, match="gelu_new"):
         registry.build(config, OPS, torch.bfloat16)
     text["hidden_act"] = given
+    used = text.keys() - NOT_COMPUTED_WITH.get(name, set())
+    for key, value, said in NOT_NUMBERS_OF_A_MODEL:
+        if key in used:
+            given, text[key] = text[key], value
+            with pytest.raises(ConfigError, match=said):
+                registry.build(config, OPS, torch.bfloat16)
+            text[key] = given
     text["hidden_size"] *= 1000  # terabytes, if it came to that
     with pytest.raises(WeightError, match=r"embed_tokens\.weight has shape \[\d+, \d+\], the model wants \[\d+, \d+000\]"):
         index.fitted()

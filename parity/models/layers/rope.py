@@ -57,10 +57,12 @@ def make_rope(parameters: Mapping[str, Any], dims: int, max_position: int) -> Ro
     """The frequencies of `dims` rotated dimensions.
 
     Raises:
-        ConfigError: a scaling or a key of one that is not computed.
+        ConfigError: a scaling or a key of one that is not computed, or a base that is not above 0.
     """
     left = dict(parameters)
     kind, theta = left.pop("rope_type"), float(left.pop("rope_theta"))
+    if theta <= 0:
+        raise ConfigError(f"rope_theta must be above 0, not {theta}")
     # Text positions are the same in all three sections of a multimodal rope, which then is a plain one.
     for key in ("mrope_section", "mrope_interleaved", "partial_rotary_factor"):
         left.pop(key, None)

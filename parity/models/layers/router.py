@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from ...core.errors import ConfigError
 from ...core.weights import Weight
 from ...stacks.ops import Ops, Routing
 from ..step import Step
@@ -17,10 +18,14 @@ class Router(nn.Module):
 
     Args:
         bias: the checkpoint name of a correction added for choosing only, or None.
+
+    Raises:
+        ConfigError: a token would go to more experts than there are, or to more groups, or the groups are not alike.
     """
 
     def __init__(self, ops: Ops, hidden_size: int, num_experts: int, routing: Routing, *, bias: str | None = None) -> None:
         super().__init__()
+        _check_counts(routing, num_experts)
         self.ops, self.routing = ops, routing
         self.weight = Parameter("weight", num_experts, hidden_size, exact=True)
         self.bias = None if bias is None else Parameter(bias, num_experts, exact=True)
@@ -41,6 +46,7 @@ class HashRouter(nn.Module):
 
     def __init__(self, ops: Ops, hidden_size: int, num_experts: int, routing: Routing, vocab_size: int) -> None:
         super().__init__()
+        _check_counts(routing, num_experts)
         self.ops, self.routing = ops, routing
         self.weight = Parameter("weight", num_experts, hidden_size, exact=True)
         self._table_shape = (vocab_size, routing.top_k)
@@ -59,3 +65,11 @@ class HashRouter(nn.Module):
         """x [T, hidden] -> (weights float32 [T, k], experts int32 [T, k])."""
         logits = self.ops.linear(x.float(), self.weight.tensor)
         return self.ops.route_to(logits, step.batch.tokens, self._table, self.routing)
+
+
+def _check_counts(routing: Routing, num_experts: int) -> None:
+    if routing.top_k > num_experts:
+        raise ConfigError(f"num_experts_per_tok = {routing.top_k} is above the number of experts, {num_experts}")
+    if num_experts % routing.num_groups or routing.top_groups > routing.num_groups:
+        groups = f"n_group = {routing.num_groups} with topk_group = {routing.top_groups}"
+        raise ConfigError(f"{num_experts} experts do not fit {groups}")
