@@ -11,8 +11,13 @@ constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 2048
 constexpr bool kPairSums = true, kLargeInPlace = true;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 2, kPlainTokens = 2;
+// Numbers of a register, and tokens of a tile of four rows of them.
+constexpr int kLanes = 8, kLaneTokens = 3;
+
+inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 
 struct F { __m256 a, b; };
+struct R { __m256 v; };
 struct I { __m256i a, b; };
 struct B { __m256i a, b; };
 
@@ -22,6 +27,8 @@ constexpr int kSignOffset = 0;
 inline F set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline F load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline void store(float* p, F x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+inline R load_register(const float* p) { return {_mm256_loadu_ps(p)}; }
+inline void store_register(float* p, R x) { _mm256_storeu_ps(p, x.v); }
 inline F load_some(const float* p, int64_t n) {
     alignas(32) float all[16] = {};
     for (int64_t i = 0; i < n && i < 16; ++i) all[i] = p[i];
@@ -32,7 +39,6 @@ inline void store_some(float* p, F x, int64_t n) {
     store(all, x);
     for (int64_t i = 0; i < n && i < 16; ++i) p[i] = all[i];
 }
-inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline void store256(void* p, __m256i x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 inline F load_half(const uint16_t* p) { return {_mm256_cvtph_ps(load128(p)), _mm256_cvtph_ps(load128(p + 8))}; }
@@ -58,6 +64,7 @@ inline F operator-(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.
 inline F operator*(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
 inline F operator/(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 inline F fma(F x, F y, F z) { return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)}; }
+inline R fma(R x, R y, R z) { return {_mm256_fmadd_ps(x.v, y.v, z.v)}; }
 inline F max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 inline F min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 inline F abs(F x) {
@@ -69,6 +76,19 @@ inline float sum(F x) {
     __m128 four = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     four = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+// Each as `sum` adds it: four at a time share their steps.
+inline void sum_four(const float* p, float* out) {
+    __m256 half[4], pairs[2];
+    for (int i = 0; i < 4; ++i) half[i] = _mm256_add_ps(_mm256_loadu_ps(p + 16 * i), _mm256_loadu_ps(p + 16 * i + 8));
+    for (int i = 0; i < 2; ++i) {
+        const __m256 low = _mm256_permute2f128_ps(half[2 * i], half[2 * i + 1], 0x20), high = _mm256_permute2f128_ps(half[2 * i], half[2 * i + 1], 0x31);
+        pairs[i] = _mm256_add_ps(low, high);
+    }
+    const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(pairs[0], pairs[1], 0x44), _mm256_shuffle_ps(pairs[0], pairs[1], 0xee));
+    const __m256 one = _mm256_add_ps(_mm256_shuffle_ps(two, two, 0x88), _mm256_shuffle_ps(two, two, 0xdd));
+    // The numbers 0 and 2 are in the low half, 1 and 3 in the high one.
+    _mm_storeu_ps(out, _mm_unpacklo_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1)));
 }
 // As integers, since these order sizes as numbers are, and have NaN above them.
 inline float largest_size(F x, F y) {
@@ -182,6 +202,7 @@ template <int kLogOffset, int kHalves> __m256i start_words(const int32_t* pairs)
 // The compiler would compute all products of a block before it adds any, and has no registers for them: it has to have
 // `sum` here.
 inline void settle(__m256i& sum) { asm volatile("" : "+x"(sum)); }
+inline void settle(R& x) { asm volatile("" : "+x"(x.v)); }
 inline void settle(F& x) { asm volatile("" : "+x"(x.a), "+x"(x.b)); }
 
 // words[half of the rows][token] += products of `kSteps` times four columns; they wrap around.

@@ -13,8 +13,11 @@ constexpr int kTilePanels = 2, kTileTokens = 6, kDirectTokens = 4, kAhead = 2048
 constexpr bool kPairSums = false, kLargeInPlace = false;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 4, kPlainTokens = 4;
+// Numbers of a register, and tokens of a tile of four rows of them.
+constexpr int kLanes = 16, kLaneTokens = 6;
 
 struct F { __m512 v; };
+struct R { __m512 v; };
 struct I { __m512i v; };
 struct B { __m512i v; };
 
@@ -24,6 +27,8 @@ constexpr int kSignOffset = 128;
 inline F set(float x) { return {_mm512_set1_ps(x)}; }
 inline F load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline void store(float* p, F a) { _mm512_storeu_ps(p, a.v); }
+inline R load_register(const float* p) { return {_mm512_loadu_ps(p)}; }
+inline void store_register(float* p, R a) { _mm512_storeu_ps(p, a.v); }
 inline __mmask16 first(int64_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 inline F load_some(const float* p, int64_t n) { return {_mm512_maskz_loadu_ps(first(n), p)}; }
 inline void store_some(float* p, F a, int64_t n) { _mm512_mask_storeu_ps(p, first(n), a.v); }
@@ -46,10 +51,14 @@ inline F operator-(F a, F b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline F operator*(F a, F b) { return {_mm512_mul_ps(a.v, b.v)}; }
 inline F operator/(F a, F b) { return {_mm512_div_ps(a.v, b.v)}; }
 inline F fma(F a, F b, F c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline R fma(R a, R b, R c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
 inline float sum(F a) { return _mm512_reduce_add_ps(a.v); }
+inline void sum_four(const float* p, float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sum(load(p + 16 * i));
+}
 inline float largest(F a) { return _mm512_reduce_max_ps(a.v); }
 // As integers, since these order sizes as numbers are, and have NaN above them.
 inline float largest_size(F a, F b) {
@@ -154,6 +163,7 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
 
 // Has `x` in registers at this point, where a compiler has to be told.
 inline void settle(F&) {}
+inline void settle(R&) {}
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 }  // namespace parity::PARITY_ISA

@@ -13,8 +13,11 @@ constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 1024
 constexpr bool kPairSums = false, kLargeInPlace = false;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 4, kPlainTokens = 2;
+// Numbers of a register, and tokens of a tile of four rows of them.
+constexpr int kLanes = 4, kLaneTokens = 6;
 
 struct F { float32x4_t v[4]; };
+struct R { float32x4_t v; };
 struct I { int32x4_t v[4]; };
 struct B { uint8x16_t v[4]; };
 
@@ -29,6 +32,8 @@ inline F load(const float* p) { return each<F>([=](int i) { return vld1q_f32(p +
 inline void store(float* p, F a) {
     for (int i = 0; i < 4; ++i) vst1q_f32(p + 4 * i, a.v[i]);
 }
+inline R load_register(const float* p) { return {vld1q_f32(p)}; }
+inline void store_register(float* p, R a) { vst1q_f32(p, a.v); }
 inline F load_some(const float* p, int64_t n) {
     float all[16] = {};
     for (int64_t i = 0; i < n && i < 16; ++i) all[i] = p[i];
@@ -57,10 +62,14 @@ inline F operator-(F a, F b) { return each<F>([&](int i) { return vsubq_f32(a.v[
 inline F operator*(F a, F b) { return each<F>([&](int i) { return vmulq_f32(a.v[i], b.v[i]); }); }
 inline F operator/(F a, F b) { return each<F>([&](int i) { return vdivq_f32(a.v[i], b.v[i]); }); }
 inline F fma(F a, F b, F c) { return each<F>([&](int i) { return vfmaq_f32(c.v[i], a.v[i], b.v[i]); }); }
+inline R fma(R a, R b, R c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
 inline F max(F a, F b) { return each<F>([&](int i) { return vmaxq_f32(a.v[i], b.v[i]); }); }
 inline F min(F a, F b) { return each<F>([&](int i) { return vminq_f32(a.v[i], b.v[i]); }); }
 inline F abs(F a) { return each<F>([&](int i) { return vabsq_f32(a.v[i]); }); }
 inline float sum(F a) { return vaddvq_f32(vaddq_f32(vaddq_f32(a.v[0], a.v[1]), vaddq_f32(a.v[2], a.v[3]))); }
+inline void sum_four(const float* p, float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sum(load(p + 16 * i));
+}
 inline float largest(F a) { return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[1]), vmaxq_f32(a.v[2], a.v[3]))); }
 inline float largest_size(F a, F b) { return largest(max(abs(a), abs(b))); }  // a NaN stays one in these
 
@@ -162,6 +171,7 @@ inline void transpose(const float* const* rows, float* to, int64_t stride) {
 
 // Has `x` in registers at this point, where a compiler has to be told.
 inline void settle(F&) {}
+inline void settle(R&) {}
 inline void prefetch(const void* p) { __builtin_prefetch(p); }
 
 }  // namespace parity::PARITY_ISA

@@ -1,6 +1,7 @@
 // Sixteen lanes in plain C++: the meaning of every vector function, and what runs where nothing better is compiled in.
 //
 //   F  16 floats             I  16 32-bit integers           B  64 bytes: four columns of each of 16 rows
+//   R  a register of an F: `kLanes` floats
 //
 // A panel of weights holds 16 rows. Four consecutive columns of a row fill one 32-bit lane, so that a product with four
 // activations, the same for all rows, adds into that row's lane.
@@ -21,8 +22,11 @@ constexpr bool kPairSums = false;
 constexpr bool kLargeInPlace = false;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 4, kPlainTokens = 2;
+// Numbers of a register, and tokens of a tile of four rows of them.
+constexpr int kLanes = 16, kLaneTokens = 2;
 
 struct F { float v[16]; };
+using R = F;
 struct I { int32_t v[16]; };
 struct B { uint8_t v[64]; };
 
@@ -55,6 +59,8 @@ inline float half_to_float(uint16_t h) {
 }
 inline F load_half(const uint16_t* p) { return each<F>([=](size_t i) { return half_to_float(p[i]); }); }
 inline F load_bfloat(const uint16_t* p) { return each<F>([=](size_t i) { return bits_to_float(uint32_t(p[i]) << 16); }); }
+inline R load_register(const float* p) { return load(p); }
+inline void store_register(float* p, R a) { store(p, a); }
 // Rounded to nearest, halves to even; what is no number stays one.
 inline uint16_t float_to_bfloat(float x) {
     uint32_t bits;
@@ -96,6 +102,10 @@ inline float sum(F a) {
     for (int n = 8; n; n /= 2)
         for (int i = 0; i < n; ++i) a.v[i] += a.v[i + n];
     return a.v[0];
+}
+// The sums of four, one after the other.
+inline void sum_four(const float* p, float* out) {
+    for (int i = 0; i < 4; ++i) out[i] = sum(load(p + 16 * i));
 }
 inline float largest(F a) {
     for (int i = 1; i < 16; ++i)

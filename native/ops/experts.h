@@ -42,6 +42,7 @@ void grouped_linear(const ExpertsArgs& args, Team& team, const Grouped& groups, 
         if (groups.first[e + 1] - groups.first[e] > most) most = groups.first[e + 1] - groups.first[e];
     size_t unpacked_bytes = packed ? size_t(columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
     if (in_float_panels(format)) unpacked_bytes = float_panels_scratch(most);
+    else if (!format_info(format).columns) unpacked_bytes = plain_scratch(most);
     else if (args.as_floats) unpacked_bytes = expanded_scratch(most);
     const size_t gathered_bytes = size_t(round_up(4 * most * columns, 64));
     const size_t quantised_bytes = packed ? Activations::bytes(most, columns, kTileTokens) : 0;

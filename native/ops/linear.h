@@ -18,6 +18,12 @@ inline bool any_in_float_panels(const LinearArgs& args) {
     return false;
 }
 
+inline bool any_plain(const LinearArgs& args) {
+    for (int64_t i = 0; i < args.num_parts; ++i)
+        if (!format_info(args.parts[i].format).columns) return true;
+    return false;
+}
+
 // With so few rows each thread makes its own copy of the activations' bytes rather than wait for the others.
 constexpr int64_t kOwnCopy = 2;
 
@@ -34,9 +40,9 @@ inline const Part& find_part(const LinearArgs& args, int64_t& panel) {
     return *part;
 }
 
-template <class W> void plain_panel(const Part& part, int64_t row, int64_t rows, const LinearArgs& args) {
+template <class W> void plain_panel(const Part& part, int64_t row, int64_t rows, const LinearArgs& args, std::byte* scratch) {
     const int64_t first = part.first + row;
-    plain_linear(static_cast<const W*>(part.data) + row * args.columns, rows, args, args.out + first, args.bias ? args.bias + first : nullptr);
+    plain_linear(static_cast<const W*>(part.data) + row * args.columns, rows, args, scratch, args.out + first, args.bias ? args.bias + first : nullptr);
 }
 
 // Computes one panel, or as many as the kernels take at a time of the `most` that follow; returns how many.
@@ -46,9 +52,9 @@ inline int64_t linear_panels(const LinearArgs& args, const Activations& a, int64
     const FormatInfo& info = format_info(part.format);
     if (!info.columns) {
         const int64_t rows = left < kPanelRows ? left : kPanelRows;
-        if (part.format == kF32) plain_panel<float>(part, row, rows, args);
-        if (part.format == kF16) plain_panel<Half>(part, row, rows, args);
-        if (part.format == kBf16) plain_panel<Bfloat>(part, row, rows, args);
+        if (part.format == kF32) plain_panel<float>(part, row, rows, args, unpacked);
+        if (part.format == kF16) plain_panel<Half>(part, row, rows, args, unpacked);
+        if (part.format == kBf16) plain_panel<Bfloat>(part, row, rows, args, unpacked);
         return 1;
     }
     const auto* data = static_cast<const uint8_t*>(part.data) + panel * (args.columns / info.columns * info.panel_bytes);
@@ -81,6 +87,7 @@ inline void linear(const void* raw, Team& team) {
     size_t unpacked_bytes = packed && width > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
     if (any_in_float_panels(args) && unpacked_bytes < float_panels_scratch(args.tokens)) unpacked_bytes = float_panels_scratch(args.tokens);
     if (args.as_floats && unpacked_bytes < expanded_scratch(args.tokens)) unpacked_bytes = expanded_scratch(args.tokens);
+    if (any_plain(args) && unpacked_bytes < plain_scratch(args.tokens)) unpacked_bytes = plain_scratch(args.tokens);
     const size_t copy = packed && own ? Activations::bytes(args.tokens, args.columns, width) : 0;
     std::byte* local = team.local(unpacked_bytes + copy);
     const Activations a(own ? local + unpacked_bytes : team.shared(), args.tokens, args.columns, width);

@@ -222,6 +222,44 @@ void experts_of(const Kernels& kernels, Pool& pool, Pool& one) {
     check(out[0] == out[1], kernels.isa, "experts on several threads");
 }
 
+// Plain numbers, on sizes that leave part of every tile, of a register and of a stretch of columns.
+void plain_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows, int64_t columns) {
+    const auto count = static_cast<size_t>(rows * columns);
+    std::vector<uint8_t> data(count * static_cast<size_t>(format_info(format).bytes));
+    std::vector<float> plain(count);
+    for (size_t i = 0; i < count; ++i) {  // small whole numbers: the same in every format
+        const int value = static_cast<int>(random_bits() % 17) - 8;
+        plain[i] = static_cast<float>(value);
+        uint32_t bits;
+        std::memcpy(&bits, &plain[i], 4);
+        const uint32_t half = value ? (bits >> 16 & 0x8000) | ((bits >> 13 & 0x3ffff) - (112 << 10)) : 0;
+        const uint16_t two = static_cast<uint16_t>(format == kF16 ? half : bits >> 16);
+        if (format == kF32) std::memcpy(&data[4 * i], &bits, 4);
+        else std::memcpy(&data[2 * i], &two, 2);
+    }
+    constexpr int64_t most = 70;
+    const auto x = normal(static_cast<size_t>(most * columns)), bias = normal(static_cast<size_t>(rows));
+    std::vector<float> whole;
+    for (int64_t tokens : {most, int64_t{1}, int64_t{2}, int64_t{5}, int64_t{12}, int64_t{13}, int64_t{16}, int64_t{64}}) {
+        std::vector<float> out(static_cast<size_t>(tokens * rows));
+        LinearArgs args{x.data(), columns, tokens, columns, bias.data(), out.data(), rows, 1, {}};
+        args.parts[0] = Part{data.data(), static_cast<int32_t>(format), static_cast<int32_t>(rows), 0};
+        run(pool, kernels.linear, args, kernels.linear_scratch(args));
+        if (whole.empty()) whole = out;
+        check(std::memcmp(whole.data(), out.data(), out.size() * 4) == 0, kernels.isa, "a row of plain numbers depends on its batch", format, tokens);
+    }
+    for (int64_t t = 0; t < most; ++t)
+        for (int64_t r = 0; r < rows; ++r) {
+            double expected = bias[static_cast<size_t>(r)], size = std::fabs(expected);
+            for (int64_t c = 0; c < columns; ++c) {
+                const double product = static_cast<double>(x[static_cast<size_t>(t * columns + c)]) * plain[static_cast<size_t>(r * columns + c)];
+                expected += product, size += std::fabs(product);
+            }
+            const double off = std::fabs(expected - whole[static_cast<size_t>(t * rows + r)]);
+            check(off <= static_cast<double>(columns + 3) * size / (1 << 24), kernels.isa, "a product of plain numbers", format, r);
+        }
+}
+
 // What chooses, pools, routes and mixes, on odd sizes: the same bits on one thread and on several.
 void choices(const Kernels& kernels, Pool& pool, Pool& one) {
     const Pages pages({{0, 21}, {70, 1}, {5, 3}}, 8);
@@ -288,6 +326,8 @@ int main() {
             for (int fill : {0x00, 0x7f, 0x80, 0xff})
                 if (format < kFirstGroups) linear_of(*kernels, pool, format, 17, 512, fill);
         }
+        for (int64_t format : {kF32, kF16, kBf16})
+            for (int64_t columns : {7, 512, 1100}) plain_of(*kernels, pool, format, 37, columns);
         others(*kernels, pool, one);
         experts_of(*kernels, pool, one);
         choices(*kernels, pool, one);
