@@ -21,6 +21,6 @@ ARCHITECTURE = Architecture(
     build=build,
     drafts=True,
     checkpoints="DeepSeek-V3, R1, V3.1, Kimi-K2, K2-Thinking, Moonlight-16B-A3B",
-    formats="FP8, int4 groups, MXFP4, GGUF",
+    formats="bf16, FP8, int4 groups, MXFP4, GGUF",
     reference="transformers 5.23",
 )

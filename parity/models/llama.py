@@ -24,6 +24,6 @@ ARCHITECTURE = Architecture(
     model_types=("llama",),
     build=build,
     checkpoints="DeepSeek-R1-Distill-Llama 8B and 70B, Llama 3",
-    formats="GGUF",
+    formats="bf16, GGUF",
     reference="transformers 5.23",
 )

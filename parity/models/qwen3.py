@@ -25,6 +25,6 @@ ARCHITECTURE = Architecture(
     model_types=("qwen3",),
     build=build,
     checkpoints="Qwen3 0.6B to 32B, Qwen3-Embedding, DeepSeek-R1-0528-Qwen3-8B",
-    formats="FP8, GPTQ, GGUF",
+    formats="bf16, FP8, GPTQ, GGUF",
     reference="transformers 5.23",
 )

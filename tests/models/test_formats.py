@@ -186,6 +186,17 @@ CASES: dict[str, Case] = {
         {},
     ),
     "qwen3_moe-bf16": ("Qwen3Moe", MOE | {"num_experts": 6}, r".*\.weight$", halves(torch.bfloat16), {}),
+    "llama-bf16": ("Llama", SIZES, r".*\.weight$", halves(torch.bfloat16), {}),
+    "qwen2-bf16": ("Qwen2", SIZES, r".*\.weight$", halves(torch.bfloat16), {}),
+    "qwen2_moe-bf16": ("Qwen2Moe", test_experts.CASES["qwen2_moe"][1], r".*\.weight$", halves(torch.bfloat16), {}),
+    "qwen3-bf16": ("Qwen3", SIZES | {"head_dim": 32}, r".*\.weight$", halves(torch.bfloat16), {}),
+    "deepseek_v3-bf16": (
+        "DeepseekV3",
+        test_experts.CASES["deepseek_v3-moonlight"][1],
+        r".*\.weight$",
+        halves(torch.bfloat16),
+        {},
+    ),
     "qwen2-fp16": ("Qwen2", SIZES | {"tie_word_embeddings": True}, r".*\.weight$", halves(torch.float16), {}),
 }
 
