@@ -30,7 +30,7 @@ ARCHITECTURE = Architecture(
         Rename(r"^model\.language_model\.", "model."),
     ),
     checkpoints="Kimi-K2.5, K2.6, K2.7-Code; Kimi-VL-A3B",
-    formats="int4 groups",
+    formats="bf16, int4 groups",
     reference="transformers 5.23",
     missing="images",
 )

@@ -12,13 +12,12 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from parity.hub import open_checkpoint
 
 from . import checks, tiny
 from .test_experts import CASES, HYBRID
-from .test_formats import COMPRESSED, EXPERTS, Stored, int4, released
+from .test_formats import COMPRESSED, EXPERTS, halves, int4, released
 
 EYES = {
     "hidden_size": 32,
@@ -75,11 +74,10 @@ def test_the_text_part_computes_what_the_whole_model_does(name: str, tmp_path: P
 
 @pytest.mark.parametrize("name", ["kimi_vl", "kimi_k25"])
 def test_as_the_vendor_stores_it(name: str, tmp_path: Path) -> None:
-    """DeepSeek-V3's text part under Kimi's names; of K2.5 with int4 experts, as it is released."""
-    packed = name == "kimi_k25"
+    """DeepSeek-V3's text part under Kimi's names: of Kimi-VL in bfloat16, of K2.5 with int4 experts, as released."""
     family, sizes = CASES["deepseek_v3-moonlight"]
-    case = (family, sizes, EXPERTS, int4 if packed else as_is, COMPRESSED if packed else {})
-    model = released(case, tmp_path)
+    how = (EXPERTS, int4, COMPRESSED) if name == "kimi_k25" else (r".*\.weight$", halves(torch.bfloat16), {})
+    model = released((family, sizes, *how), tmp_path)
     renamed(tmp_path, lambda key: f"language_model.{key}")
     file = tmp_path / "config.json"
     text = json.loads(file.read_text())
@@ -91,8 +89,3 @@ def test_as_the_vendor_stores_it(name: str, tmp_path: Path) -> None:
     assert whole.engine().info.eos_token_ids == {text["eos_token_id"]}
     checks.check_logits(whole)
     checks.check_steps(whole)
-
-
-def as_is(tensor: Tensor) -> Stored:
-    """Not packed."""
-    return {"weight": tensor}, tensor
