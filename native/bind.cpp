@@ -174,6 +174,7 @@ void attend(Address q, int64_t q_stride, int64_t q_head_stride, Address q2, int6
     need(kv_heads > 0 && heads % kv_heads == 0, "query heads are a multiple of key heads");
     need(seen == kAll || seen == kPooled || selected, "what a row attends to is chosen");
     need(every > 0, "an entry is of at least one token");
+    need(scale > 0, "scores are scaled by a number above 0");
     need_page_type(page_type);
     AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q_head_stride, q2_stride, q2_head_stride, at<const void>(k_pages), at<const void>(k2_pages), at<const void>(v_pages), at<const void>(pooled), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), page_type, heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, seen, every, 0, scale, where};
     const size_t scratch = state().kernels->attend_scratch(args, state().engine.pool().size());

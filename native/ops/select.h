@@ -99,13 +99,13 @@ struct Selecting {
                 const int64_t entry = from.entry(start + e, args.length);
                 entries[e] = place_in(pages, args.places.page_size, entry < from.visible ? entry : 0);  // masked below
             }
-            find_rows({args.page_type, args.k_pages, nullptr, 1, 0, args.dim}, entries, count, rows, found);
-            transpose_keys([&](int64_t e) { return found[e]; }, count, args.dim, keys);
+            const uint8_t* at[kEntries];
+            const PageRows pages_of{args.page_type, args.k_pages, nullptr, 1, 0, args.dim};
+            pages_of.find(entries, count, at), pages_of.read(at, count, rows, found);
+            for (int64_t e = 0; e < count; e += 16) transpose_panel(found + e, count - e < 16 ? count - e : 16, args.dim, keys + e * args.dim);
             for (int64_t e = 0; e < kEntries; ++e) totals[e] = 0;
             const auto add = [&]<int kRows>(int64_t head) {
-                const float* q[kRows];
-                for (int r = 0; r < kRows; ++r) q[r] = args.q + row * args.q_stride + (head + r) * args.q_head_stride;
-                score_rows<kRows>(q, keys, count, args.dim, products, false);
+                score_rows<kRows>(args.q + row * args.q_stride + head * args.q_head_stride, args.q_head_stride, keys, count, args.dim, products, [](int64_t) {});
                 for (int r = 0; r < kRows; ++r) {
                     const F weight = set(args.weights ? args.weights[row * args.weight_stride + head + r] : 1.0f);
                     for (int64_t e = 0; e < kEntries; e += 16)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import UsageError
 from ..core.request import Request, SamplingParams
 from ..engine.engine import Engine
 from ..engine.load import EngineConfig, compute_dtype, load_model, make_engine, quantised, use_threads
@@ -130,6 +131,12 @@ class Bench:
         if quantize is not None:
             self.checkpoint = quantised(self.checkpoint, quantize, self.stack, self.dtype)
         model = load_model(self.checkpoint, self.stack, self.dtype)
+        deepest = work.context + work.num_steps + 1
+        if deepest > model.max_position:
+            raise UsageError(
+                f"{work.num_steps} steps at a depth of {work.context} come to {deepest} tokens, which is above the "
+                f"{model.max_position} tokens that {name} was made for; lower it"
+            )
         self.steps = Steps(model, self.stack, self.dtype)
         self.engine = self._engine()
         self.step_bytes = {n: step_bytes(self.checkpoint, self.stack, self.dtype, n) for n in work.batch_sizes}
@@ -197,9 +204,10 @@ def report(bench: Bench, rounds: Sequence[Mapping[str, Mapping[str, float]]]) ->
     theirs = _medians([one["llama.cpp"] for one in rounds if "llama.cpp" in one])
     work = bench.work
     rows = [_row(f"prefill, {work.input_len} tokens", "prefill", work.input_len, ours, theirs)]
+    deep = "" if work.context == Work().context else f" at {work.context:,}"
     for streams in work.batch_sizes:
         plural = "" if streams == 1 else "s"
-        row = _row(f"decode, {streams} stream{plural}", f"decode_{streams}", streams, ours, theirs)
+        row = _row(f"decode, {streams} stream{plural}{deep}", f"decode_{streams}", streams, ours, theirs)
         rows.append(_bounded(row, bench.step_bytes[streams], streams, each))
     rows.append(_row(f"first token of {work.input_len}", "first_token", work.input_len, ours, theirs))
     many = f"{work.num_prompts} requests, {work.prompt_len} in and {work.output_len} out"

@@ -94,6 +94,15 @@ def test_the_table(run: Run, model: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "b.json").read_text())["model"] == str(model)
 
 
+def test_decoding_at_a_depth(run: Run, model: Path) -> None:
+    code, out, _ = run("bench", str(model), "--stack", "cpu", "--rounds", "1", "--json", "-", "--depth", "100", *SMALL)
+    assert code == 0
+    assert [row["work"] for row in json.loads(out)["rows"]][1:3] == ["decode, 1 stream at 100", "decode, 3 streams at 100"]
+    code, _, err = run("bench", str(model), "--stack", "cpu", "--depth", "250", *SMALL)
+    assert code == 2
+    assert "283 tokens, which is above the 256 tokens" in err
+
+
 def test_a_peer_is_measured_in_turns(gguf: Path, tmp_path: Path) -> None:
     work = Work(input_len=8, batch_sizes=(1, 4), num_prompts=2, output_len=5)
     with Peer(gguf, 2, script(tmp_path, FAKE_PEER)) as peer:
