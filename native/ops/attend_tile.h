@@ -98,10 +98,12 @@ void add_values(const float* weights, Values values, int64_t count, float* sums,
     int64_t c = first;
     for (; c + 16 * wide <= end; c += 16 * wide) add_columns<kRows, wide>(weights, values, count, sums, stride, c), between(wide * kRows * count);
     for (; c + 16 <= end; c += 16) add_columns<kRows, 1>(weights, values, count, sums, stride, c), between(kRows * count);
-    for (; c < end; ++c)
-        for (int r = 0; r < kRows; ++r)
-            for (int64_t e = 0; e < count; ++e)
-                sums[r * stride + c] = __builtin_fmaf(weights[r * kEntries + e], *values.at(e, c), sums[r * stride + c]);
+    for (; c < end; c += 16)  // some columns more: sums have room for sixteen
+        for (int r = 0; r < kRows; ++r) {
+            F total = load(sums + r * stride + c);
+            for (int64_t e = 0; e < count; ++e) total = fma(set(weights[r * kEntries + e]), load_some(values.at(e, c), end - c), total);
+            store(sums + r * stride + c, total);
+        }
 }
 
 // Rows [count, width] to panels of 16 columns [64, 16], the last one filled up with zeros.
