@@ -15,7 +15,6 @@ from ..engine.memory import StateMemory, choose_page_size
 from ..models.decoder import Decoder
 from ..stacks.base import Device, Stack
 
-
 PROMPT_TOKENS = 512
 """Of each stream in one step before decoding."""
 
