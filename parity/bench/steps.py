@@ -46,9 +46,9 @@ class Steps:
         """Seconds of the median step in which each of `streams` sequences decodes one token; recorded where that can be."""
         length = context + num_steps + 1
         state = self._state(streams, length)
-        for start in range(0, context, PROMPT_TOKENS):
-            count = min(PROMPT_TOKENS, context - start)
-            self.model.hidden(self._batch([(start, count)] * streams, self.tokens(rng, count * streams), length), state)
+        for done in range(0, context, PROMPT_TOKENS):
+            count = min(PROMPT_TOKENS, context - done)
+            self.model.hidden(self._batch([(done, count)] * streams, self.tokens(rng, count * streams), length), state)
         batch = self._batch([(context, 1)] * streams, self.tokens(rng, streams), length)
         recordable = self.model.recordable_on(self.device.torch_device)
         graph, _ = self.device.capture(lambda: self.model(batch, state)) if recordable else (None, None)
