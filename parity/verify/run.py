@@ -178,9 +178,9 @@ def is_pack(spec: str) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC or path.suffix == ".pack"
-    except OSError:
+    except OSError as error:
         if path.suffix == ".pack":
-            raise FormatError(f"cannot read the pack {spec}") from None
+            raise FormatError(f"cannot read the pack {spec}: {error.strerror}") from None
         return False
 
 

@@ -197,12 +197,15 @@ def _coverage(data: dict[str, Any]) -> str:
         if f["outcome"] == "uncovered"
     ]
     lists = f"<h2>Not covered</h2><ul>{''.join(missing)}</ul>" if missing else ""
-    return f"<h2>Paths compared</h2>{_table(['path', 'prompts', 'positions'], rows, numeric={1, 2})}{lists}"
+    return f"<h2>Paths compared</h2>{_table(['path', 'prompts', 'positions'], rows, numeric={1, 2}, css='short')}{lists}"
 
 
 def _cost(data: dict[str, Any]) -> str:
     rows = [_row([escape(name), f"{value:.1f} s"], numeric={1}) for name, value in data["cost"]["seconds"].items()]
-    return f"<h2>Cost</h2>{_table(['what', 'time'], rows, numeric={1})}<small>Not part of the verdict.</small>" if rows else ""
+    if not rows:
+        return ""
+    table = _table(["what", "time"], rows, numeric={1}, css="short")
+    return f"<h2>Cost</h2>{table}<small>Not part of the verdict.</small>"
 
 
 def _environments(data: dict[str, Any]) -> str:
