@@ -156,6 +156,8 @@ class Http:
         return headers | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
 
     def _parsed(self, path: str, data: bytes) -> Any:
+        if data.lstrip()[:1] == b"<":
+            raise EndpointError(f"{self.name}{path} answers with a web page: name the address of an OpenAI-compatible API")
         try:
             return parse_json(data, f"the answer of {self.name}{path}")
         except FormatError as error:
