@@ -270,7 +270,7 @@ def test_hostile_endpoints_cost_little_and_crash_nothing(name: str) -> None:
 
 def test_a_web_page_is_called_one() -> None:
     with fake.serve(mood=fake.always(b"\n<!doctype html><p>Welcome")) as server, pytest.raises(EndpointError, match="web page"):
-        Http(server.url, None, PATIENCE).get("/v1/models")
+        Http(server.url, None, PATIENCE).post("/v1/completions", {})
 
 
 def test_lying_lengths_are_refused() -> None:
