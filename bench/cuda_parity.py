@@ -19,7 +19,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
@@ -123,10 +122,11 @@ def main() -> int:
     if arguments.interpreted:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
         sys.path.insert(0, str(_REPOSITORY))
-        point = EntryPoint("interpreted", "tests.stacks.cuda.interpreted:open_stack", registry.GROUP)
+        from tests.stacks.cuda.interpreted import POINT
+
         known = registry.names()
-        registry.names = lambda: {**known, point.name: point}
-        arguments.stack = point.name
+        registry.names = lambda: {**known, POINT.name: POINT}
+        arguments.stack = POINT.name
     fine = True
     for found in compare(arguments.stack, arguments.name):
         fine = fine and found.ok

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .answers import Answer, AnswerStream, Progress, RawEvents, raise_errors
 from .core.batch import Probe
-from .core.chat import Event, Message, ReasoningDelta, TextDelta, Tool, ToolCall, ToolCallEnd, ToolCallStart
+from .core.chat import Message, ReasoningDelta, TextDelta, Tool, ToolCall, ToolCallEnd, ToolCallStart
 from .core.errors import RequestError
 from .core.request import Output, Request, SamplingParams, TokenLogprobs, Want
 from .core.service import ModelInfo, Stats
@@ -246,8 +246,8 @@ class LLM:
         tools: Sequence[Tool] | None = None,
         raw: bool = False,
         **template: Any,
-    ) -> Iterator[Event]:
-        """The events of one answer as they come; the last is `Finished`. Closing the iterator ends the request.
+    ) -> AnswerStream:
+        """The events of one answer as they come; the last is `Finished`. Closing the stream ends the request.
 
         Args:
             prompt: a conversation or a user message; with `raw`, a text or token ids to continue.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <initializer_list>
 #include <random>
 #include <vector>
 
@@ -72,6 +73,21 @@ template <class Args> void run(Pool& pool, Kernel kernel, const Args& args, size
     pool.run(&task, 1, scratch);
 }
 
+// The products of all rows of x, computed together first, and then of fewer of them, which must not change a bit.
+std::vector<float> in_batches(const Kernels& kernels, Pool& pool, const uint8_t* weights, int64_t format, int64_t rows, int64_t columns,
+                              const std::vector<float>& x, const std::vector<float>& bias, std::initializer_list<int64_t> batches) {
+    std::vector<float> whole;
+    for (int64_t tokens : batches) {
+        std::vector<float> out(static_cast<size_t>(tokens * rows));
+        LinearArgs args{x.data(), columns, tokens, columns, bias.data(), out.data(), rows, 1, {}};
+        args.parts[0] = Part{weights, static_cast<int32_t>(format), static_cast<int32_t>(rows), 0};
+        run(pool, kernels.linear, args, kernels.linear_scratch(args));
+        if (whole.empty()) whole = out;
+        check(std::memcmp(whole.data(), out.data(), out.size() * 4) == 0, kernels.isa, "a row depends on its batch", format, tokens);
+    }
+    return whole;
+}
+
 void linear_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows, int64_t columns, int fill = kRandom) {
     const FormatInfo& info = format_info(format);
     std::vector<uint8_t> panels(static_cast<size_t>((rows + 15) / 16 * (columns / info.columns) * info.panel_bytes));
@@ -89,15 +105,7 @@ void linear_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows,
     // The largest sums there are: every activation at the end of its range, with one sign for each row.
     for (size_t i = 0; fill != kRandom && i < x.size(); ++i) x[i] = i / static_cast<size_t>(columns) % 2 ? -1.0f : 1.0f;
     const auto bias = normal(static_cast<size_t>(rows));
-    std::vector<float> whole;
-    for (int64_t tokens : {19, 1, 2, 3, 4, 5, 6, 7, 12}) {
-        std::vector<float> out(static_cast<size_t>(tokens * rows));
-        LinearArgs args{x.data(), columns, tokens, columns, bias.data(), out.data(), rows, 1, {}};
-        args.parts[0] = Part{panels.data(), static_cast<int32_t>(format), static_cast<int32_t>(rows), 0};
-        run(pool, kernels.linear, args, kernels.linear_scratch(args));
-        if (whole.empty()) whole = out;
-        check(std::memcmp(whole.data(), out.data(), out.size() * 4) == 0, kernels.isa, "a row depends on its batch", format, tokens);
-    }
+    const auto whole = in_batches(kernels, pool, panels.data(), format, rows, columns, x, bias, {19, 1, 2, 3, 4, 5, 6, 7, 12});
     for (int64_t t = 0; t < 19; ++t)
         for (int64_t r = 0; r < rows; ++r) {
             double expected = bias[static_cast<size_t>(r)], allowed = 1e-4;
@@ -239,15 +247,7 @@ void plain_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows, 
     }
     constexpr int64_t most = 70;
     const auto x = normal(static_cast<size_t>(most * columns)), bias = normal(static_cast<size_t>(rows));
-    std::vector<float> whole;
-    for (int64_t tokens : {most, int64_t{1}, int64_t{2}, int64_t{5}, int64_t{12}, int64_t{13}, int64_t{16}, int64_t{64}}) {
-        std::vector<float> out(static_cast<size_t>(tokens * rows));
-        LinearArgs args{x.data(), columns, tokens, columns, bias.data(), out.data(), rows, 1, {}};
-        args.parts[0] = Part{data.data(), static_cast<int32_t>(format), static_cast<int32_t>(rows), 0};
-        run(pool, kernels.linear, args, kernels.linear_scratch(args));
-        if (whole.empty()) whole = out;
-        check(std::memcmp(whole.data(), out.data(), out.size() * 4) == 0, kernels.isa, "a row of plain numbers depends on its batch", format, tokens);
-    }
+    const auto whole = in_batches(kernels, pool, data.data(), format, rows, columns, x, bias, {most, 1, 2, 5, 12, 13, 16, 64});
     for (int64_t t = 0; t < most; ++t)
         for (int64_t r = 0; r < rows; ++r) {
             double expected = bias[static_cast<size_t>(r)], size = std::fabs(expected);

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..core.chat import Event, Finished, Message, ReasoningDelta, TextDelta, ToolCallEnd, ToolCallStart
+from ..core.chat import Finished, Message, ReasoningDelta, TextDelta, ToolCallEnd, ToolCallStart
 from ..core.errors import EngineError
 from ..core.request import Finish, SamplingParams, Usage
 from .terminal import printable, say, write
 
 if TYPE_CHECKING:
+    from ..answers import AnswerStream
     from ..llm import LLM
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -115,7 +116,7 @@ def user_turn(prompt: str, system: str | None) -> list[Message]:
     return [*([Message("system", system)] if system else []), Message("user", prompt)]
 
 
-def play(events: Iterator[Event], turn: Turn) -> None:
+def play(events: AnswerStream, turn: Turn) -> None:
     """Shows an answer as it comes and keeps it in `turn`; whatever happens, the request has ended when this returns.
 
     Raises:
@@ -143,7 +144,7 @@ def play(events: Iterator[Event], turn: Turn) -> None:
                     turn.ended_s = time.monotonic()
     finally:
         screen.close()
-        events.close()  # type: ignore[attr-defined]  # every stream of `LLM` can be closed
+        events.close()
     if turn.finish is not None and turn.finish.reason == "error":
         raise EngineError(turn.finish.message or "the engine failed")
 

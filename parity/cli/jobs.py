@@ -10,6 +10,7 @@ import queue
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
@@ -188,6 +189,10 @@ def open_output(path: Path, *, keep: bool) -> TextIO:
         raise UsageError(f"{path} cannot be written: {error.strerror}; name another --output") from error
 
 
+def _put(finished: queue.SimpleQueue[tuple[Job, Future[Answer]]], job: Job, done: Future[Answer]) -> None:
+    finished.put((job, done))
+
+
 def answer_all(
     llm: LLM, jobs: list[Job], given: dict[str, object], arguments: argparse.Namespace
 ) -> Iterator[tuple[Job, Answer | ParityError]]:
@@ -200,8 +205,7 @@ def answer_all(
     try:
         for job in jobs:
             future = workers.submit(_answer, llm, job, given, arguments)
-            # mypy cannot type a lambda's default, which binds this turn's job.
-            future.add_done_callback(lambda done, job=job: finished.put((job, done)))  # type: ignore[misc]
+            future.add_done_callback(partial(_put, finished, job))
         for _ in jobs:
             job, future = finished.get()
             error = future.exception()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +51,11 @@ class State(Sequence[LayerState]):
     def __init__(self, layers: Sequence[LayerState]) -> None:
         self._layers = tuple(layers)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # int or slice, as Sequence has it
+    @overload
+    def __getitem__(self, index: int) -> LayerState: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[LayerState, ...]: ...
+    def __getitem__(self, index: int | slice) -> LayerState | tuple[LayerState, ...]:
         return self._layers[index]
 
     def __len__(self) -> int:

@@ -6,7 +6,7 @@ in `Stack.formats` computes on them (after `Stack.prepare`), and any other stack
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -51,6 +51,15 @@ class Rows:
     def nbytes(self) -> int:
         """Bytes held, over all parts."""
         return sum(part.nbytes for part in self.parts)
+
+    def each(self, change: Callable[[torch.Tensor | Packed], Weight]) -> Rows:
+        """The same rows with every part changed, into a part again."""
+        parts = []
+        for part in self.parts:
+            changed = change(part)
+            assert not isinstance(changed, Rows), "a part of rows is no rows"
+            parts.append(changed)
+        return Rows(tuple(parts))
 
 
 Weight: TypeAlias = "torch.Tensor | Packed | Rows"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..core.weights import Packed, Rows, Weight
+from ..core.weights import Packed, Weight
 from ..stacks.base import Device
 
 _PIECE_BYTES = 64 << 20
@@ -32,7 +32,7 @@ class Upload:
         if isinstance(weight, Packed):
             arrays = {role: self.tensor(array) for role, array in weight.arrays.items()}
             return Packed(weight.format, weight.shape, arrays, weight.meta)
-        return Rows(tuple(self.weight(part) for part in weight.parts))  # type: ignore[misc]  # parts are never rows
+        return weight.each(self.weight)
 
     def tensor(self, tensor: Tensor) -> Tensor:
         """The same numbers on the device, complete for whatever is given to it from now on."""

@@ -171,7 +171,11 @@ def laid_by_rows(weight: Packed) -> Packed | None:
         return columns.by_rows(weight)
     each = [columns.by_rows(one) for one in unstack(weight)]
     found = [one for one in each if one is not None and "order" not in one.arrays]
-    return stack(found) if len(found) == len(each) else None  # type: ignore[return-value]  # of packed ones it is one
+    if len(found) < len(each):
+        return None
+    joined = stack(found)
+    assert isinstance(joined, Packed)  # as all of them are
+    return joined
 
 
 def unstack(weight: Packed) -> list[Packed]:

@@ -119,8 +119,6 @@ class Texts(Sequence[str]):
     def __eq__(self, other: object) -> bool:
         return list(self) == other
 
-    __hash__ = None  # type: ignore[assignment]  # as of a list
-
     def _decoded(self, bounds: Sequence[int]) -> list[str]:
         buffer = self._buffer
         try:

@@ -71,8 +71,7 @@ def inverse(rule: Rename) -> Rename:
     pattern = "".join(re.escape(text) + group for text, group in zip(texts, [*groups, ""], strict=True))
     literal = rule.pattern.removeprefix("^").removesuffix("$")
     for number in range(1, len(groups) + 1):
-        # mypy cannot type a lambda's default, which binds this turn's number.
-        literal = _GROUP.sub(lambda _, number=number: f"\x00{number}\x00", literal, count=1)  # type: ignore[misc]
+        literal = _GROUP.sub(f"\x00{number}\x00", literal, count=1)
     literal = re.sub(r"\\(.)", r"\1", literal)
     replacement = re.sub("\x00(\\d+)\x00", r"\\g<\1>", literal.replace("\\", r"\\"))
     return Rename(start + pattern + end, replacement)

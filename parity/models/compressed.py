@@ -90,9 +90,9 @@ class Blocks:
             ("self_attn", "attn_hc", "input_layernorm", pair[0]),
             ("mlp", "ffn_hc", "post_attention_layernorm", pair[1]),
         ):
-            modules |= {name: module, hyper_name: self.weights(), norm_name: self.norm()}
-            # The modules of a dictionary have no types of their own.
-            parts.append((HyperSite(modules[hyper_name], modules[norm_name], lagged=self.lagged), module))  # type: ignore[arg-type]
+            weights, norm = self.weights(), self.norm()
+            modules |= {name: module, hyper_name: weights, norm_name: norm}
+            parts.append((HyperSite(weights, norm, lagged=self.lagged), module))
         return Block([*parts, *([] if entering else taps)], modules)
 
     def draft(self, pair: Pair) -> DraftLayer:

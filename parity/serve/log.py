@@ -51,4 +51,5 @@ class RequestLog:
 
 def _path(scope: Scope) -> str:
     """The path without what could break the line."""
-    return scope["path"].encode("unicode_escape").decode()[:200]  # type: ignore[no-any-return]
+    path: str = scope["path"]
+    return path.encode("unicode_escape").decode()[:200]

@@ -14,7 +14,7 @@ from ..asks import ChatAsk, JsonForm, ToolPolicy
 from ..desk import Desk
 from .types import (
     AnyChoice,
-    AutoChoice,
+    Block,
     CountRequest,
     MessageIn,
     MessagesRequest,
@@ -87,9 +87,7 @@ def _policy(body: CountRequest) -> ToolPolicy:
         return ToolPolicy("none")
     if isinstance(choice, ToolChoice):
         return ToolPolicy("required", choice.name, parallel=False)
-    mode = {AutoChoice: "auto", AnyChoice: "required"}[type(choice)]
-    # mypy has the dictionary's values as any text.
-    return ToolPolicy(mode, parallel=not choice.disable_parallel_tool_use)  # type: ignore[arg-type]
+    return ToolPolicy("required" if isinstance(choice, AnyChoice) else "auto", parallel=not choice.disable_parallel_tool_use)
 
 
 def _text(content: str | Sequence[TextBlock] | None) -> str:
@@ -123,9 +121,9 @@ def _turns(message: MessageIn) -> Iterator[Message]:
         yield Message(role, "\n".join(texts), reasoning="\n".join(thoughts) or None, tool_calls=tuple(calls))
 
 
-def _check_place(role: str, block: object, index: int) -> None:
+def _check_place(role: str, block: Block, index: int) -> None:
     """Calls and thoughts are the assistant's, results the user's."""
     wrong = isinstance(block, ToolResultBlock) if role == "assistant" else isinstance(block, (ToolUseBlock, ThinkingBlock))
     if wrong:
-        kind = block.__struct_config__.tag  # type: ignore[attr-defined]
+        kind = block.__struct_config__.tag
         raise RequestError(f"a {kind} block cannot be in a message of the role {role}", field=f"messages.content[{index}]")

@@ -125,7 +125,7 @@ def message_of(message: ChatMessage) -> Message:
         )
     if isinstance(message, ToolMessage):
         return Message(role="tool", content=text_of(message.content), tool_call_id=message.tool_call_id, name=message.name)
-    return Message(role=role, content=text_of(message.content), name=message.name)  # type: ignore[arg-type]
+    return Message(role=role, content=text_of(message.content), name=message.name)  # type: ignore[arg-type]  # tags are roles
 
 
 def tool_of(tool: ToolSpec) -> Tool:

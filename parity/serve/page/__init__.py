@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib import resources
 
 from starlette.requests import Request
@@ -28,7 +29,7 @@ def page_routes() -> list[Route]:
     return [Route(path, _serve(name), methods=["GET"]) for path, name in _FILES.items()]
 
 
-def _serve(name: str):  # type: ignore[no-untyped-def]  # Starlette's endpoint type is private
+def _serve(name: str) -> Callable[[Request], Awaitable[Response]]:
     content = resources.files(__package__).joinpath(name).read_bytes()
     kind = _TYPES[name.rpartition(".")[2]]
 

@@ -33,19 +33,23 @@ def _wide(value: object) -> object:
 
 def upcast(value: object) -> object:
     """A deep copy in float64 on the host; packed weights keep their numbers, integers and booleans their dtype."""
-    if isinstance(value, Tensor):
-        copy = value.detach().to("cpu", copy=True)
-        return copy.double() if copy.is_floating_point() else copy
-    if isinstance(value, Packed):
-        arrays = {role: array.detach().cpu() for role, array in value.arrays.items()}
-        return Packed(value.format, value.shape, arrays, value.meta)
+    if isinstance(value, Tensor | Packed):
+        return _on_host(value)
     if isinstance(value, Rows):
-        return Rows(tuple(upcast(part) for part in value.parts))  # type: ignore[misc]  # parts are never rows
+        return value.each(_on_host)
     if isinstance(value, tuple):
         return tuple(upcast(part) for part in value)
     if isinstance(value, Batch):
         return on_device(value, torch.device("cpu"))
     return torch.float64 if isinstance(value, torch.dtype) else value
+
+
+def _on_host(value: Tensor | Packed) -> Tensor | Packed:
+    if isinstance(value, Tensor):
+        copy = value.detach().to("cpu", copy=True)
+        return copy.double() if copy.is_floating_point() else copy
+    arrays = {role: array.detach().cpu() for role, array in value.arrays.items()}
+    return Packed(value.format, value.shape, arrays, value.meta)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

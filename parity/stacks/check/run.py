@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.batch import Batch
 from ...core.errors import UsageError
-from ...core.weights import Packed, Rows
+from ...core.weights import Packed, Rows, Weight
 from ..base import Stack
 from ..paged import numbers
 from . import dense, pooled, sampling, stateful, streams
@@ -170,16 +170,19 @@ def placed(value: object, stack: Stack) -> object:
     """The argument on the stack's device, weights in the order of its kernels."""
     device = stack.device.torch_device
     if isinstance(value, Packed):
-        arrays = {role: array.to(device) for role, array in value.arrays.items()}
-        return stack.prepare(Packed(value.format, value.shape, arrays, value.meta))
+        return _prepared(value, stack)
     if isinstance(value, Rows):
-        parts = tuple(placed(part, stack) if isinstance(part, Packed) else part.to(device) for part in value.parts)
-        return Rows(parts)  # type: ignore[arg-type]  # what `prepare` gives for a part is a part
+        return value.each(lambda part: _prepared(part, stack) if isinstance(part, Packed) else part.to(device))
     if isinstance(value, Tensor):
         return _like(value, device)
     if isinstance(value, tuple):
         return tuple(placed(part, stack) for part in value)
     return on_device(value, device) if isinstance(value, Batch) else value
+
+
+def _prepared(value: Packed, stack: Stack) -> Weight:
+    arrays = {role: array.to(stack.device.torch_device) for role, array in value.arrays.items()}
+    return stack.prepare(Packed(value.format, value.shape, arrays, value.meta))
 
 
 def _like(x: Tensor, device: torch.device) -> Tensor:

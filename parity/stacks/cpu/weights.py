@@ -40,7 +40,7 @@ def prepare(weight: Weight) -> Weight:
     if isinstance(weight, Tensor):
         return weight.contiguous()
     if isinstance(weight, Rows):
-        return Rows(tuple(prepare(part) for part in weight.parts))  # type: ignore[misc]
+        return weight.each(prepare)
     if "panels" in weight.arrays:
         return weight
     if weight.format in groups.FORMATS:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import torch
 
-from parity.stacks import reference
+from parity.stacks import reference, registry
 from parity.stacks.base import Stack
 from parity.stacks.cuda import table
 from parity.stacks.cuda.kernels.packed import prepare
@@ -28,3 +29,6 @@ FAST = replace(DETERMINISTIC, name="interpreted", ops=table.OPS, tables={"determ
 def open_stack() -> Stack:
     """As the entry point of a package would."""
     return FAST
+
+
+POINT = EntryPoint("interpreted", f"{__name__}:{open_stack.__name__}", registry.GROUP)

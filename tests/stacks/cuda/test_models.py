@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -16,12 +14,13 @@ from parity.stacks import registry
 from tests.models import tiny
 from tests.models.test_recorded import MAKERS
 
+from .interpreted import POINT
+
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = EntryPoint("interpreted", "tests.stacks.cuda.interpreted:open_stack", registry.GROUP)
-    known: Mapping[str, EntryPoint] = registry.names()
-    monkeypatch.setattr(registry, "names", lambda: {**known, point.name: point})
+    known = registry.names()
+    monkeypatch.setattr(registry, "names", lambda: {**known, POINT.name: POINT})
 
 
 @pytest.mark.parametrize("name", ["kimi_linear"])  # latent and linear attention, and experts

@@ -205,7 +205,7 @@ class Matrix:
 def prepare(weight: Weight) -> Weight:
     """Arrays as the kernels read them; a matrix in groups that no kernel takes is expanded, which is said once."""
     if isinstance(weight, Rows):
-        return Rows(tuple(prepare(part) for part in weight.parts))  # type: ignore[misc]  # parts are never rows
+        return weight.each(prepare)
     if not isinstance(weight, Packed) or "words" in weight.arrays:
         return weight
     given, weight = weight, laid_by_rows(weight) or weight
