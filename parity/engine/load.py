@@ -19,6 +19,7 @@ from ..core.weights import Packed, Rows, Weight
 from ..formats import expand
 from ..hub import account, open_checkpoint
 from ..hub.checkpoint import Checkpoint
+from ..hub.pooling import pools_last
 from ..hub.quantised import QuantisedCheckpoint, recipe_for
 from ..hub.weights import Plan, all_to_model
 from ..models import registry
@@ -164,7 +165,10 @@ def accounted(
     Raises:
         Unsupported, ConfigError, WeightError: as `load_model`.
     """
-    model, architecture = registry.build(checkpoint.config, stack.ops, dtype, draft=draft)
+    config = checkpoint.config
+    if pools_last(checkpoint) and not any(name.endswith("lm_head.weight") for name in checkpoint.tensors):
+        config = {**config, "tie_word_embeddings": True}  # made without a head, whatever its config says: it takes none
+    model, architecture = registry.build(config, stack.ops, dtype, draft=draft)
     rules = registry.rules(model, architecture)
     targets = all_to_model(checkpoint.tensors, rules)
     slots = model.all_slots({targets[name]: info.shape for name, info in checkpoint.tensors.items()})
@@ -330,6 +334,7 @@ def make_engine(
         state_bytes=num_pages * per_page + per_slot * (config.max_num_seqs + num_snapshots),
         eos_token_ids=eos,
         sampling_defaults=sampling_defaults(checkpoint.generation_config),
+        embeds=pools_last(checkpoint),
         packed=any(tensor.format in stack.rounded for tensor in checkpoint.tensors.values()),
     )
     return Engine(info, build)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..core.weights import Rename
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
@@ -24,7 +25,9 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
 ARCHITECTURE = Architecture(
     model_types=("qwen3",),
     build=build,
-    checkpoints="Qwen3 0.6B to 32B, Qwen3-Embedding, DeepSeek-R1-0528-Qwen3-8B",
+    # Qwen3-Embedding's files are those of the model without its head.
+    rules=(Rename(r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
+    checkpoints="Qwen3 0.6B to 32B, Qwen3-Embedding and Qwen3-Reranker, DeepSeek-R1-0528-Qwen3-8B",
     formats="bf16, FP8, GPTQ, GGUF",
     reference="transformers 5.23",
 )

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 import transformers
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from parity.models.layers.rope import make_rope
 
 from . import checks, tiny
 
@@ -47,3 +51,13 @@ def test_every_path_computes_what_transformers_computes(name: str, tmp_path: Pat
     case = checks.case_from_transformers(model, tmp_path, 45)
     checks.check_all(case)
     checks.check_written(case, model, tmp_path / "written")
+
+
+def test_a_factor_for_yarns_temperature_multiplies_it() -> None:
+    parameters = {**YARN, "attn_factor": 0.75}
+    inv_freq, scale = ROPE_INIT_FUNCTIONS["yarn"](transformers.Qwen3Config(**SIZES, head_dim=32, rope_parameters=YARN), "cpu")
+    own = make_rope(parameters, 32, 256)
+    assert torch.allclose(own.inv_freq, inv_freq)
+    assert own.scale == pytest.approx(0.75 * scale)
+    undone = make_rope({**YARN, "attn_factor": 0.8782488562869419}, 32, 256)  # as DeepSeek-R1-0528-Qwen3-8B has it
+    assert undone.scale == pytest.approx(1.0, abs=1e-15)

@@ -1,9 +1,11 @@
 """Released checkpoints at full size: their published tensors fill the model that their config describes, one by one.
 
-Each file of `released/` holds a checkpoint's config, the `parameters` that its publisher states, how many numbers are stored
-`in_files` (scales and draft layers too; null where that is not published), and the names, dtypes and shapes of the tensors,
-written as patterns: `{0-47}` counts, `{gate,up}` chooses. Where its index is known by a count alone, `num_tensors` or
-`num_bytes` is that. A checkpoint may be `like` another, but for its values and what is `changed` in its config. `source` says
+Each file of `released/` holds a `checkpoint`'s config, the `parameters` that its publisher states, how many numbers are stored
+`in_files` (scales and draft layers too; null where that is not published), how many they are `unpacked` (packed ones singly,
+scales not), and the names, dtypes and shapes of the tensors, written as patterns: `{0-47}` counts, `{gate,up}` chooses. Where
+its index is known by a count alone, `num_tensors` or `num_bytes` is that. `also` names the checkpoints with the very same
+tensors, and what is `changed` in their configs. A file may be `like` another, but for its values, what is `changed`, further
+tensors, and what is packed `in_fp8`: the matrices that a pattern names, in blocks of 128 with scales of a dtype. `source` says
 what all this rests on. Nothing is allocated: before loading, a model has no tensors.
 """
 
@@ -14,7 +16,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +24,7 @@ import pytest
 import torch
 
 from parity.core.errors import ConfigError, ParityError, WeightError
-from parity.hub import TensorInfo, account
+from parity.hub import account
 from parity.hub.folding import fold
 from parity.hub.safetensors import DTYPES, Entry
 from parity.hub.weights import all_to_model
@@ -62,26 +64,53 @@ def expanded(pattern: str) -> Iterator[str]:
     return map("".join, itertools.product(*pieces))
 
 
+def merged(config: Mapping[str, Any], changed: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with what is changed in it, however deep."""
+    deeper = {key: merged(config[key], value) for key, value in changed.items() if isinstance(value, dict) and config.get(key)}
+    return {**config, **changed, **deeper}
+
+
+def in_fp8(tensors: Mapping[str, Sequence[Any]], pattern: str, scales: str) -> dict[str, Sequence[Any]]:
+    """The same tensors with the matrices that `pattern` names in FP8, a scale for every 128 x 128 of them."""
+    packed = dict(tensors)
+    for name, (_, *shape) in tensors.items():
+        if re.fullmatch(pattern, name):
+            packed[name] = ("F8_E4M3", *shape)
+            packed[f"{name}_scale_inv"] = (scales, *(math.ceil(size / 128) for size in shape))
+    return packed
+
+
+def read(name: str) -> dict[str, Any]:
+    """A file of `released/`, with what it takes from the one that it is like."""
+    values: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
+    if "like" not in values:
+        return values
+    base = read(values["like"])
+    config = merged(base["config"], values.get("changed", {}))
+    tensors = base["tensors"] | values.get("tensors", {})
+    return values | {"config": config, "tensors": in_fp8(tensors, *values["in_fp8"]) if "in_fp8" in values else tensors}
+
+
 class Index:
     """What is known of a checkpoint from its files' headers."""
 
     def __init__(self, name: str) -> None:
-        values = json.loads((FOLDER / f"{name}.json").read_text())
-        if "like" in values:
-            values = json.loads((FOLDER / f"{values['like']}.json").read_text()) | values
+        values = read(name)
         self.path = Path(name)
-        self.config: dict[str, Any] = values["config"] | values.get("changed", {})
+        self.config: dict[str, Any] = values["config"]
         self.parameters: str | None = values["parameters"]
-        self.in_files: int | None = values["in_files"]
+        self.also: dict[str, dict[str, Any]] = values.get("also", {})
         entries: dict[str, Entry] = {}
+        stored = num_bytes = 0
         for pattern, (dtype, *shape) in values["tensors"].items():
-            entries |= dict.fromkeys(expanded(pattern), Entry(DTYPES[dtype], tuple(shape), 0, 0))
-        self.stored = sum(math.prod(entry.shape) for entry in entries.values())
-        num_bytes = sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in entries.values())
-        self.published = values.get("num_tensors", len(entries)), values.get("num_bytes", num_bytes)
-        self.counted = len(entries), num_bytes
-        folded = fold(entries, self.config)
-        self.tensors = {key: TensorInfo(key, one.shape, one.format or "", 0, self.path) for key, one in folded.items()}
+            names, entry = list(expanded(pattern)), Entry(DTYPES[dtype], tuple(shape), 0, 0)
+            entries |= dict.fromkeys(names, entry)
+            stored += len(names) * math.prod(shape)
+            num_bytes += len(names) * math.prod(shape) * entry.dtype.itemsize
+        self.tensors = fold(entries, self.config)
+        unpacked = sum(math.prod(one.shape) for one in self.tensors.values())
+        self.counted = {"num_tensors": len(entries), "num_bytes": num_bytes, "in_files": stored, "unpacked": unpacked}
+        self.published = {key: values[key] for key in self.counted if values.get(key) is not None}
 
     def fitted(self, *, draft: bool = False) -> tuple[Shapes, dict[str, tuple[str, ...]]]:
         """(the model's tensors and their shapes, what is left out by the reason)."""
@@ -92,6 +121,12 @@ class Index:
         slots = model.all_slots({targets[name]: info.shape for name, info in self.tensors.items()})
         shapes = {name: slot.shape for name, slot in slots.items()}
         return shapes, dict(account(shapes, self, rules, targets).ignored)  # type: ignore[arg-type]
+
+
+def wanted(config: Mapping[str, Any], present: Shapes) -> Shapes:
+    """The tensors, and their shapes, of the model that a config describes; `present` is what there is to fill it."""
+    model, _ = registry.build(config, OPS, torch.bfloat16)
+    return {name: slot.shape for name, slot in model.all_slots(present).items()}
 
 
 def stated(text: str, count: int) -> str:
@@ -122,15 +157,23 @@ def test_every_published_tensor_has_its_place_and_every_place_its_tensor(name: s
     index = Index(name)
     shapes, ignored = index.fitted()
     parameters = sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith("e_score_correction_bias"))
-    assert index.parameters or index.in_files or index.counted == index.published
-    assert index.counted == index.published
+    assert index.parameters or index.published
+    assert index.published.items() <= index.counted.items()
     assert index.parameters is None or stated(index.parameters, parameters) == index.parameters
-    assert index.in_files in (None, index.stored)
     draft = index.config.get("num_nextn_predict_layers", 0) or any(key.startswith("mtp.") for key in index.tensors)
     assert any("draft" in why for why in ignored) == bool(draft)
     assert len(shapes) + sum(map(len, ignored.values())) == len(index.tensors)
     if name in DRAFTED:
         draft_layers_take_all_their_tensors(index, shapes, ignored)
+    for values in index.also.values():
+        assert {key: values[key] for key in index.counted if key in values}.items() <= index.counted.items()
+        if "changed" in values:
+            assert wanted(merged(index.config, values["changed"]), shapes) == shapes
+
+
+def test_no_checkpoint_is_named_twice() -> None:
+    names = [name for file in NAMES for values in [read(file)] for name in (values["checkpoint"], *values.get("also", {}))]
+    assert len(names) == len(set(names))
 
 
 def draft_layers_take_all_their_tensors(index: Index, shapes: Shapes, left: Mapping[str, tuple[str, ...]]) -> None:

@@ -95,7 +95,11 @@ def _llama3(plain: Tensor, theta: float, dims: int, max_position: int, left: dic
 
 
 def _yarn(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
-    """YaRN (arXiv 2309.00071), with DeepSeek's two mscale keys."""
+    """YaRN (arXiv 2309.00071), with DeepSeek's two mscale keys.
+
+    `attn_factor` multiplies the temperature, as in vLLM and llama.cpp: DeepSeek-R1-0528-Qwen3-8B undoes it so to the last
+    digit. transformers knows only `attention_factor`, the temperature itself, and leaves the other out with a warning.
+    """
     factor = float(left.pop("factor"))
     original = float(left.pop("original_max_position_embeddings", max_position))
     fast, slow = float(left.pop("beta_fast", 32)), float(left.pop("beta_slow", 1))
@@ -114,13 +118,13 @@ def _yarn(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[
     ramp = ((torch.arange(dims // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
     inv_freq = plain / factor * ramp + plain * (1 - ramp)
     own, everywhere = left.pop("mscale", None), left.pop("mscale_all_dim", None)
-    given = left.pop("attention_factor", None)
+    given, times = left.pop("attention_factor", None), float(left.pop("attn_factor", 1.0))
     if given is not None:
         scale = float(given)
     elif own and everywhere:
-        scale = yarn_mscale(factor, float(own)) / yarn_mscale(factor, float(everywhere))
+        scale = times * yarn_mscale(factor, float(own)) / yarn_mscale(factor, float(everywhere))
     else:
-        scale = yarn_mscale(factor, 1.0)
+        scale = times * yarn_mscale(factor, 1.0)
     return Rope(inv_freq, scale, yarn_mscale(factor, float(everywhere)) if everywhere else 1.0)
 
 
