@@ -5,13 +5,15 @@
 //         kSub      w = scale (s_i q - s_i offset) with an integer scale for each 16 columns
 //         kSubMin   w = scale s_i q + low m_i
 //
-// Panel layouts, in bytes, R = 16 rows; `two-byte` numbers are halves; q4 is 256 bytes of low nibbles (steps 0-3) and high
-// ones (steps 4-7), h1 is 64 bytes whose bit s belongs to step s, h2 two times 64 bytes of four 2-bit numbers.
+// Panel layouts, in bytes, R = 16 rows; `two-byte` numbers are halves. The columns of a block lie in vectors of 64 bytes, four
+// of each row: q4 is four vectors of low nibbles (steps 0-3) and high ones (steps 4-7); q5 and q6 are five and six whose low
+// bits are the first steps and whose high bits, pieced together, the others (see `read_fives`, `read_sixes`); q3 three
+// of two steps each, made so as well; q2 two of four steps each.
 //
-//   Q4_0  d[R] q4                    Q5_0  d[R] h1 q4                Q8_0  d[R] 512 bytes, each + kSignOffset
-//   Q4_1  d[R] m[R] q4               Q5_1  d[R] m[R] h1 q4
-//   Q4_K  d[R] dmin[R] 8 x (s[R] m[R] q4)                            Q5_K  d[R] dmin[R] 8 x (s[R] m[R] h1 q4)
-//   Q6_K  d[R] 8 x (s[2][R] h2 q4)   Q3_K  d[R] 8 x (s[2][R] h1 h2)  Q2_K  d[R] dmin[R] 8 x ((s | m << 4)[2][R] h2)
+//   Q4_0  d[R] q4                    Q5_0  d[R] q5                   Q8_0  d[R] 512 bytes, each + kSignOffset
+//   Q4_1  d[R] m[R] q4               Q5_1  d[R] m[R] q5
+//   Q4_K  d[R] dmin[R] 8 x (s[R] m[R] q4)                            Q5_K  d[R] dmin[R] 8 x (s[R] m[R] q5)
+//   Q6_K  d[R] 8 x (s[2][R] q6)      Q3_K  d[R] 8 x (s[2][R] q3)     Q2_K  d[R] dmin[R] 8 x ((s | m << 4)[2][R] q2)
 #pragma once
 
 namespace parity::PARITY_ISA {
@@ -26,13 +28,6 @@ struct Scales {
 
 inline const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_t*>(p); }
 
-// By `kPlaces` to the left, or to the right where it is negative.
-template <int kPlaces> B shift(B x) {
-    if constexpr (kPlaces > 0) return shift_left<kPlaces>(x);
-    if constexpr (kPlaces < 0) return shift_right<-kPlaces>(x);
-    return x;
-}
-
 // Weights are given to `put` step by step, each as soon as it is whole: there are not registers for all eight.
 template <class Put> void read_nibbles(const uint8_t* q, Put put) {
     const B mask = set_bytes(0x0f);
@@ -43,14 +38,18 @@ template <class Put> void read_nibbles(const uint8_t* q, Put put) {
     }
 }
 
-// Nibbles with bit s of h above those of step s.
-template <int kStep = 0, class Put> void read_fives(const uint8_t* q, B h, Put put) {
-    if constexpr (kStep < 4) {
-        const B both = load_bytes(q + 64 * kStep), mask = set_bytes(0x0f), bit = set_bytes(0x10);
-        put(kStep, (both & mask) | (shift<4 - kStep>(h) & bit));
-        put(kStep + 4, (shift_right<4>(both) & mask) | (shift<-kStep>(h) & bit));
-        read_fives<kStep + 1>(q, h, put);
-    }
+// Five vectors hold eight steps of five bits. The high bits: steps 5, 6 and 7 have their low three in vectors 0, 1 and 2, and
+// their high two in vectors 3, 4, and the highest bit of both.
+template <class Put> void read_fives(const uint8_t* q, Put put) {
+    const B mask = set_bytes(0x1f), low = set_bytes(0x07), high = set_bytes(0x18);
+    const B v3 = load_bytes(q + 64 * 3), v4 = load_bytes(q + 64 * 4);
+    put(3, v3 & mask), put(4, v4 & mask);
+    const B v0 = load_bytes(q);
+    put(0, v0 & mask), put(5, (shift_right<5>(v0) & low) | (shift_right<2>(v3) & high));
+    const B v1 = load_bytes(q + 64);
+    put(1, v1 & mask), put(6, (shift_right<5>(v1) & low) | (shift_right<2>(v4) & high));
+    const B v2 = load_bytes(q + 64 * 2);
+    put(2, v2 & mask), put(7, (shift_right<5>(v2) & low) | (shift_right<4>(v3) & set_bytes(0x08)) | (shift_right<3>(v4) & set_bytes(0x10)));
 }
 
 struct Q4_0 {
@@ -73,18 +72,14 @@ struct Q4_1 {
 struct Q5_0 {
     static constexpr Kind kind = kPlain;
     static constexpr int columns = 32, bytes = 352, bound = 31, log_offset = 4;
-    template <class Put> static void weights(const uint8_t* p, int, Put put) {
-        read_fives(p + 96, load_bytes(p + 32), put);
-    }
+    template <class Put> static void weights(const uint8_t* p, int, Put put) { read_fives(p + 32, put); }
     static void scales(const uint8_t* p, int, Scales& s) { s.scale = load_half(halves(p)); }
 };
 
 struct Q5_1 {
     static constexpr Kind kind = kMin;
     static constexpr int columns = 32, bytes = 384, bound = 31, log_offset = -1;
-    template <class Put> static void weights(const uint8_t* p, int, Put put) {
-        read_fives(p + 128, load_bytes(p + 64), put);
-    }
+    template <class Put> static void weights(const uint8_t* p, int, Put put) { read_fives(p + 64, put); }
     static void scales(const uint8_t* p, int, Scales& s) {
         s.scale = load_half(halves(p));
         s.low = load_half(halves(p + 32));
@@ -118,19 +113,18 @@ struct Q5_K {
     static constexpr Kind kind = kMin;
     static constexpr int columns = 256, bytes = 2880, bound = 31, log_offset = -1;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 64 + 352 * j; }
-    template <class Put> static void weights(const uint8_t* p, int j, Put put) {
-        read_fives(block(p, j) + 96, load_bytes(block(p, j) + 32), put);
-    }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) { read_fives(block(p, j) + 32, put); }
     static void scales(const uint8_t* p, int j, Scales& s) { read_scale_and_min(p, block(p, j), s); }
 };
 
-// Nibbles with two bits above each: those of steps 0-3 from `low`, those of steps 4-7 from `high`.
-template <int kStep = 0, class Put> void read_sixes(const uint8_t* q, B low, B high, Put put) {
-    if constexpr (kStep < 4) {
-        const B both = load_bytes(q + 64 * kStep), mask = set_bytes(0x0f), bits = set_bytes(0x30);
-        put(kStep, (both & mask) | (shift<4 - 2 * kStep>(low) & bits));
-        put(kStep + 4, (shift_right<4>(both) & mask) | (shift<4 - 2 * kStep>(high) & bits));
-        read_sixes<kStep + 1>(q, low, high, put);
+// Six vectors hold eight steps of six bits: step 6 in the high bits of the first three, the lowest first, step 7 in those of
+// the others.
+template <class Put> void read_sixes(const uint8_t* q, Put put) {
+    const B mask = set_bytes(0x3f), low = set_bytes(0x03), middle = set_bytes(0x0c), high = set_bytes(0x30);
+    for (int i = 0; i < 2; ++i, q += 3 * 64) {
+        const B first = load_bytes(q), second = load_bytes(q + 64), third = load_bytes(q + 128);
+        put(3 * i, first & mask), put(3 * i + 1, second & mask), put(3 * i + 2, third & mask);
+        put(6 + i, (shift_right<6>(first) & low) | (shift_right<4>(second) & middle) | (shift_right<2>(third) & high));
     }
 }
 
@@ -138,9 +132,7 @@ struct Q6_K {
     static constexpr Kind kind = kSub;
     static constexpr int columns = 256, bytes = 3360, bound = 63, log_offset = 5;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 32 + 416 * j; }
-    template <class Put> static void weights(const uint8_t* p, int j, Put put) {
-        read_sixes(block(p, j) + 160, load_bytes(block(p, j) + 32), load_bytes(block(p, j) + 96), put);
-    }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) { read_sixes(block(p, j) + 32, put); }
     static void scales(const uint8_t* p, int j, Scales& s) {
         s.scale = load_half(halves(p));
         const auto* sub = reinterpret_cast<const int8_t*>(block(p, j));
@@ -148,29 +140,30 @@ struct Q6_K {
     }
 };
 
-template <int kStep = 0, class Put> void read_twos(const uint8_t* q, Put put) {
-    if constexpr (kStep < 8) {
-        put(kStep, shift<-2 * (kStep % 4)>(load_bytes(q + 64 * (kStep / 4))) & set_bytes(3));
-        read_twos<kStep + 1>(q, put);
+template <class Put> void read_twos(const uint8_t* q, Put put) {
+    const B mask = set_bytes(3);
+    for (int i = 0; i < 2; ++i) {
+        const B all = load_bytes(q + 64 * i);
+        put(4 * i, all & mask), put(4 * i + 1, shift_right<2>(all) & mask);
+        put(4 * i + 2, shift_right<4>(all) & mask), put(4 * i + 3, shift_right<6>(all) & mask);
     }
 }
 
-// The same with bit s of h above those of step s.
-template <int kStep = 0, class Put> void read_threes(const uint8_t* q, B h, Put put) {
-    if constexpr (kStep < 8) {
-        const B two = shift<-2 * (kStep % 4)>(load_bytes(q + 64 * (kStep / 4))) & set_bytes(3);
-        put(kStep, two | (shift<2 - kStep>(h) & set_bytes(4)));
-        read_threes<kStep + 1>(q, h, put);
-    }
+// Three vectors hold eight steps of three bits, two of them in the low six bits of each. The high bits: steps 6 and 7 have
+// their low two in vectors 0 and 1, and the third in vector 2.
+template <class Put> void read_threes(const uint8_t* q, Put put) {
+    const B mask = set_bytes(0x07), low = set_bytes(0x03), high = set_bytes(0x04);
+    const B vectors[3] = {load_bytes(q), load_bytes(q + 64), load_bytes(q + 128)};
+    for (int i = 0; i < 3; ++i) put(2 * i, vectors[i] & mask), put(2 * i + 1, shift_right<3>(vectors[i]) & mask);
+    put(6, (shift_right<6>(vectors[0]) & low) | (shift_right<4>(vectors[2]) & high));
+    put(7, (shift_right<6>(vectors[1]) & low) | (shift_right<5>(vectors[2]) & high));
 }
 
 struct Q3_K {
     static constexpr Kind kind = kSub;
     static constexpr int columns = 256, bytes = 1824, bound = 7, log_offset = 2;
     static const uint8_t* block(const uint8_t* p, int j) { return p + 32 + 224 * j; }
-    template <class Put> static void weights(const uint8_t* p, int j, Put put) {
-        read_threes(block(p, j) + 96, load_bytes(block(p, j) + 32), put);
-    }
+    template <class Put> static void weights(const uint8_t* p, int j, Put put) { read_threes(block(p, j) + 32, put); }
     static void scales(const uint8_t* p, int j, Scales& s) {
         s.scale = load_half(halves(p));
         const auto* sub = reinterpret_cast<const int8_t*>(block(p, j));

@@ -37,7 +37,7 @@ inline void split_nibbles(const uint8_t* q, int half, uint8_t* out) {
 inline void split_bits(const uint8_t* h, uint8_t* q) {
     for (int i = 0; i < 4; ++i) {
         const uint64_t alone = h[i] * kEach & 0x8040201008040201;  // byte k keeps bit k
-        put_eight(eight_bytes(q + 8 * i) | (alone + 0x7f * kEach & 0x80 * kEach) >> 3, q + 8 * i);
+        put_eight(eight_bytes(q + 8 * i) | ((alone + 0x7f * kEach) & 0x80 * kEach) >> 3, q + 8 * i);
     }
 }
 
@@ -120,24 +120,39 @@ inline void place_nibbles(const uint8_t* q, int row, uint8_t* to) {
         __builtin_memcpy(to + 128 * half + 64 + 4 * row, &second, 4);
     }
 }
-// Bit kFrom of each: 32 bits, turned from eight rows of four columns to four rows of eight.
-template <int kFrom> void place_bits(const uint8_t* q, int row, uint8_t* to) {
-    uint32_t bits = 0;
-    for (int i = 0; i < 4; ++i) bits |= uint32_t((eight_bytes(q + 8 * i) >> kFrom & kEach) * 0x0102040810204080 >> 56) << 8 * i;
-    for (int c = 0; c < 4; ++c) {
-        uint32_t every = bits >> c & 0x11111111;  // each fourth bit, moved together in three steps
-        every = (every | every >> 3) & 0x03030303;
-        every = (every | every >> 6) & 0x000f000f;
-        to[4 * row + c] = uint8_t(every | every >> 12);
-    }
+// Four columns of one step; the number `x` in each byte.
+inline uint32_t step_bytes(const uint8_t* q, int step) {
+    uint32_t x;
+    __builtin_memcpy(&x, q + 4 * step, 4);
+    return x;
 }
-template <int kFrom> void place_twos(const uint8_t* q, int row, uint8_t* to) {
-    for (int half = 0; half < 2; ++half)
-        for (int c = 0; c < 4; ++c) {
-            int bits = 0;
-            for (int s = 0; s < 4; ++s) bits |= (q[16 * half + 4 * s + c] >> kFrom & 3) << 2 * s;
-            to[64 * half + 4 * row + c] = uint8_t(bits);
-        }
+constexpr uint32_t each_byte(uint32_t x) { return 0x01010101 * x; }
+inline void place_step(uint32_t x, int vector, int row, uint8_t* to) { __builtin_memcpy(to + 64 * vector + 4 * row, &x, 4); }
+
+// As `read_fives`, `read_sixes` and the others of codecs.h read them.
+inline void place_fives(const uint8_t* q, int row, uint8_t* to) {
+    const uint32_t five = step_bytes(q, 5), six = step_bytes(q, 6), seven = step_bytes(q, 7);
+    const uint32_t low = each_byte(7), high = each_byte(0x18);
+    place_step(step_bytes(q, 0) | (five & low) << 5, 0, row, to);
+    place_step(step_bytes(q, 1) | (six & low) << 5, 1, row, to);
+    place_step(step_bytes(q, 2) | (seven & low) << 5, 2, row, to);
+    place_step(step_bytes(q, 3) | (five & high) << 2 | (seven & each_byte(0x08)) << 4, 3, row, to);
+    place_step(step_bytes(q, 4) | (six & high) << 2 | (seven & each_byte(0x10)) << 3, 4, row, to);
+}
+inline void place_sixes(const uint8_t* q, int row, uint8_t* to) {
+    for (int i = 0; i < 6; ++i) place_step(step_bytes(q, i) | (step_bytes(q, 6 + i / 3) >> 2 * (i % 3) & each_byte(3)) << 6, i, row, to);
+}
+inline void place_threes(const uint8_t* q, int row, uint8_t* to) {
+    const uint32_t six = step_bytes(q, 6), seven = step_bytes(q, 7);
+    const uint32_t high[3] = {(six & each_byte(3)) << 6, (seven & each_byte(3)) << 6, (six & each_byte(4)) << 4 | (seven & each_byte(4)) << 5};
+    for (int i = 0; i < 3; ++i) place_step(step_bytes(q, 2 * i) | step_bytes(q, 2 * i + 1) << 3 | high[i], i, row, to);
+}
+inline void place_twos(const uint8_t* q, int row, uint8_t* to) {
+    for (int i = 0; i < 2; ++i) {
+        uint32_t all = 0;
+        for (int s = 0; s < 4; ++s) all |= step_bytes(q, 4 * i + s) << 2 * s;
+        place_step(all, i, row, to);
+    }
 }
 inline void place_half(uint16_t x, int row, uint8_t* to) { __builtin_memcpy(to + 2 * row, &x, 2); }
 
@@ -146,10 +161,10 @@ inline void place(Q4_1, const RowBlock& b, int row, uint8_t* p) {
     place_half(b.d, row, p), place_half(b.low, row, p + 32), place_nibbles(b.q, row, p + 64);
 }
 inline void place(Q5_0, const RowBlock& b, int row, uint8_t* p) {
-    place_half(b.d, row, p), place_bits<4>(b.q, row, p + 32), place_nibbles(b.q, row, p + 96);
+    place_half(b.d, row, p), place_fives(b.q, row, p + 32);
 }
 inline void place(Q5_1, const RowBlock& b, int row, uint8_t* p) {
-    place_half(b.d, row, p), place_half(b.low, row, p + 32), place_bits<4>(b.q, row, p + 64), place_nibbles(b.q, row, p + 128);
+    place_half(b.d, row, p), place_half(b.low, row, p + 32), place_fives(b.q, row, p + 64);
 }
 inline void place(Q8_0, const RowBlock& b, int row, uint8_t* p) {
     place_half(b.d, row, p);
@@ -166,31 +181,28 @@ inline void place(Q5_K, const RowBlock& b, int row, uint8_t* p) {
     place_half(b.d, row, p), place_half(b.low, row, p + 32);
     for (int j = 0; j < 8; ++j) {
         uint8_t* to = p + 64 + 352 * j;
-        to[row] = b.sub[j], to[16 + row] = b.min[j];
-        place_bits<4>(b.q + 32 * j, row, to + 32), place_nibbles(b.q + 32 * j, row, to + 96);
+        to[row] = b.sub[j], to[16 + row] = b.min[j], place_fives(b.q + 32 * j, row, to + 32);
     }
 }
 inline void place(Q6_K, const RowBlock& b, int row, uint8_t* p) {
     place_half(b.d, row, p);
     for (int j = 0; j < 8; ++j) {
         uint8_t* to = p + 32 + 416 * j;
-        to[row] = b.sub[2 * j], to[16 + row] = b.sub[2 * j + 1];
-        place_twos<4>(b.q + 32 * j, row, to + 32), place_nibbles(b.q + 32 * j, row, to + 160);
+        to[row] = b.sub[2 * j], to[16 + row] = b.sub[2 * j + 1], place_sixes(b.q + 32 * j, row, to + 32);
     }
 }
 inline void place(Q3_K, const RowBlock& b, int row, uint8_t* p) {
     place_half(b.d, row, p);
     for (int j = 0; j < 8; ++j) {
         uint8_t* to = p + 32 + 224 * j;
-        to[row] = b.sub[2 * j], to[16 + row] = b.sub[2 * j + 1];
-        place_bits<2>(b.q + 32 * j, row, to + 32), place_twos<0>(b.q + 32 * j, row, to + 96);
+        to[row] = b.sub[2 * j], to[16 + row] = b.sub[2 * j + 1], place_threes(b.q + 32 * j, row, to + 32);
     }
 }
 inline void place(Q2_K, const RowBlock& b, int row, uint8_t* p) {
     place_half(b.d, row, p), place_half(b.low, row, p + 32);
     for (int j = 0; j < 8; ++j) {
         uint8_t* to = p + 64 + 160 * j;
-        to[row] = b.sub[2 * j], to[16 + row] = b.sub[2 * j + 1], place_twos<0>(b.q + 32 * j, row, to + 32);
+        to[row] = b.sub[2 * j], to[16 + row] = b.sub[2 * j + 1], place_twos(b.q + 32 * j, row, to + 32);
     }
 }
 

@@ -7,7 +7,7 @@
 
 namespace parity::PARITY_ISA {
 
-constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 2048;
+constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 1024;
 constexpr bool kPairSums = true, kLargeInPlace = true;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 2, kPlainTokens = 2;
@@ -141,7 +141,6 @@ inline B set_bytes(uint8_t x) { return {_mm256_set1_epi8(static_cast<char>(x)), 
 inline B operator&(B x, B y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
 inline B operator|(B x, B y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
 template <int n> B shift_right(B x) { return {_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)}; }
-template <int n> B shift_left(B x) { return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)}; }
 inline B lookup(const uint8_t* table, B x) {
     const __m256i both = _mm256_broadcastsi128_si256(load128(table));
     return {_mm256_shuffle_epi8(both, x.a), _mm256_shuffle_epi8(both, x.b)};
@@ -173,29 +172,12 @@ inline __m256i four(const int8_t* a) {
 
 // Sixteen-bit products of four columns: as many of them as fit are added before they are widened.
 template <int kBound> constexpr int kGroup = kBound <= 15 ? 8 : kBound <= 31 ? 4 : kBound <= 63 ? 2 : 1;
-template <int kBound> __m256i products(__m256i w, __m256i a) {
-    if constexpr (kBound <= 127) return _mm256_maddubs_epi16(w, a);
-    return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
-}
 inline __m256i add_pairs(__m256i sums, __m256i words) { return _mm256_add_epi32(sums, _mm256_madd_epi16(words, _mm256_set1_epi16(1))); }
 
-template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
-    constexpr int group = kGroup<kBound> < kSteps ? kGroup<kBound> : kSteps;
-    for (int s = 0; s < kSteps; s += group) {
-        __m256i low = products<kBound>(w[s].a, four(a + 4 * s)), high = products<kBound>(w[s].b, four(a + 4 * s));
-        for (int i = s + 1; i < s + group; ++i) {
-            low = _mm256_add_epi16(low, products<kBound>(w[i].a, four(a + 4 * i)));
-            high = _mm256_add_epi16(high, products<kBound>(w[i].b, four(a + 4 * i)));
-        }
-        start.a = add_pairs(start.a, low), start.b = add_pairs(start.b, high);
-    }
-    return start;
-}
-
-// What the words of a token start from: minus the offset times the activations' sums, of one half or of all.
-template <int kLogOffset, int kHalves> __m256i start_words(const int32_t* pairs) {
+// What the words of a token start from: minus the offset times the activations' sums, of one half or of all. See `put_pairs`.
+template <int kLogOffset, int kHalves> __m256i start_words(const int32_t* pairs, int64_t stride) {
     if constexpr (kLogOffset < 0) return _mm256_setzero_si256();
-    const __m256i start = _mm256_set1_epi32(kHalves == 1 ? pairs[2 * kTileTokens] : *pairs);
+    const __m256i start = _mm256_set1_epi32(kHalves == 1 ? pairs[2 * stride] : *pairs);
     return _mm256_srai_epi16(start, kLogOffset < 0 ? 0 : (kHalves == 1 ? 4 : 5) - kLogOffset);
 }
 
@@ -221,10 +203,50 @@ template <int kSteps, int kTokens> void add_words(__m256i (*words)[kTokens], con
 }
 
 // An integer scale of 16 columns: twice in each row's two words.
-inline void store_factor(int32_t* to, I x) {
-    store256(to, _mm256_blend_epi16(x.a, _mm256_slli_epi32(x.a, 16), 0xaa));
-    store256(to + 8, _mm256_blend_epi16(x.b, _mm256_slli_epi32(x.b, 16), 0xaa));
+inline I factor_words(I x) {
+    return {_mm256_blend_epi16(x.a, _mm256_slli_epi32(x.a, 16), 0xaa), _mm256_blend_epi16(x.b, _mm256_slli_epi32(x.b, 16), 0xaa)};
 }
+inline void store_factor(int32_t* to, I x) { store_int(to, factor_words(x)); }
+
+// The products of a block and one row of activations, its steps added in any order as they are unpacked. Words have room for
+// what is added to them, as in `dot_block`; where weights have no offset but need one for that (`kAdded`), it is added back.
+template <int kBound, int kLogOffset, int kHalves> class WordSums {
+    static constexpr bool kWide = kBound > 127, kAdded = !kWide && kLogOffset < 0 && kBound > 15;
+    static constexpr int kLog = kAdded ? 4 : kLogOffset;
+    static_assert(!kAdded || (kBound <= 31 && kHalves == 1));
+    __m256i sums_[kHalves][2];
+
+  public:
+    template <class Token> void start(const Token& token) {
+        for (int half = 0; half < kHalves; ++half)
+            sums_[half][0] = sums_[half][1] = kWide ? _mm256_setzero_si256() : start_words<kLog, kHalves>(token.pairs + half, 1);
+    }
+    void add(int step, B w, const int8_t* q) {
+        __m256i* sums = sums_[step / (8 / kHalves)];
+        const __m256i activations = four(q + 4 * step);
+        if constexpr (kWide) {
+            sums[0] = add_pairs(sums[0], _mm256_maddubs_epi16(_mm256_abs_epi8(w.a), _mm256_sign_epi8(activations, w.a)));
+            sums[1] = add_pairs(sums[1], _mm256_maddubs_epi16(_mm256_abs_epi8(w.b), _mm256_sign_epi8(activations, w.b)));
+        } else {
+            sums[0] = _mm256_add_epi16(sums[0], _mm256_maddubs_epi16(w.a, activations));
+            sums[1] = _mm256_add_epi16(sums[1], _mm256_maddubs_epi16(w.b, activations));
+        }
+        settle(sums[0]), settle(sums[1]);
+    }
+    // Of the block, each half times its factor if it has two.
+    template <class Scales, class Token> I total(const Scales& s, const Token& token) const {
+        if constexpr (kHalves == 2) {
+            const I first = factor_words(s.sub[0]), second = factor_words(s.sub[1]);
+            return {_mm256_add_epi32(_mm256_madd_epi16(sums_[0][0], first.a), _mm256_madd_epi16(sums_[1][0], second.a)),
+                    _mm256_add_epi32(_mm256_madd_epi16(sums_[0][1], first.b), _mm256_madd_epi16(sums_[1][1], second.b))};
+        } else if constexpr (kWide) {
+            return {sums_[0][0], sums_[0][1]};
+        } else {
+            const __m256i from = kAdded ? _mm256_set1_epi32(-*token.minus * 16) : _mm256_setzero_si256();
+            return {add_pairs(from, sums_[0][0]), add_pairs(from, sums_[0][1])};
+        }
+    }
+};
 
 // sums[half of the rows][token] += products of eight times four columns of weights of any size: one at a time.
 template <int kTokens> void add_wide(__m256i (*sums)[kTokens], const uint8_t* w, const int8_t* a) {
@@ -257,7 +279,7 @@ void dot_block(I (*sums)[kTokens], const uint8_t* w, const int32_t* sub, ptrdiff
 #pragma GCC unroll 8
         for (int s = 0; s < 8; s += group) {
             __m256i words[2][kTokens];
-            for (int t = 0; t < kTokens; ++t) words[0][t] = words[1][t] = start_words<kLogOffset, kHalves>(pairs + s / steps * kTileTokens + t);
+            for (int t = 0; t < kTokens; ++t) words[0][t] = words[1][t] = start_words<kLogOffset, kHalves>(pairs + s / steps * kTileTokens + t, kTileTokens);
             add_words<group, kTokens>(words, w + 64 * s, a + 4 * kTileTokens * s);
             for (int i = 0; i < 2; ++i) {
                 const __m256i factor = kHalves == 2 ? load256(sub + 16 * (s / steps) + 8 * i) : _mm256_set1_epi16(1);

@@ -95,7 +95,6 @@ inline B set_bytes(uint8_t x) { return {_mm512_set1_epi8(static_cast<char>(x))};
 inline B operator&(B a, B b) { return {_mm512_and_si512(a.v, b.v)}; }
 inline B operator|(B a, B b) { return {_mm512_or_si512(a.v, b.v)}; }
 template <int n> B shift_right(B a) { return {_mm512_srli_epi16(a.v, n)}; }
-template <int n> B shift_left(B a) { return {_mm512_slli_epi16(a.v, n)}; }
 inline B lookup(const uint8_t* table, B a) {
     return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))), a.v)};
 }
@@ -110,14 +109,7 @@ inline __m512i four(const int8_t* a) {
     return _mm512_set1_epi32(x);
 }
 
-template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
-    __m512i even = start.v, odd = _mm512_setzero_si512();
-    for (int s = 0; s < kSteps; s += 2) {
-        even = _mm512_dpbusd_epi32(even, w[s].v, four(a + 4 * s));
-        odd = _mm512_dpbusd_epi32(odd, w[s + 1].v, four(a + 4 * s + 4));
-    }
-    return {_mm512_add_epi32(even, odd)};
-}
+inline I add_step(I sum, B w, const int8_t* a) { return {_mm512_dpbusd_epi32(sum.v, w.v, four(a))}; }
 
 // An integer scale of 16 columns.
 inline void store_factor(int32_t* to, I x) { store_int(to, x); }

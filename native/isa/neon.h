@@ -111,7 +111,6 @@ inline B set_bytes(uint8_t x) { return each<B>([=](int) { return vdupq_n_u8(x); 
 inline B operator&(B a, B b) { return each<B>([&](int i) { return vandq_u8(a.v[i], b.v[i]); }); }
 inline B operator|(B a, B b) { return each<B>([&](int i) { return vorrq_u8(a.v[i], b.v[i]); }); }
 template <int n> B shift_right(B a) { return each<B>([&](int i) { return vshrq_n_u8(a.v[i], n); }); }
-template <int n> B shift_left(B a) { return each<B>([&](int i) { return vshlq_n_u8(a.v[i], n); }); }
 inline B lookup(const uint8_t* table, B a) {
     const uint8x16_t all = vld1q_u8(table);
     return each<B>([&](int i) { return vqtbl1q_u8(all, a.v[i]); });
@@ -131,12 +130,10 @@ inline int8x16_t four(const int8_t* a) {
     return vreinterpretq_s8_s32(vdupq_n_s32(x));
 }
 
-template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
-    for (int s = 0; s < kSteps; ++s) {
-        const int8x16_t activations = four(a + 4 * s);
-        for (int i = 0; i < 4; ++i) start.v[i] = vdotq_s32(start.v[i], vreinterpretq_s8_u8(w[s].v[i]), activations);
-    }
-    return start;
+inline I add_step(I sum, B w, const int8_t* a) {
+    const int8x16_t activations = four(a);
+    for (int i = 0; i < 4; ++i) sum.v[i] = vdotq_s32(sum.v[i], vreinterpretq_s8_u8(w.v[i]), activations);
+    return sum;
 }
 
 // An integer scale of 16 columns.

@@ -156,24 +156,23 @@ inline B operator&(B a, B b) { return each<B>([&](size_t i) { return uint8_t(a.v
 inline B operator|(B a, B b) { return each<B>([&](size_t i) { return uint8_t(a.v[i] | b.v[i]); }); }
 // By bits, in units of at least a byte: what crosses from a neighbour has to be masked away.
 template <int n> B shift_right(B a) { return each<B>([&](size_t i) { return uint8_t(a.v[i] >> n); }); }
-template <int n> B shift_left(B a) { return each<B>([&](size_t i) { return uint8_t(a.v[i] << n); }); }
 
 // table[x] of each byte x, 0 .. 15.
 inline B lookup(const uint8_t* table, B a) { return each<B>([&](size_t i) { return table[a.v[i] & 15]; }); }
 // Sixteen FP8 (e4m3) numbers divided by 256: their bits, one place down, are those of halves. Their NaN is not one here.
 inline F load_e4m3(const uint8_t* p) { return each<F>([=](size_t i) { return half_to_float(uint16_t((int8_t(p[i]) * 128) & 0xbfff)); }); }
 
-// start + for each row: sum of `kSteps` times four columns of w, each at most kBound, times the activations a (-127 .. 127).
-template <int kBound, int kSteps> I dot(I start, const B* w, const int8_t* a) {
-    for (int s = 0; s < kSteps; ++s)
-        for (int i = 0; i < 64; ++i) start.v[i / 4] += int(w[s].v[i]) * a[4 * s + i % 4];
-    return start;
+// sum + for each row: four columns of w times the activations a (-127 .. 127).
+inline I add_step(I sum, B w, const int8_t* a) {
+    for (int i = 0; i < 64; ++i) sum.v[i / 4] += int(w.v[i]) * a[i % 4];
+    return sum;
 }
 
 // An integer scale of 16 columns as a tile wants it.
 inline void store_factor(int32_t* to, I x) { store_int(to, x); }
 
-// The same for `kPanels` panels, `panel_bytes` apart and aligned to 64 bytes, and `kTokens` of a tile of activations: sums +=.
+// The same for `kSteps` steps of `kPanels` panels, `panel_bytes` apart and aligned to 64 bytes, and `kTokens` of a tile of
+// activations: sums +=. No weight is larger than kBound.
 template <int kBound, int kSteps, int kPanels, int kTokens>
 void dot_tile(I (*sums)[kTokens], const uint8_t* w, ptrdiff_t panel_bytes, const int8_t* a) {
     for (int p = 0; p < kPanels; ++p, w += panel_bytes)

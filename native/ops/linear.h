@@ -64,6 +64,11 @@ inline int64_t linear_panels(const LinearArgs& args, const Activations& a, int64
         float_panel(part.format, data, args, unpacked, to);
         return 1;
     }
+    if (a.width == 1 && !args.as_floats) {
+        const int64_t here = round_up(left, kPanelRows) / kPanelRows, count = most < here ? most : here;
+        with_codec(part.format, [&]<class C>(C) { few_rows<C>(data, count, a, args.tokens, to); });
+        return count;
+    }
     const bool several = kTilePanels > 1 && most >= kTilePanels && left > (kTilePanels - 1) * kPanelRows;
     with_codec(part.format, [&]<class C>(C) {
         if (args.as_floats) expanded_panel<C>(data, args, unpacked, to);
@@ -98,10 +103,10 @@ inline void linear(const void* raw, Team& team) {
             for (int64_t t = start; t < start + width && t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
         team.barrier();
     }
-    // Pieces of about 64 kB of weights, and at least four for each thread, or eight where each is work for longer.
-    int64_t chunk = (1 << 16) * panels / (bytes + 1) + 1;
+    // Pieces of about 128 kB of weights, and at least four for each thread, or eight where each is work for longer.
+    int64_t chunk = (1 << 17) * panels / (bytes + 1) + 1;
     const int64_t most = panels / ((width > 1 ? 8 : 4) * team.size) + 1;
-    chunk = round_up(chunk < most ? chunk : most, kTilePanels);
+    chunk = round_up(chunk < most ? chunk : most, width > 1 ? kTilePanels : kStreams);
     for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk) {
         const int64_t end = start + chunk < panels ? start + chunk : panels;
         for (int64_t panel = start; panel < end;) panel += linear_panels(args, a, panel, end - panel, local);

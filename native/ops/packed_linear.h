@@ -37,24 +37,55 @@ template <class C> inline F add_block(F total, I sum, const Scales& s, const Tok
     return total;
 }
 
-// A few rows of activations (in tiles of one): weights are unpacked as they are read.
-template <class C, int kTokens> void panel_direct(const uint8_t* panel, const Activations& a, F* totals) {
-    constexpr int per = C::columns / kBlock, halves = kHalves<C>, steps = 8 / halves;
-    for (int t = 0; t < kTokens; ++t) totals[t] = set(0);
-    for (int64_t b = 0; b < a.blocks; b += per, panel += C::bytes) {
-        for (int line = 0; line < C::bytes; line += 64) prefetch(panel + kAhead + line);
+// Each instruction set has one of the two (`kPairSums`), and a compiler wants to have seen the other's name.
+I add_step(I sum, B w, const int8_t* a);
+template <int kBound, int kLogOffset, int kHalves> class WordSums;
+
+// The products of a block and one row of activations, its steps added in any order as they are unpacked.
+template <class C> class StepSums {
+    I sums_[kHalves<C>];
+
+  public:
+    void start(const TokenBlock& token) {
+        for (int half = 0; half < kHalves<C>; ++half) sums_[half] = start_sum<C>(token, half);
+    }
+    void add(int step, B w, const int8_t* q) {
+        I& sum = sums_[step / (8 / kHalves<C>)];
+        sum = add_step(sum, w, q + 4 * step);
+    }
+    I total(const Scales& s, const TokenBlock&) const {
+        if constexpr (kHalves<C> == 2) return sums_[0] * s.sub[0] + sums_[1] * s.sub[1];
+        else return sums_[0];
+    }
+};
+
+template <class C, bool kPairs = kPairSums> struct ChosenSums { using type = StepSums<C>; };
+template <class C> struct ChosenSums<C, true> { using type = WordSums<C::bound, C::log_offset, kHalves<C>>; };
+
+// `kStreams` panels, `apart` from each other, times a few rows of activations (in tiles of one): weights are multiplied as they
+// are unpacked, a block of each panel in turn, since memory is read faster in several places at once.
+template <class C, int kTokens, int kStreams>
+[[gnu::flatten]] void streams_direct(const uint8_t* panels, int64_t apart, const Activations& a, F (*totals)[kTokens]) {
+    constexpr int per = C::columns / kBlock, each = C::bytes / per;
+    for (int s = 0; s < kStreams; ++s)
+        for (int t = 0; t < kTokens; ++t) totals[s][t] = set(0);
+    for (int64_t b = 0; b < a.blocks; b += per, panels += C::bytes) {
         for (int j = 0; j < per; ++j) {
-            B w[8];
-            Scales s;
-            C::weights(panel, j, [&](int step, B x) { w[step] = x; });
-            C::scales(panel, j, s);
-#pragma GCC unroll 4
-            for (int t = 0; t < kTokens; ++t) {
-                const TokenBlock token(a, t, b + j, 0);
-                const int8_t* q = a.q + kBlock * (t * a.blocks + b + j);
-                I sum = dot<C::bound, steps>(start_sum<C>(token, 0), w, q);
-                if constexpr (halves == 2) sum = sum * s.sub[0] + dot<C::bound, steps>(start_sum<C>(token, 1), w + 4, q + 16) * s.sub[1];
-                totals[t] = add_block<C>(totals[t], sum, s, token);
+#pragma GCC unroll 1
+            for (int s = 0; s < kStreams; ++s) {
+                const uint8_t* panel = panels + s * apart;
+                for (int line = 0; line < each; line += 64) prefetch(panel + kAhead + j * each + line);
+                typename ChosenSums<C>::type sums[kTokens];
+                for (int t = 0; t < kTokens; ++t) sums[t].start(TokenBlock(a, t, b + j, 0));
+                C::weights(panel, j, [&](int step, B w) {
+                    for (int t = 0; t < kTokens; ++t) sums[t].add(step, w, a.q + kBlock * (t * a.blocks + b + j));
+                });
+                Scales scales;
+                C::scales(panel, j, scales);
+                for (int t = 0; t < kTokens; ++t) {
+                    const TokenBlock token(a, t, b + j, 0);
+                    totals[s][t] = add_block<C>(totals[s][t], sums[t].total(scales, token), scales, token);
+                }
             }
         }
     }
@@ -123,7 +154,7 @@ struct Ahead {
     }
 };
 
-// Each instruction set has one of the two (`kPairSums`), and a compiler wants to have seen the other's name.
+// The same of tiles.
 template <int kBound, int kLogOffset, int kHalves, int kPanels, int kTokens>
 void dot_block(I (*sums)[kTokens], const uint8_t* w, const int32_t* sub, ptrdiff_t panel_bytes, const int8_t* a, const int32_t* pairs);
 template <int kBound, int kSteps, int kPanels, int kTokens>
@@ -218,25 +249,38 @@ void tile(const std::byte* panels, int64_t panel_bytes, const Activations& a, in
     for (int p = 0; p < kPanels; ++p) to.put(p, tile * kTileTokens, results + p * kTokens, kTokens);
 }
 
-// `kPanels` neighbouring panels times all activations.
+// Places of a matrix that a thread reads at once.
+constexpr int kStreams = 2;
+
+// `count` neighbouring panels times a few rows of activations.
+template <class C, int kTokens> void panels_direct(const uint8_t* panels, int64_t count, const Activations& a, const Target& to) {
+    const int64_t bytes = a.blocks / (C::columns / kBlock) * C::bytes, each = count / kStreams;
+    F totals[kStreams][kTokens];
+    for (int64_t i = 0; i < each; ++i) {
+        streams_direct<C, kTokens, kStreams>(panels + i * bytes, each * bytes, a, totals);
+        for (int s = 0; s < kStreams; ++s) to.put(s * each + i, 0, totals[s], kTokens);
+    }
+    for (int64_t i = kStreams * each; i < count; ++i) {
+        streams_direct<C, kTokens, 1>(panels + i * bytes, 0, a, totals);
+        to.put(i, 0, totals[0], kTokens);
+    }
+}
+
+template <class C> void few_rows(const uint8_t* panels, int64_t count, const Activations& a, int64_t tokens, const Target& to) {
+    if (tokens == 1) panels_direct<C, 1>(panels, count, a, to);
+    if constexpr (kDirectTokens >= 2) {
+        if (tokens == 2) panels_direct<C, 2>(panels, count, a, to);
+    }
+    if constexpr (kDirectTokens >= 4) {
+        if (tokens == 3) panels_direct<C, 3>(panels, count, a, to);
+        if (tokens == 4) panels_direct<C, 4>(panels, count, a, to);
+    }
+}
+
+// `kPanels` neighbouring panels times all activations, in tiles.
 template <class C, int kPanels>
 void panels_linear(const uint8_t* panels, const Activations& a, int64_t tokens, std::byte* scratch, const Target& to) {
     const int64_t packed_bytes = a.blocks / (C::columns / kBlock) * C::bytes;
-    if (a.width == 1) {
-        F totals[4];
-        for (int p = 0; p < kPanels; ++p, panels += packed_bytes) {
-            if (tokens == 1) panel_direct<C, 1>(panels, a, totals);
-            if constexpr (kDirectTokens >= 2) {
-                if (tokens == 2) panel_direct<C, 2>(panels, a, totals);
-            }
-            if constexpr (kDirectTokens >= 4) {
-                if (tokens == 3) panel_direct<C, 3>(panels, a, totals);
-                if (tokens == 4) panel_direct<C, 4>(panels, a, totals);
-            }
-            to.put(p, 0, totals, int(tokens));
-        }
-        return;
-    }
     const int64_t panel_bytes = kInPlace<C> ? packed_bytes : a.blocks * kUnpackedBytes<C>;
     const std::byte* tiles = kInPlace<C> ? reinterpret_cast<const std::byte*>(panels) : scratch;
     if constexpr (!kInPlace<C>)
