@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
-import os
 import queue
 import threading
 import time
@@ -21,6 +19,7 @@ from .answers import Answer, AnswerStream, Progress, RawEvents, raise_errors
 from .core.batch import Probe
 from .core.chat import Message, ReasoningDelta, TextDelta, Tool, ToolCall, ToolCallEnd, ToolCallStart
 from .core.errors import RequestError
+from .core.heap import give_back
 from .core.request import Output, Request, SamplingParams, TokenLogprobs, Want
 from .core.service import ModelInfo, Stats
 from .text.chat import Chat
@@ -93,7 +92,7 @@ class LLM:
         chat_template: str | None = None,
         **options: Any,
     ) -> None:
-        from .engine.load import EngineConfig, load_engine
+        from .engine.load import EngineConfig, open_engine
         from .engine.service import EngineService
         from .hub import pull
 
@@ -103,13 +102,15 @@ class LLM:
             config: EngineConfig = EngineConfig(stack=stack, dtype=dtype, max_model_len=max_model_len, **options)
         except TypeError as error:
             raise RequestError(f"LLM: {error}") from None
-        engine, checkpoint = load_engine(pull(str(model)), str(model), config)
-        self.tokenizer: Tokenizer = load_tokenizer(checkpoint.text_source)
-        self.checkpoint = checkpoint
+        opened = open_engine(pull(str(model)), str(model), config)
+        self.checkpoint = opened.checkpoint
+        # Before the weights: what making it takes for a while (80 MiB for 150,000 tokens) is then used again.
+        self.tokenizer: Tokenizer = load_tokenizer(self.checkpoint.text_source)
+        self._engine = opened.load()
         self._template = chat_template
-        self._engine = engine
-        _give_back_memory()
-        self.service = EngineService(engine)
+        self.checkpoint.release()
+        give_back()
+        self.service = EngineService(self._engine)
         self._ids = itertools.count()
 
     @property
@@ -377,13 +378,6 @@ class LLM:
         prompt = self.chat_format.prompt(turns, tools or (), **template)
         answer = self.chat_format.answer(prompt, tools or (), stop=params.stop)
         return AnswerStream(self._run([(tuple(prompt.tokens), 0)], params), answer.push)
-
-
-def _give_back_memory() -> None:
-    """Hands what loading used and freed, a vocabulary's texts above all, back to the system, where the C library can."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
 
 
 def load_vocabulary(model: str | Path = DEFAULT_MODEL) -> Tokenizer:

@@ -21,7 +21,8 @@ def step_bytes(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, streams
     Of an embedding that is not the head too only a few rows are read: it does not count. Of the routed experts those
     count that the streams choose, if they choose at random.
     """
-    model, slots, plan = accounted(checkpoint, stack, dtype)
+    found = accounted(checkpoint, stack, dtype)
+    model, slots, plan = found.model, found.slots, found.plan
     share = share_of_experts(checkpoint.config, streams)
     total = 0.0
     for name, source in plan.sources.items():

@@ -43,8 +43,11 @@ class Relaid(DerivedCheckpoint):
         """The tensor, made now."""
         return self._made[name].read()
 
-    def release(self, name: str) -> None:
+    def release(self, name: str | None = None) -> None:
         """Of all that it was made from."""
+        if name is None:
+            self._checkpoint.release()
+            return
         for source in self._made[name].sources:
             self._checkpoint.release(source)
 

@@ -121,8 +121,8 @@ def _plain(checkpoint: Checkpoint, to: Target, dtype: torch.dtype | None, exact:
 
 
 def _exact(checkpoint: Checkpoint, stack: Stack) -> frozenset[str]:
-    _, slots, plan = accounted(checkpoint, stack, torch.float32)
-    return frozenset(plan.sources[name] for name, slot in slots.items() if slot.exact)
+    found = accounted(checkpoint, stack, torch.float32)
+    return frozenset(found.plan.sources[name] for name, slot in found.slots.items() if slot.exact)
 
 
 def _only_dtype(checkpoint: Checkpoint) -> torch.dtype | None:

@@ -11,12 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..core.errors import Unsupported, UsageError
 from ..core.service import ModelInfo
-from ..core.weights import Packed, Rows, Weight
-from ..formats import expand
 from ..hub import account, open_checkpoint
 from ..hub.checkpoint import Checkpoint
 from ..hub.pooling import pools_last
@@ -30,10 +27,10 @@ from ..stacks.registry import dtype_of, open_stack, with_table
 from .engine import Engine
 from .limits import SchedulerConfig
 from .memory import StateMemory, choose_num_pages, choose_page_size, page_bytes, slot_bytes
+from .placer import Placer, dtype_name
 from .runner import Runner
 from .sampler import Sampler
 from .scheduler import Scheduler
-from .upload import Upload
 
 log = logging.getLogger("parity")
 
@@ -81,13 +78,54 @@ class EngineConfig:
     deterministic: bool = False
 
 
+@dataclass(frozen=True)
+class Accounted:
+    """A model without its weights, the places for them by name, and which tensor goes to which."""
+
+    model: Decoder
+    slots: Mapping[str, Slot]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model on its stack, every tensor accounted for, before its weights are read."""
+
+    name: str
+    checkpoint: Checkpoint
+    stack: Stack
+    dtype: torch.dtype
+    config: EngineConfig
+    accounted: Accounted
+
+    def load(self) -> Engine:
+        """Reads the weights and lays out the state; once.
+
+        Raises:
+            ParityError: the weights or the settings do not fit; the text says which and why.
+        """
+        started = time.monotonic()
+        model = _filled(self.accounted, self.checkpoint, self.stack, self.dtype)
+        log.info("loaded %s on %s in %.1f s", self.name, self.stack.name, time.monotonic() - started)
+        return make_engine(model, self.checkpoint, self.stack, self.dtype, self.name, self.config)
+
+
 def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Checkpoint]:
     """Opens a checkpoint, loads its weights onto a stack and lays out its state.
 
     Raises:
         ParityError: the checkpoint, the stack or the settings do not fit; the text says which and why.
     """
-    started = time.monotonic()
+    opened = open_engine(path, name, config)
+    return opened.load(), opened.checkpoint
+
+
+def open_engine(path: Path, name: str, config: EngineConfig) -> Opened:
+    """The first half of `load_engine`: all that may be refused without reading a weight.
+
+    Raises:
+        ParityError: the checkpoint, the stack or the settings do not fit; the text says which and why.
+    """
     stack, stack_dtype = open_stack(config.stack)
     if config.threads is not None:
         use_threads(stack, config.threads)
@@ -97,9 +135,7 @@ def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Ch
     dtype = compute_dtype(stack, stack_dtype, config.dtype, checkpoint.config)
     if config.quantize is not None:
         checkpoint = quantised(checkpoint, config.quantize, stack, dtype)
-    model = load_model(checkpoint, stack, dtype)
-    log.info("loaded %s on %s in %.1f s", name, stack.name, time.monotonic() - started)
-    return make_engine(model, checkpoint, stack, dtype, name, config), checkpoint
+    return Opened(name, checkpoint, stack, dtype, config, accounted(checkpoint, stack, dtype))
 
 
 def use_threads(stack: Stack, count: int) -> None:
@@ -125,7 +161,11 @@ def load_model(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draf
         Unsupported, ConfigError: the architecture or a setting of it is not computed.
         WeightError: a tensor is missing, left over, or of another shape.
     """
-    model, slots, plan = accounted(checkpoint, stack, dtype, draft=draft)
+    return _filled(accounted(checkpoint, stack, dtype, draft=draft), checkpoint, stack, dtype)
+
+
+def _filled(found: Accounted, checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype) -> Decoder:
+    model, slots, plan = found.model, found.slots, found.plan
     for read in model.readers:
         read(checkpoint.path)
     placer = Placer(stack, dtype)
@@ -148,8 +188,8 @@ def quantised(checkpoint: Checkpoint, quantize: str, stack: Stack, dtype: torch.
         Unsupported: it is packed already, or `quantize` is no name of a recipe.
     """
     recipe = recipe_for(quantize, stack.formats)
-    _, slots, plan = accounted(checkpoint, stack, dtype)
-    exact = {plan.sources[name] for name, slot in slots.items() if slot.exact}
+    places = accounted(checkpoint, stack, dtype)
+    exact = {places.plan.sources[name] for name, slot in places.slots.items() if slot.exact}
     found = QuantisedCheckpoint(checkpoint, recipe, exact)
     log.info("%s: %s while loading", quantize, found.describe())
     if not recipe.formats <= stack.formats:
@@ -157,10 +197,8 @@ def quantised(checkpoint: Checkpoint, quantize: str, stack: Stack, dtype: torch.
     return found
 
 
-def accounted(
-    checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draft: bool = False
-) -> tuple[Decoder, Mapping[str, Slot], Plan]:
-    """The model without its weights, the places for them by name, and which tensor goes to which.
+def accounted(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draft: bool = False) -> Accounted:
+    """The model without its weights, and where each tensor goes.
 
     Raises:
         Unsupported, ConfigError, WeightError: as `load_model`.
@@ -172,55 +210,7 @@ def accounted(
     rules = registry.rules(model, architecture)
     targets = all_to_model(checkpoint.tensors, rules)
     slots = model.all_slots({targets[name]: info.shape for name, info in checkpoint.tensors.items()})
-    return model, slots, account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules, targets)
-
-
-class Placer:
-    """Brings weights to a stack: onto its device, expanded if it does not compute on their format, in its kernels' order."""
-
-    def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
-        self._stack, self._dtype = stack, dtype
-        self._upload = Upload(stack.device)
-        self._expanded: dict[str, tuple[int, int]] = {}
-
-    def exact(self, weight: Weight) -> Tensor:
-        """A small weight that is kept in float32."""
-        return self._upload.tensor(expand(weight, torch.float32))
-
-    def place(self, weight: Weight) -> Weight:
-        """A matrix."""
-        if all(_format(part) in self._stack.formats for part in _parts(weight)):
-            return self._stack.prepare(self._upload.weight(weight))
-        for part in _parts(weight):
-            if isinstance(part, Packed):
-                before, after = self._expanded.get(part.format, (0, 0))
-                size = torch.Size(part.shape).numel() * self._dtype.itemsize
-                self._expanded[part.format] = (before + part.nbytes, after + size)
-        return expand(self._upload.weight(weight), self._dtype)
-
-    def report(self) -> None:
-        """Says which formats were expanded, and what that costs."""
-        for name, (before, after) in self._expanded.items():
-            log.info(
-                "%s weights are expanded to %s on %s, which does not compute on them: %.0f MiB become %.0f MiB",
-                name,
-                _name(self._dtype),
-                self._stack.name,
-                before / 2**20,
-                after / 2**20,
-            )
-
-
-def _parts(weight: Weight) -> tuple[Tensor | Packed, ...]:
-    return weight.parts if isinstance(weight, Rows) else (weight,)
-
-
-def _format(part: Tensor | Packed) -> str:
-    return part.format if isinstance(part, Packed) else _name(part.dtype)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+    return Accounted(model, slots, account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules, targets))
 
 
 def compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None, config: Mapping[str, Any]) -> torch.dtype:
@@ -228,11 +218,11 @@ def compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None
     if asked not in (None, "auto"):
         dtype = dtype_of(str(asked))
         if from_spec not in (None, dtype):
-            raise UsageError(f"the stack names dtype {_name(from_spec)} and dtype={asked} was given; give one")
+            raise UsageError(f"the stack names dtype {dtype_name(from_spec)} and dtype={asked} was given; give one")
         return dtype
     if from_spec is not None:
         return from_spec
-    own = {_name(dtype): dtype for dtype in stack.dtypes}.get(str(config.get("dtype") or config.get("torch_dtype")))
+    own = {dtype_name(dtype): dtype for dtype in stack.dtypes}.get(str(config.get("dtype") or config.get("torch_dtype")))
     return own or stack.dtypes[0]
 
 
@@ -328,7 +318,7 @@ def make_engine(
         max_model_len=max_model_len,
         vocab_size=model.vocab_size,
         stack=stack.name,
-        dtype=_name(dtype),
+        dtype=dtype_name(dtype),
         num_pages=num_pages,
         page_size=page_size,
         state_bytes=num_pages * per_page + per_slot * (config.max_num_seqs + num_snapshots),

@@ -9,13 +9,16 @@ from ..core.weights import Packed, Weight
 from ..stacks.base import Device
 
 _PIECE_BYTES = 64 << 20
+_SMALL_BYTES = 64 << 10
+"""Up to here a tensor is copied rather than used where its file is mapped: the system may map 2 MiB of a file to read a byte
+of it, and where the matrices around it were packed, these would be there twice."""
 
 
 class Upload:
     """Copies weights to a device through two pieces of staging memory in turn: one is read into while the other is copied.
 
     A file's tensors are views of the file: reading into a piece is what reads it. A device that does not run on by itself
-    is given the tensors as they are.
+    is given the tensors as they are, but small ones as copies.
 
     Args:
         device: where they go.
@@ -38,7 +41,8 @@ class Upload:
         """The same numbers on the device, complete for whatever is given to it from now on."""
         target = self._device.torch_device
         if not self._device.asynchronous or not tensor.numel():
-            return tensor.to(target)
+            moved = tensor.to(target)
+            return moved.clone() if moved is tensor and tensor.nbytes <= _SMALL_BYTES else moved
         out = torch.empty(tensor.shape, dtype=tensor.dtype, device=target)
         source, sink = (x.contiguous().view(-1).view(torch.uint8) for x in (tensor, out))
         for start in range(0, len(source), _PIECE_BYTES):

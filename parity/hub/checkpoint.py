@@ -63,8 +63,9 @@ class Checkpoint(Protocol):
     def read(self, name: str) -> torch.Tensor | Packed:
         """A tensor: a view of the mapped file wherever the format allows."""
 
-    def release(self, name: str) -> None:
-        """Gives back the memory that a mapped tensor took when it was looked at; looking again reads the disk."""
+    def release(self, name: str | None = None) -> None:
+        """Gives back the memory that a mapped tensor took when it was looked at, or, without a name, all of the files, headers
+        too; looking again reads the disk."""
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -46,7 +46,11 @@ class FolderCheckpoint:
             return arrays["data"]
         return Packed(folded.format, folded.shape, arrays, folded.meta)
 
-    def release(self, name: str) -> None:
+    def release(self, name: str | None = None) -> None:
         """Gives back the memory of what was read."""
+        if name is None:
+            for file in set(self._shards.values()):
+                file.release()
+            return
         for source in self._folded[name].sources.values():
             self._shards[source].release(source)

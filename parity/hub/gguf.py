@@ -159,8 +159,11 @@ class GgufFile:
         data = self._file.tensor(torch.uint8, (*tensor.shape[:-1], row_bytes), tensor.start)
         return Packed(tensor.format, tensor.shape, {"data": data})
 
-    def release(self, name: str) -> None:
-        """Gives back the memory of a tensor that was read; reading it again reads the file."""
+    def release(self, name: str | None = None) -> None:
+        """Gives back the memory of a tensor that was read, or of all that was; reading it again reads the file."""
+        if name is None:
+            self._file.release()
+            return
         tensor = self.tensors[name]
         self._file.release(tensor.start, tensor.start + tensor.nbytes)
 

@@ -30,7 +30,7 @@ class GgufCheckpoint:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        parts = open_parts(path)
+        parts = self._parts = open_parts(path)
         self.text_source: Mapping[str, Any] = parts[0].metadata
         self._layout = layout_of(self.text_source, str(path))
         self._files = {name: part for part in parts for name in part.tensors}
@@ -58,8 +58,12 @@ class GgufCheckpoint:
             return joined_kv_b(*(self._raw(source) for source in sources))
         return undo(self._change(name), self._raw(sources[0]), self.config, f"{self.path}: {name}")
 
-    def release(self, name: str) -> None:
+    def release(self, name: str | None = None) -> None:
         """Gives back the memory of what was read."""
+        if name is None:
+            for file in self._parts:
+                file.release()
+            return
         for source in self._sources[name]:
             self._files[source].release(source)
 

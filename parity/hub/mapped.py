@@ -40,8 +40,9 @@ class MappedFile:
         except IsADirectoryError:
             raise FormatError(f"{path} is a folder, not a file") from None
 
-    def release(self, start: int, stop: int) -> None:
+    def release(self, start: int = 0, stop: int | None = None) -> None:
         """Gives back the memory of a range, as far as whole pages lie in it; touching it again reads the file."""
+        stop = self.size if stop is None else stop
         first, last = start + -start % mmap.PAGESIZE, stop - stop % mmap.PAGESIZE
         if first < last and hasattr(self.buffer, "madvise"):
             self.buffer.madvise(mmap.MADV_DONTNEED, first, last - first)

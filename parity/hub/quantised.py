@@ -117,7 +117,7 @@ class QuantisedCheckpoint(DerivedCheckpoint):
         self._checkpoint.release(name)
         return packed
 
-    def release(self, name: str) -> None:
+    def release(self, name: str | None = None) -> None:
         """Of the plain one; what is packed is in nobody's file."""
         self._checkpoint.release(name)
 

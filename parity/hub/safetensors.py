@@ -74,8 +74,11 @@ class SafetensorsFile:
         entry = self.entries[name]
         return self._file.tensor(entry.dtype, entry.shape, entry.start)
 
-    def release(self, name: str) -> None:
-        """Gives back the memory of a tensor that was read; reading it again reads the file."""
+    def release(self, name: str | None = None) -> None:
+        """Gives back the memory of a tensor that was read, or of all that was; reading it again reads the file."""
+        if name is None:
+            self._file.release()
+            return
         entry = self.entries[name]
         self._file.release(entry.start, entry.stop)
 

@@ -13,8 +13,6 @@ from functools import lru_cache
 from itertools import takewhile
 from typing import Any
 
-from llguidance import LLMatcher
-
 from ..core.chat import Tool
 from ..core.errors import RequestError
 from ..engine.grammar import json_schema_grammar
@@ -64,6 +62,8 @@ def honoured_schema(tool: Tool) -> Mapping[str, Any]:
 
 def _problem(schema: Mapping[str, Any]) -> str | None:
     """Why a schema cannot be honoured."""
+    from llguidance import LLMatcher
+
     is_error, messages = LLMatcher.validate_grammar_with_warnings(json_schema_grammar(schema))
     return messages[0] if is_error else None
 

@@ -34,7 +34,7 @@ class ChatWords:
     @cached_property
     def longest_token_bytes(self) -> int:
         """Bytes of the longest token."""
-        return max((len(self.token_bytes(token)) for token in range(self._tokenizer.vocab_size)), default=1)
+        return max(map(len, self._tokenizer.all_bytes()), default=1)
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The tokens of a text."""

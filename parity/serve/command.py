@@ -6,11 +6,11 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ..core.service import Service
     from ..text.chat import Chat
     from ..text.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 KEY_VARIABLE = "PARITY_API_KEY"
 
@@ -172,14 +174,29 @@ def make_desk(service: Service, chat: Chat, settings: Settings) -> Desk:
     eos = service.info.eos_token_ids or frozenset(chat.tokenizer.eos_token_ids)
     if not eos:
         return Desk(service, words, None, settings)
-    # A large vocabulary takes a second or two, which nobody who asks for plain text should wait for.
-    building = ThreadPoolExecutor(1, thread_name_prefix="vocabulary").submit(_grammars, words, chat.tokenizer, eos)
-    return Desk(service, words, building.result, settings)
+    return Desk(service, words, once(partial(_grammars, words, chat.tokenizer, eos)), settings)
+
+
+def once(make: Callable[[], T]) -> Callable[[], T]:
+    """Makes something when it is first asked for, by whichever thread; others wait for it.
+
+    A large vocabulary of grammars takes half a second and 50 MiB, which nobody who asks for plain text should pay for.
+    """
+    lock = Lock()
+    made: list[T] = []
+
+    def get() -> T:
+        with lock:
+            if not made:
+                made.append(make())
+            return made[0]
+
+    return get
 
 
 def _grammars(words: ChatWords, tokenizer: Tokenizer, eos: frozenset[int]) -> Grammars:
     return Grammars(
-        [words.token_bytes(token) for token in range(words.vocab_size)],
+        tokenizer.all_bytes(words.vocab_size),
         encode=partial(tokenizer.encode, add_special_tokens=False, allow_special=False),
         special=set(words.control_tokens.values()) | tokenizer.special_ids | eos,
         eos=eos,

@@ -68,7 +68,7 @@ class Desk:
         """
         deadline_s = time.monotonic() + self.settings.request_timeout_s
         for ask in asks:
-            self._refuse_hopeless(ask)
+            await self._refuse_hopeless(ask)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.lanes.admitted(owner))
             prompts = [await aside(partial(self._prompt, ask)) for ask in asks]
@@ -136,11 +136,14 @@ class Desk:
             raise RequestError("structured output needs a tokenizer with an end token, which this model does not have")
         return self._grammars().constraint(grammar, field=form.field if form else "tools")
 
-    def _refuse_hopeless(self, ask: ChatAsk | TextAsk) -> None:
+    async def _refuse_hopeless(self, ask: ChatAsk | TextAsk) -> None:
         """Refuses a text that cannot fit whatever its tokens, before time is spent on cutting it."""
         texts = [ask.prompt] if isinstance(ask, TextAsk) else [message.content for message in ask.messages]
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
-        fewest = size // max(1, self.words.longest_token_bytes)
+        if size <= self.info.max_model_len:
+            return
+        longest = await aside(lambda: self.words.longest_token_bytes)
+        fewest = size // max(1, longest)
         if fewest > self.info.max_model_len:
             raise ContextExceeded(fewest, self.info.max_model_len)
 

@@ -114,6 +114,10 @@ class Tokenizer(ABC):
             known = self._bytes[token] = self._read_bytes(token)
         return known
 
+    def all_bytes(self, count: int | None = None) -> list[bytes]:
+        """The bytes of the first `count` token ids, or of all; a vocabulary is large, so nothing of it is kept here."""
+        return [self._read_bytes(token) for token in range(self.vocab_size if count is None else count)]
+
     def decode(self, tokens: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of some tokens; bytes that are no UTF-8 become U+FFFD."""
         skipped = self._special_ids if skip_special_tokens else frozenset()

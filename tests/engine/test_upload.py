@@ -95,6 +95,11 @@ def test_a_model_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found == expected).all()
 
 
-def test_a_host_is_given_the_tensors_as_they_are() -> None:
-    tensor = torch.ones(3)
-    assert Upload(HostDevice()).tensor(tensor) is tensor
+def test_a_host_is_given_the_tensors_as_they_are_but_small_ones_as_copies() -> None:
+    """Whoever keeps a small view of a mapped file keeps far more of the file in memory."""
+    large, small = torch.ones(128, 129), torch.ones(128, 128)
+    upload = Upload(HostDevice())
+    assert upload.tensor(large) is large
+    copy = upload.tensor(small)
+    assert torch.equal(copy, small)
+    assert copy.data_ptr() != small.data_ptr()

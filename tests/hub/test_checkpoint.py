@@ -318,6 +318,42 @@ def test_refused_quantisation(tmp_path: Path, quantization: Any, tensors: Any, e
         folder(tmp_path, {**arrays, "x": torch.ones(1)}, **quantization)
 
 
+def _resident(path: Path) -> int:
+    """KiB of a file that this process has mapped and holds in memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    kib, inside = 0, False
+    for line in lines:
+        if not line[0].isupper():  # where a mapping begins: its addresses in small letters
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            kib += int(line.split()[1])
+    return kib
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not say what is resident")
+@pytest.mark.parametrize("kind", ["gguf", "folder"])
+def test_memory_is_given_back(tmp_path: Path, kind: str) -> None:
+    name, weight = "model.embed_tokens.weight", torch.randn(96, 640)
+    if kind == "gguf":
+        path = file = tmp_path / "m.gguf"
+        export_gguf(path, {**SMALL, "model_type": "qwen2", "hidden_size": 640}, {name: weight}, VOCABULARY)
+    else:
+        path, file = tmp_path, tmp_path / "model.safetensors"
+        write_safetensors(path, {"model_type": "qwen2"}, {name: weight})
+    checkpoint = open_checkpoint(path)
+    read = checkpoint.read(name)
+    assert isinstance(read, torch.Tensor)
+    assert torch.equal(read, weight)
+    whole = _resident(file)
+    assert whole >= 4 * 96 * 640 // 1024
+    checkpoint.release(name)
+    assert _resident(file) < whole - 200
+    assert torch.equal(read, weight)
+    checkpoint.release()
+    assert _resident(file) <= 4  # the last page may be there in part
+    assert torch.equal(read, weight)
+
+
 def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="nothing"):
         open_checkpoint(tmp_path / "nothing")

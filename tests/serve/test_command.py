@@ -8,13 +8,16 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
 from parity.cli import build_parser
 from parity.core.errors import Unsupported, UsageError
-from parity.serve.command import dialect_of, settings_of, template_of
+from parity.serve.command import dialect_of, once, settings_of, template_of
 from parity.serve.run import bind
 from parity.serve.settings import Settings
 from parity.text.dialects import dialect_by_name
@@ -24,6 +27,22 @@ from .conftest import PATIENCE_S
 
 def parse(*words):
     return build_parser("serve").parse_args(["serve", *words])
+
+
+def test_what_is_made_once_is_made_when_it_is_asked_for():
+    made = []
+
+    def make():
+        made.append(threading.get_ident())
+        time.sleep(0.05)  # so that others ask meanwhile
+        return object()
+
+    get = once(make)
+    assert not made
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: get(), range(16)))
+    assert len(made) == 1
+    assert len(set(map(id, found))) == 1
 
 
 def test_the_defaults_are_safe():

@@ -123,6 +123,9 @@ def test_token_bytes(small: Tokenizer) -> None:
     assert small.token_bytes(small.vocab_size - 1) == b""
     assert small.token_bytes(10**9) == b""
     assert small.token_bytes(-1) == b""
+    wide = small.vocab_size + 3
+    assert small.all_bytes(wide) == [small.token_bytes(token) for token in range(wide)]
+    assert len(small.all_bytes()) == small.vocab_size
 
 
 def test_numpy_metadata(small_metadata: dict[str, Any], small: Tokenizer) -> None:
