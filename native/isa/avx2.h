@@ -7,7 +7,7 @@
 
 namespace parity::PARITY_ISA {
 
-constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 2, kAhead = 1024;
+constexpr int kTilePanels = 1, kTileTokens = 4, kDirectTokens = 4, kAhead = 1024;
 constexpr bool kPairSums = true, kLargeInPlace = true;
 // Rows and tokens of a tile of plain numbers: as many as registers have room for.
 constexpr int kPlainRows = 2, kPlainTokens = 2;
