@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from parity.core.request import Request
+from parity.core.request import Output
 from parity.hub import open_checkpoint, write_safetensors
 
 from . import tiny
@@ -80,56 +80,54 @@ def check_steps(case: Case) -> None:
     assert tiny.relative_error(ours, case.reference) < case.tolerance
 
 
-def _alone(case: Case, prompts: Sequence[list[int]], count: int) -> list[list[int]]:
-    """Greedy tokens of each prompt, each in an engine of its own with nothing cached."""
-    results = []
-    for prompt in prompts:
-        engine = case.engine(enable_prefix_caching=False)
-        results.append(tiny.generated(tiny.finish(engine, [tiny.greedy("a", prompt, count)])["a"]))
-    return results
+def check_greedy(case: Case, outputs: Mapping[str, Sequence[Output]], prompts: Mapping[str, list[int]], count: int) -> None:
+    """Each answer is what its prompt alone gives: of all its tokens at once, every one follows from those before it."""
+    engine = case.engine(max_num_batched_tokens=4096, enable_prefix_caching=False)
+    for name, prompt in prompts.items():
+        answer = tiny.generated(outputs[name])
+        assert len(answer) == count
+        rows = tiny.logits(engine, [*prompt, *answer[:-1]], f"{name} at once")[len(prompt) - 1 :]
+        assert rows.argmax(-1).tolist() == answer, name
 
 
 def check_mixed(case: Case) -> None:
     """Requests of several lengths in one batch, prefilling beside decoding, give what each gives alone."""
-    prompts = [case.tokens[:19], case.other(2, 5), case.tokens, case.other(3, 30)]
-    expected = _alone(case, prompts, 12)
+    prompts = {"a": case.tokens[:19], "b": case.other(2, 5), "c": case.tokens, "d": case.other(3, 30)}
     engine = case.engine(max_num_batched_tokens=16, num_pages=256)
-    outputs = tiny.finish(engine, [tiny.greedy(str(i), prompt, 12) for i, prompt in enumerate(prompts)])
-    assert [tiny.generated(outputs[str(i)]) for i in range(len(prompts))] == expected
+    outputs = tiny.finish(engine, [tiny.greedy(name, prompt, 12) for name, prompt in prompts.items()])
+    check_greedy(case, outputs, prompts, 12)
 
 
 def check_prefix(case: Case) -> None:
     """A prompt whose beginning is cached gives what it gives cold."""
-    first, second = case.tokens, [*case.tokens, *case.other(5, 12)]
-    expected = _alone(case, [first, second], 10)
+    prompts = {"first": case.tokens, "second": [*case.tokens, *case.other(5, 12)]}
     engine = case.engine(num_pages=256, max_num_batched_tokens=16)
-    assert tiny.generated(tiny.finish(engine, [tiny.greedy("first", first, 10)])["first"]) == expected[0]
-    outputs = tiny.finish(engine, [tiny.greedy("second", second, 10)])["second"]
-    assert outputs[-1].usage.num_cached_tokens > 0, "nothing was reused"
-    assert tiny.generated(outputs) == expected[1]
+    outputs: dict[str, list[Output]] = {}
+    for name, prompt in prompts.items():
+        outputs |= tiny.finish(engine, [tiny.greedy(name, prompt, 10)])
+    assert outputs["second"][-1].usage.num_cached_tokens > 0, "nothing was reused"
+    check_greedy(case, outputs, prompts, 10)
     engine.scheduler.check()
 
 
 def check_preempted(case: Case) -> None:
     """Too few pages for all: some are preempted and computed again, and none differs."""
-    prompts = [case.other(6, 20), case.other(7, 20), case.other(8, 20)]
-    expected = _alone(case, prompts, 24)
+    prompts = {str(seed): case.other(seed, 20) for seed in (6, 7, 8)}
     pages = -(-44 // case.page_size)
     engine = case.engine(num_pages=2 * pages, max_num_batched_tokens=64)
-    requests: list[Request] = [tiny.greedy(str(i), prompt, 24) for i, prompt in enumerate(prompts)]
-    outputs = tiny.finish(engine, requests)
+    outputs = tiny.finish(engine, [tiny.greedy(name, prompt, 24) for name, prompt in prompts.items()])
     assert engine.stats().num_preemptions > 0, "nothing was preempted"
-    assert [tiny.generated(outputs[str(i)]) for i in range(len(prompts))] == expected
+    check_greedy(case, outputs, prompts, 24)
     engine.scheduler.check()
 
 
 def check_resumed(case: Case) -> None:
     """Stopped after some tokens and asked again with them, it goes on as if it had never stopped."""
     engine = case.engine(num_pages=256)
-    whole = tiny.generated(tiny.finish(engine, [tiny.greedy("whole", case.tokens, 16)])["whole"])
-    begun = tiny.generated(tiny.finish(engine, [tiny.greedy("begun", case.tokens, 7)])["begun"])
-    resumed = tiny.finish(engine, [tiny.greedy("resumed", [*case.tokens, *begun], 9)])["resumed"]
-    assert [*begun, *tiny.generated(resumed)] == whole
+    outputs = tiny.finish(engine, [tiny.greedy("begun", case.tokens, 7)])
+    check_greedy(case, outputs, {"begun": case.tokens}, 7)
+    prompt = [*case.tokens, *tiny.generated(outputs["begun"])]
+    check_greedy(case, tiny.finish(engine, [tiny.greedy("resumed", prompt, 9)]), {"resumed": prompt}, 9)
 
 
 def check_written(case: Case, model: torch.nn.Module, folder: Path) -> None:

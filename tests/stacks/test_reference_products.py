@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from parity.stacks import reference
-from parity.stacks.cpu.products import MOST_ROWS, linear
+from parity.stacks.cpu.products import LEAST_WEIGHTS, MOST_ROWS, linear
 from parity.stacks.registry import open_stack
 
 
 @pytest.mark.parametrize("rows", [1, 3, MOST_ROWS, MOST_ROWS + 1])
 @pytest.mark.parametrize("biased", [False, True])
-def test_products_are_the_reference_s(rows: int, biased: bool) -> None:
+@pytest.mark.parametrize("outputs", [40, LEAST_WEIGHTS // 96 + 1])
+def test_products_are_the_reference_s(outputs: int, biased: bool, rows: int) -> None:
     torch.manual_seed(rows)
-    x, weight = torch.randn(2 * rows, 96)[::2], torch.randn(40, 96)
-    bias = torch.randn(40) if biased else None
+    x, weight = torch.randn(2 * rows, 96)[::2], torch.randn(outputs, 96)
+    bias = torch.randn(outputs) if biased else None
     with torch.inference_mode():
         found = linear(x, weight, bias)
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
