@@ -10,6 +10,8 @@ from .config_keys import HARMLESS, VISION_KEYS
 
 T = TypeVar("T")
 _MISSING: Any = object()
+MOST_LAYERS = 10_000
+"""What is said of each layer is made when the model is built, before a tensor is looked at."""
 
 
 class Fields:
@@ -49,6 +51,8 @@ class Fields:
         value = self._take(key, int, default)
         if isinstance(value, int) and value < 0:
             raise ConfigError(f"{self._where}: {key} must not be negative, not {value}")
+        if isinstance(value, int) and key.endswith("_layers") and value > MOST_LAYERS:
+            raise ConfigError(f"{self._where}: {key} must be at most {MOST_LAYERS}, not {value}")
         return value
 
     def size(self, key: str, default: Any = _MISSING) -> Any:
@@ -145,16 +149,21 @@ def layer_types(fields: Fields, num_layers: int, allowed: Sequence[str], default
     return kinds
 
 
-def text_fields(fields: Fields) -> Fields:
+def text_fields(fields: Fields, *kinds: str) -> Fields:
     """The text part of a multimodal config, or the config itself; the parent's other keys are finished with.
 
+    Args:
+        kinds: the `model_type`s that a text part of this architecture has; none if the caller looks at it.
+
     Raises:
-        ConfigError: the parent has a key that is not known.
+        ConfigError: the parent has a key that is not known, or a text part of another kind.
     """
     text = fields.mapping("text_config", None)
     if text is None:
         return fields
     fields.skip(*VISION_KEYS)
+    if kinds and text.get("model_type") not in (None, fields.model_type, *kinds):
+        raise ConfigError(f"text_config has model_type {text['model_type']!r}: {fields.model_type!r} has {' or '.join(kinds)}")
     merged = dict(text)
     tied = fields.bool("tie_word_embeddings", None)
     if tied is not None:

@@ -28,7 +28,7 @@ from .standard import Sizes, read_sizes
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A DeepSeek-V4.1 model."""
-    fields = text_fields(fields)
+    fields = text_fields(fields, "deepseek_v41_text")
     sizes = read_sizes(fields, eps=1e-20)
     drafts, spark = read_drafts(fields, sizes, draft, entering=True)
     if drafts and not spark:
@@ -110,12 +110,14 @@ def _engrams(fields: Fields, ops: Ops, sizes: Sizes, dtype: torch.dtype, count: 
     total = (width - 1) * heads
     if width < 2 or any(type(layer) is not int or not 0 <= layer < sizes.num_layers for layer in layers):
         raise ConfigError(f"engram_layer_ids = {layers!r} with n-grams up to {width} do not fit {sizes.num_layers} layers")
+    if len(given) != len(layers) or any(type(rows) is not int or rows < total * base for rows in given):
+        raise ConfigError(f"engram_num_embeddings = {given!r} must hold at least {total * base} rows for each of {layers!r}")
     primes = primes_after(base - 1, total * len(layers))
     made = {}
     for place, layer in enumerate(layers):
         constants = multipliers(num_classes, width, layer)
         hashing = NgramHash(constants, primes[place * total : (place + 1) * total], fill=0)
-        if len(given) != len(layers) or given[place] < hashing.num_rows:
+        if given[place] < hashing.num_rows:
             raise ConfigError(f"engram_num_embeddings = {given!r} must hold {hashing.num_rows} rows for layer {layer}")
         made[layer] = Engram(
             ops,

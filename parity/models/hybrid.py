@@ -14,7 +14,7 @@ from .decoder import Decoder
 from .draft import skipped
 from .layers.attention import Attention
 from .layers.delta import GatedDeltaNet
-from .layers.rope import Rope, make_rope, rope_parameters
+from .layers.rope import Rope, make_rope, rope_parameters, rotated_dims
 from .layers.sparse import GroupIndexer
 from .layers.sparse_mlp import SparseMLP, with_shared_expert
 from .standard import Mixer, Sizes, assemble, dense_mlp, read_head_dim, read_sizes
@@ -48,8 +48,7 @@ def hybrid_mixers(
     fields.expect("attn_output_gate", True, default=True)
     head_dim = read_head_dim(fields, sizes, 256)
     parameters = rope_parameters(fields)
-    fraction = fields.float("partial_rotary_factor", parameters.get("partial_rotary_factor", 0.25))
-    rope = make_rope(parameters, int(head_dim * fraction), sizes.max_position)
+    rope = make_rope(parameters, rotated_dims(fields, parameters, head_dim, 0.25), sizes.max_position)
     delta = {
         "num_k_heads": fields.size("linear_num_key_heads", 16),
         "num_v_heads": fields.size("linear_num_value_heads", 32),

@@ -14,7 +14,7 @@ from .hybrid import DRAFT_NAMES, hybrid_decoder
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A Qwen3.5 dense model."""
-    return hybrid_decoder(text_fields(fields), ops, dtype, packed=False, moe=False, draft=draft)
+    return hybrid_decoder(text_fields(fields, "qwen3_5_text"), ops, dtype, packed=False, moe=False, draft=draft)
 
 
 ARCHITECTURE = Architecture(

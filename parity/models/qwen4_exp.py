@@ -29,7 +29,7 @@ from .standard import Sizes, read_sizes
 
 def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) -> Decoder:
     """A Qwen4-exp model."""
-    fields = text_fields(fields)
+    fields = text_fields(fields, "qwen4_exp_text")
     sizes = read_sizes(fields)
     fields.skip("number_of_conv_states", "intermediate_size", "mtp")
     drafts = read_drafts(fields, draft)

@@ -217,6 +217,15 @@ NOT_NUMBERS_OF_A_MODEL: tuple[tuple[str, Any, str], ...] = (
     ("rms_norm_eps", -1e-6, "rms_norm_eps must not be negative, not -1e-06"),
     ("rope_theta", 0, "rope_theta must be above 0, not 0"),
     ("rope_parameters", {"rope_type": "default", "rope_theta": -1e6}, "rope_theta must be above 0, not -1000000"),
+    ("rope_parameters", {"rope_theta": "much"}, "rope_theta must be a number, not 'much'"),
+    ("rope_parameters", {"rope_type": []}, r"rope_type \[\] is not supported"),
+    ("rope_parameters", {"partial_rotary_factor": 2.5}, "partial_rotary_factor must be at most 1, not 2.5"),
+    ("rope_parameters", {"partial_rotary_factor": "half"}, "partial_rotary_factor must be a number, not 'half'"),
+    ("rope_parameters", {"rope_type": "yarn", "factor": 0}, "factor must be above 0, not 0"),
+    ("rope_parameters", {"rope_type": "yarn"}, "rope lacks 'factor'"),
+    ("head_dim", 2**23, "dimensions cannot be rotated: an even number of them can, up to 1048576"),
+    ("qk_rope_head_dim", 63, "63 dimensions cannot be rotated"),
+    ("num_hidden_layers", 10**9, "num_hidden_layers must be at most 10000, not 1000000000"),
     ("num_experts_per_tok", 999, "num_experts_per_tok = 999 is above the number of experts"),
     ("num_experts_per_token", 999, "num_experts_per_tok = 999 is above the number of experts"),
     ("n_group", 7, "do not fit n_group = 7 with topk_group"),
@@ -225,7 +234,10 @@ NOT_NUMBERS_OF_A_MODEL: tuple[tuple[str, Any, str], ...] = (
 )
 
 # Greedy routing has no groups; nothing is rotated.
-NOT_COMPUTED_WITH = {"deepseek-v2-lite": {"n_group", "topk_group"}, "kimi-linear-48b-a3b": {"rope_theta"}}
+NOT_COMPUTED_WITH = {
+    "deepseek-v2-lite": {"n_group", "topk_group"},
+    "kimi-linear-48b-a3b": {"rope_theta", "head_dim", "qk_rope_head_dim"},
+}
 
 
 @pytest.mark.parametrize("name", OF_EACH_FAMILY)

@@ -13,6 +13,9 @@ from torch import Tensor
 from ...core.errors import ConfigError
 from ..config import Fields
 
+MOST_DIMS = 2**20
+"""Of a head that are rotated; released models rotate up to 128."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rope:
@@ -53,6 +56,16 @@ def rope_parameters(fields: Fields, default_theta: float = 10000.0) -> dict[str,
     return merged
 
 
+def rotated_dims(fields: Fields, parameters: Mapping[str, Any], head_dim: int, default: float) -> int:
+    """How many of a head's dimensions are rotated, by `partial_rotary_factor` wherever the config has it."""
+    key = "partial_rotary_factor"
+    given = {key: parameters.get(key)} | ({key: fields.float(key)} if fields.float(key, None) is not None else {})
+    fraction = _above_zero(given, key, default)
+    if fraction > 1:
+        raise ConfigError(f"{key} must be at most 1, not {fraction:g}")
+    return int(head_dim * fraction)
+
+
 def make_rope(parameters: Mapping[str, Any], dims: int, max_position: int) -> Rope:
     """The frequencies of `dims` rotated dimensions.
 
@@ -60,16 +73,16 @@ def make_rope(parameters: Mapping[str, Any], dims: int, max_position: int) -> Ro
         ConfigError: a scaling or a key of one that is not computed, or a base that is not above 0.
     """
     left = dict(parameters)
-    kind, theta = left.pop("rope_type"), float(left.pop("rope_theta"))
-    if theta <= 0:
-        raise ConfigError(f"rope_theta must be above 0, not {theta}")
+    kind, theta = left.pop("rope_type"), _above_zero(left, "rope_theta")
+    if not 0 < dims <= MOST_DIMS or dims % 2:
+        raise ConfigError(f"{dims} dimensions cannot be rotated: an even number of them can, up to {MOST_DIMS}")
     # Text positions are the same in all three sections of a multimodal rope, which then is a plain one.
     for key in ("mrope_section", "mrope_interleaved", "partial_rotary_factor"):
         left.pop(key, None)
     if kind == "mrope":
         kind = "default"
     plain = theta ** -(torch.arange(0, dims, 2, dtype=torch.float32) / dims)
-    if kind not in _KINDS:
+    if kind not in tuple(_KINDS):
         raise ConfigError(f"rope_type {kind!r} is not supported: only {', '.join(_KINDS)}")
     rope = _KINDS[kind](plain, theta, dims, max_position, left)
     if left:
@@ -77,18 +90,38 @@ def make_rope(parameters: Mapping[str, Any], dims: int, max_position: int) -> Ro
     return rope
 
 
+def _number(left: dict[str, Any], key: str, default: float | None = None) -> float:
+    """A key of the scaling, taken out of it."""
+    value = left.pop(key, None)
+    value = default if value is None else value
+    if value is None:
+        raise ConfigError(f"the config's rope lacks {key!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigError(f"{key} must be a number, not {value!r}")
+    return float(value)
+
+
+def _above_zero(left: dict[str, Any], key: str, default: float | None = None) -> float:
+    value = _number(left, key, default)
+    if value <= 0:
+        raise ConfigError(f"{key} must be above 0, not {value:.12g}")
+    return value
+
+
 def _default(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
     return Rope(plain)
 
 
 def _linear(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
-    return Rope(plain / float(left.pop("factor")))
+    return Rope(plain / _above_zero(left, "factor"))
 
 
 def _llama3(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
     """Llama 3.1: long wavelengths are divided by the factor, short ones kept, those between blended."""
-    factor, low, high = (float(left.pop(key)) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-    original = float(left.pop("original_max_position_embeddings"))
+    factor, low, high = (_above_zero(left, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    original = _above_zero(left, "original_max_position_embeddings")
+    if low >= high:
+        raise ConfigError(f"low_freq_factor = {low:g} must be below high_freq_factor = {high:g}")
     turns = original * plain / (2 * math.pi)
     blend = ((turns - low) / (high - low)).clamp(0, 1)
     return Rope(plain * (blend + (1 - blend) / factor))
@@ -100,10 +133,12 @@ def _yarn(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[
     `attn_factor` multiplies the temperature, as in vLLM and llama.cpp: DeepSeek-R1-0528-Qwen3-8B undoes it so to the last
     digit. transformers knows only `attention_factor`, the temperature itself, and leaves the other out with a warning.
     """
-    factor = float(left.pop("factor"))
-    original = float(left.pop("original_max_position_embeddings", max_position))
-    fast, slow = float(left.pop("beta_fast", 32)), float(left.pop("beta_slow", 1))
+    factor = _above_zero(left, "factor")
+    original = _above_zero(left, "original_max_position_embeddings", max_position)
+    fast, slow = _above_zero(left, "beta_fast", 32), _above_zero(left, "beta_slow", 1)
     truncate = bool(left.pop("truncate", True))
+    if theta <= 1:
+        raise ConfigError(f"rope_theta must be above 1 with YaRN, not {theta:g}")
 
     def dimension(turns: float) -> float:
         """The dimension whose wavelength makes this many turns over the original context."""
@@ -117,15 +152,15 @@ def _yarn(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[
         high += 0.001
     ramp = ((torch.arange(dims // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
     inv_freq = plain / factor * ramp + plain * (1 - ramp)
-    own, everywhere = left.pop("mscale", None), left.pop("mscale_all_dim", None)
-    given, times = left.pop("attention_factor", None), float(left.pop("attn_factor", 1.0))
+    own, everywhere = (_number(left, key, 0.0) for key in ("mscale", "mscale_all_dim"))
+    given, times = left.pop("attention_factor", None), _number(left, "attn_factor", 1.0)
     if given is not None:
-        scale = float(given)
+        scale = _number({"attention_factor": given}, "attention_factor")
     elif own and everywhere:
-        scale = times * yarn_mscale(factor, float(own)) / yarn_mscale(factor, float(everywhere))
+        scale = times * yarn_mscale(factor, own) / yarn_mscale(factor, everywhere)
     else:
         scale = times * yarn_mscale(factor, 1.0)
-    return Rope(inv_freq, scale, yarn_mscale(factor, float(everywhere)) if everywhere else 1.0)
+    return Rope(inv_freq, scale, yarn_mscale(factor, everywhere) if everywhere else 1.0)
 
 
 def yarn_mscale(factor: float, mscale: float) -> float:

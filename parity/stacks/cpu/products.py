@@ -20,8 +20,8 @@ LEAST_WEIGHTS = 2**20
 
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     """`reference.linear` in the same precision; a few rows are summed in another library's order."""
-    few = x.ndim == 2 and x.dtype == torch.float32 and 0 < len(x) <= MOST_ROWS
-    if not few or math.prod(weight.shape) < LEAST_WEIGHTS or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
+    few = x.ndim == 2 and x.dtype == torch.float32 and 0 < len(x) <= MOST_ROWS and math.prod(weight.shape) >= LEAST_WEIGHTS
+    if not few or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
         return reference.linear(x, weight, bias)
     return F.linear(x.to_mkldnn(), reference.plain(weight, x.dtype), bias).to_dense()
 
