@@ -74,6 +74,7 @@ class LLM:
         dtype: the compute dtype, such as `bfloat16`; None takes the model's, where the stack is good at it.
         max_model_len: most tokens of prompt and answer together; None takes what the model and the memory allow.
         chat_template: Jinja source, instead of the model's own.
+        tokenizer: the model's, where it is at hand already.
         options: more fields of `parity.engine.load.EngineConfig`.
 
     Raises:
@@ -90,6 +91,7 @@ class LLM:
         dtype: str | None = None,
         max_model_len: int | None = None,
         chat_template: str | None = None,
+        tokenizer: Tokenizer | None = None,
         **options: Any,
     ) -> None:
         from .engine.load import EngineConfig, open_engine
@@ -105,7 +107,7 @@ class LLM:
         opened = open_engine(pull(str(model)), str(model), config)
         self.checkpoint = opened.checkpoint
         # Before the weights: what making it takes for a while (80 MiB for 150,000 tokens) is then used again.
-        self.tokenizer: Tokenizer = load_tokenizer(self.checkpoint.text_source)
+        self.tokenizer: Tokenizer = tokenizer or load_tokenizer(self.checkpoint.text_source)
         self._engine = opened.load()
         self._template = chat_template
         self.checkpoint.release()
@@ -289,34 +291,37 @@ class LLM:
         """
         prompt = self.encode(tokens)
         rows, num_rows = np.empty((len(prompt), self.info.vocab_size), np.float32), 0
-        for part in self.logit_pieces(prompt, probe=probe, chunk=chunk):
+        for _, part in self.logit_pieces([prompt], probe=probe, chunk=chunk):
             rows[num_rows : num_rows + len(part)] = part
             num_rows += len(part)
         return rows
 
     def logit_pieces(
-        self, tokens: Prompt, *, probe: Probe | None = None, chunk: int | None = None, keep: bool = False
-    ) -> Iterator[npt.NDArray[np.float32]]:
-        """The same a step's rows at a time, [rows, vocabulary]. The engine waits for whoever reads, so that memory does not
-        grow with the prompt.
+        self, prompts: Sequence[Prompt], *, probe: Probe | None = None, chunk: int | None = None, keep: bool = False
+    ) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+        """(which prompt, the next of its rows [rows, vocabulary]) of prompts that start together and share steps. The engine
+        waits for whoever reads, so that memory does not grow with the prompts.
 
         Args:
-            tokens, probe, chunk: as for `logits`.
+            prompts, probe, chunk: as for `logits`.
             keep: leave the state in the prefix cache for requests that come after; none is taken from it.
         """
         from .engine.inside import inside
 
         params = SamplingParams(temperature=0.0, max_tokens=0)
-        prompt = self.encode(tokens)
+        jobs = [(self.encode(prompt), 0) for prompt in prompts]
+        ended: dict[int, Progress] = {}
         self._engine.runner.probe, self._engine.scheduler.chunk_tokens = probe, chunk
         try:
             with inside(self._engine.runner.model, probe):
-                for _, progress in self._run([(prompt, 0)], params, want="logits", cache=keep):
+                for index, progress in self._run(jobs, params, want="logits", cache=keep):
+                    ended[index] = progress
                     while progress.arrays:
-                        yield progress.arrays.pop(0)
+                        yield index, progress.arrays.pop(0)
         finally:
             self._engine.runner.probe = self._engine.scheduler.chunk_tokens = None
-        raise_errors(progress.answer("", None))
+        for progress in ended.values():
+            raise_errors(progress.answer("", None))
 
     def content(self) -> tuple[str, dict[str, str]]:
         """What the weights are, the same for any mirror or sharding: the content root, and the hash of each tensor."""

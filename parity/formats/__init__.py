@@ -27,8 +27,8 @@ FORMATS: Mapping[str, Format] = {
 # Weights packed at a time: the temporaries stay in the cache, and below 32,768 elements torch starts no threads, whose
 # barriers cost many times the work on a busy machine.
 _CHUNK = 1 << 15
-# Weights expanded at a time. Expanding takes fewer operations for each weight: smaller chunks spend more on starting them.
-_EXPANDED = 1 << 17
+# Weights expanded at a time: in smaller chunks the operations' own cost, in larger ones fresh memory takes the longer.
+_EXPANDED = 1 << 19
 
 
 def format_of(name: str) -> Format:
@@ -46,12 +46,25 @@ def expand(weight: Weight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """The numbers of a weight, [..., out, in]: computed in float32 by the format's definition, then rounded to `dtype`."""
     if isinstance(weight, torch.Tensor):
         return weight.to(dtype)
-    if isinstance(weight, Rows):
-        return torch.cat([expand(part, dtype) for part in weight.parts])
+    parts = weight.parts if isinstance(weight, Rows) else (weight,)
+    out, start = torch.empty(weight.shape, dtype=dtype, device=_device(parts[0])), 0
+    for part in parts:
+        _expand_into(out[start : start + part.shape[0]], part)
+        start += part.shape[0]
+    return out
+
+
+def _device(weight: torch.Tensor | Packed) -> torch.device:
+    return weight.device if isinstance(weight, torch.Tensor) else next(iter(weight.arrays.values())).device
+
+
+def _expand_into(out: torch.Tensor, weight: torch.Tensor | Packed) -> None:
+    if isinstance(weight, torch.Tensor):
+        out.copy_(weight)
+        return
     form = format_of(weight.format)
     height, width = weight.shape[-2:]
-    device = next(iter(weight.arrays.values())).device
-    out = torch.empty(math.prod(weight.shape[:-2]), height, width, dtype=dtype, device=device)
+    expanded = out.view(-1, height, width)
     matrices = {role: array.reshape(-1, *array.shape[len(weight.shape) - 2 :]) for role, array in weight.arrays.items()}
     per_entry = form.rows_per_entry(weight)
     unit = math.lcm(*per_entry.values()) if per_entry else height
@@ -63,10 +76,10 @@ def expand(weight: Weight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         arrays = {role: array[matrix] for role, array in matrices.items()}
         for role, per in per_entry.items():
             arrays[role] = arrays[role][start // per : -(-stop // per)]
-        out[matrix, start:stop] = form.expand_matrix(arrays, (stop - start, width), weight.meta)
+        expanded[matrix, start:stop] = form.expand_matrix(arrays, (stop - start, width), weight.meta)
 
-    _in_threads(part, [(matrix, start) for matrix in range(len(out)) for start in range(0, height, step)], device)
-    return out.reshape(weight.shape)
+    places = [(matrix, start) for matrix in range(len(expanded)) for start in range(0, height, step)]
+    _in_threads(part, places, out.device)
 
 
 def pack(tensor: torch.Tensor, format: str, **meta: int) -> Packed:

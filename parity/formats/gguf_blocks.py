@@ -26,13 +26,13 @@ def half(blocks: torch.Tensor, at: int) -> torch.Tensor:
 
 def nibbles(codes: torch.Tensor) -> torch.Tensor:
     """Low halves then high halves: uint8 [n, bytes] -> [n, 2 * bytes]."""
+    codes = codes.contiguous()  # a copy takes a third of what two operations on scattered rows do
     return torch.cat((codes & 15, codes >> 4), dim=1)
 
 
 def bits(codes: torch.Tensor) -> torch.Tensor:
-    """Each byte's bits, lowest first: uint8 [n, bytes] -> [n, 8 * bytes]."""
-    shifts = torch.arange(8, dtype=torch.uint8, device=codes.device)
-    return ((codes.unsqueeze(-1) >> shifts) & 1).flatten(1)
+    """The bits of four bytes, lowest first: uint8 [n, 4] -> int32 [n, 32]."""
+    return (codes.contiguous().view(torch.int32) >> torch.arange(32, dtype=torch.int32, device=codes.device)) & 1
 
 
 def _q4_0(blocks: torch.Tensor) -> torch.Tensor:

@@ -110,13 +110,9 @@ class _Asker:
 
     def ask(self, group: Sequence[Item]) -> list[Record]:
         """The records of a group."""
-        started = time.monotonic()
-        records = []
         with ThreadPoolExecutor(max_workers=self._side.at_once) as pool:
-            for index, record in enumerate(pool.map(self._positions, group), start=1):
-                records.append(record)
-                self._tell("distributions", started, index)
-        records = self._mixed(group, records)
+            records = list(pool.map(self._begun, group))
+        records = self._mixed(group, self._along(group, records))
         if {4, 5, 6} & set(self._plan.levels):
             self._progress("answers", self.done + len(group), self._total)
             before = time.monotonic()
@@ -128,37 +124,47 @@ class _Asker:
             ]
         return records
 
+    def _begun(self, item: Item) -> Record:
+        """The prompt's tokens, and samples where they are wanted."""
+        own = self._side.tokens(item)
+        samples = self._side.sample(item, self._plan) if self._plan.num_samples and item.kind == "chat" else None
+        return Record(item.id, own.ids, own.count if own.ids is None else len(own.ids), {}, None, samples)
+
+    def _along(self, group: Sequence[Item], records: Sequence[Record]) -> list[Record]:
+        """With the distributions along those prompts that are scored."""
+        found, known = list(records), self._known(group, records)
+        wanted = [place for place, item in enumerate(group) if item.scored and known[place] is not None]
+        tokens = [ids for ids in (known[place] for place in wanted) if ids is not None]
+        sizes = self._sizes[self.done :]
+        started = before = time.monotonic()
+        read, left = 0, sum(sizes)
+        for count, (index, paths) in enumerate(self._side.capture([group[i] for i in wanted], tokens, self._plan), start=1):
+            place, now = wanted[index], time.monotonic()
+            found[place] = replace(found[place], paths=paths, seconds={"distributions": now - before})
+            before, read, left = now, read + sizes[place], left - sizes[place]
+            rest = f", about {(now - started) / max(1, read) * left:.0f} s more" if left > 0 else ""
+            self._progress(f"distributions{rest}", self.done + len(group) - len(wanted) + count, self._total)
+        return found
+
     def _mixed(self, group: Sequence[Item], records: Sequence[Record]) -> list[Record]:
         if not _FORCED & set(self._plan.levels):
             return list(records)
-        tokens = [self._forced(item, record.tokens) for item, record in zip(group, records, strict=True)]
-        found = self._side.mixed(group, tokens, self._plan)
+        found = self._side.mixed(group, self._known(group, records), self._plan)
         return [
             record if mixed is None else replace(record, paths={**record.paths, "mixed": mixed})
             for record, mixed in zip(records, found, strict=True)
         ]
 
-    def _positions(self, item: Item) -> Record:
-        own = self._side.tokens(item)
-        before = time.monotonic()
-        wanted = item.scored and _FORCED & set(self._plan.levels)
-        ids = self._forced(item, own.ids)
-        paths = self._side.capture(item, ids, self._plan) if wanted and ids is not None else {}
-        seconds = {"distributions": time.monotonic() - before}
-        samples = self._side.sample(item, self._plan) if self._plan.num_samples and item.kind == "chat" else None
-        count = own.count if own.ids is None else len(own.ids)
-        return Record(item.id, own.ids, count, paths, None, samples, seconds)
-
-    def _forced(self, item: Item, own: Int32s | None) -> Int32s | None:
-        """The ids to score: the side's own, or else the reference's."""
-        if own is not None or self._reference is None or item.id not in self._reference:
-            return own
-        return self._reference.record(item.id).tokens
-
-    def _tell(self, what: str, started: float, index: int) -> None:
-        done = self.done + index
-        rest = (time.monotonic() - started) / max(1, sum(self._sizes[self.done : done])) * sum(self._sizes[done:])
-        self._progress(f"{what}, about {rest:.0f} s more" if done < self._total else what, done, self._total)
+    def _known(self, group: Sequence[Item], records: Sequence[Record]) -> list[Int32s | None]:
+        """The ids to score, where a level looks at them: the side's own, or else the reference's."""
+        if not _FORCED & set(self._plan.levels):
+            return [None] * len(group)
+        return [
+            self._reference.record(item.id).tokens
+            if record.tokens is None and self._reference is not None and item.id in self._reference
+            else record.tokens
+            for item, record in zip(group, records, strict=True)
+        ]
 
 
 def _size(item: Item) -> int:

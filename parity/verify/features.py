@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +15,8 @@ from .statistics.divergence import Top, signs
 _ROWS_AT_ONCE = 32
 """So many share one reading of the projections; all of it is bounded, whatever the prompt."""
 _FOLDS = 32
+_Piece: TypeAlias = tuple[Int32s, Float32s, Float32s, Float32s, Float32s]
+"""Of some rows: ids, log-probabilities and tail of the head, log-sum-exp, sketch."""
 
 
 class Reducer:
@@ -31,12 +35,20 @@ class Reducer:
 
     def positions(self, first: int, logits: Iterable[Float32s]) -> Positions:
         """The positions from `first` on; `logits` comes in pieces of [rows, vocabulary]."""
-        pieces = [self._reduce(piece[i : i + _ROWS_AT_ONCE]) for piece in logits for i in range(0, len(piece), _ROWS_AT_ONCE)]
-        ids, logprobs, log_tail, lse, sketches = (np.concatenate(column) for column in zip(*pieces, strict=True))
-        at = np.arange(first, first + len(ids), dtype=np.int32)
-        return Positions(at, Top(ids, logprobs, log_tail), lse, sketches)
+        ((_, positions),) = self.together((0, piece) for piece in logits)
+        return replace(positions, at=positions.at + np.int32(first))
 
-    def _reduce(self, logits: Float32s) -> tuple[Int32s, Float32s, Float32s, Float32s, Float32s]:
+    def together(self, logits: Iterable[tuple[int, Float32s]]) -> Iterator[tuple[int, Positions]]:
+        """The positions from 0 on of several prompts, whose pieces come as (which prompt, [rows, vocabulary]) in any order."""
+        pieces: dict[int, list[_Piece]] = {}
+        for prompt, piece in logits:
+            parts = [self._reduce(piece[i : i + _ROWS_AT_ONCE]) for i in range(0, len(piece), _ROWS_AT_ONCE)]
+            pieces.setdefault(prompt, []).extend(parts)
+        for prompt, known in pieces.items():
+            ids, logprobs, log_tail, lse, sketches = (np.concatenate(column) for column in zip(*known, strict=True))
+            yield prompt, Positions(np.arange(len(ids), dtype=np.int32), Top(ids, logprobs, log_tail), lse, sketches)
+
+    def _reduce(self, logits: Float32s) -> _Piece:
         ids = head_ids(logits, self._top_k)
         head = np.take_along_axis(logits, ids, axis=1).astype(np.float64)
         peak = head[:, :1]

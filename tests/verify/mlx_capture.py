@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -54,7 +54,13 @@ class MlxSide:
             ids = self._tokenizer.encode(text, add_special_tokens=False)
         return Tokens(np.array(ids, np.int32), len(ids))
 
-    def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
+    def capture(
+        self, items: Sequence[Item], tokens: Sequence[Int32s], plan: Plan
+    ) -> Iterator[tuple[int, Mapping[Path, Positions]]]:
+        for place, (item, ids) in enumerate(zip(items, tokens, strict=True)):
+            yield place, self._along(item, ids, plan)
+
+    def _along(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
         found: dict[Path, Positions] = {"one_shot": self._pieces(tokens, [len(tokens)], plan)}
         if item.paths:
             size = plan.chunk_tokens

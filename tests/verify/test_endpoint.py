@@ -22,7 +22,7 @@ from parity.verify.run import Settings, verify
 from parity.verify.sides.echo import echoed
 from parity.verify.sides.endpoint import EndpointSide
 from parity.verify.sides.http import EndpointError, Http, Limits
-from parity.verify.sides.replies import chat_answer, content_row, generated_row, named, prompt_logprobs
+from parity.verify.sides.replies import chat_answer, content_row, generated_row, named, prompt_logprobs, token_of
 
 from . import fake_server as fake
 
@@ -41,6 +41,12 @@ def small_suite(tmp_path: Path, chats: int = 9) -> str:
     return str(path)
 
 
+def along(side: EndpointSide, tokens: Any, plan: Any) -> Any:
+    """What the side shows along TEXT, by path."""
+    ((_, paths),) = side.capture([TEXT], [tokens], plan)
+    return paths
+
+
 def plan_of(**options: Any) -> Any:
     return dataclasses.replace(plan_for(suites.load("quick"), "0" * 64), **options)
 
@@ -50,7 +56,7 @@ def test_distributions_are_read_in_every_dialect(dialect: str) -> None:
     with fake.serve(dialect) as server:
         side = EndpointSide(server.url + "/v1", words=fake.Words())
         tokens = np.array(fake.encode(TEXT.text), np.int32)
-        positions = side.capture(TEXT, tokens, plan_of())["one_shot"]
+        positions = along(side, tokens, plan_of())["one_shot"]
     for row, place in enumerate(positions.at):
         wanted = fake.logprobs(tokens[: place + 1].tolist())
         used = positions.top.ids[row] >= 0
@@ -65,7 +71,7 @@ def test_an_echo_that_stands_one_token_behind_is_said_to() -> None:
     tokens = np.array(fake.encode(TEXT.text), np.int32)
     with fake.serve("shifted") as server:
         side = EndpointSide(server.url, words=fake.Words())
-        positions = side.capture(TEXT, tokens, plan_of())["one_shot"]
+        positions = along(side, tokens, plan_of())["one_shot"]
         assert "one token behind" in side.unreached()["distributions"]
     # The end of the prompt is shown, too, which an echo at its place does not reach; the token without a text has no name.
     likely = {place: np.argsort(-fake.logprobs(tokens[: place + 1].tolist()))[:5] for place in range(1, len(tokens))}
@@ -79,14 +85,27 @@ def test_an_echo_that_belongs_to_no_token_is_not_judged(tmp_path: Path) -> None:
     tokens = np.array(fake.encode(TEXT.text), np.int32)
     with fake.serve("scrambled") as server:
         side = EndpointSide(server.url, words=fake.Words())
-        positions = side.capture(TEXT, tokens, plan_of())["one_shot"]
+        positions = along(side, tokens, plan_of())["one_shot"]
         assert side.unreached()["distributions"] == "reached by one token a prefix only"
         for row, place in enumerate(positions.at):
             assert positions.top.ids[row][0] == fake.logprobs(tokens[: place + 1].tolist()).argmax()
     with fake.serve("scrambled", mood=_without_generated_logprobs) as server:
         side = EndpointSide(server.url, words=fake.Words())
-        assert side.capture(TEXT, tokens, plan_of()) == {}
+        assert along(side, tokens, plan_of()) == {}
         assert "not judged" in side.unreached()["distributions"]
+
+
+def test_bytes_that_are_no_character_name_no_token() -> None:
+    class Whole(fake.Words):
+        """A vocabulary in which the replacement character is a token, too."""
+
+        def id_of(self, text: str) -> int | None:
+            return 7 if text == "\ufffd" else super().id_of(text)
+
+    assert token_of({"token": "\ufffd"}, Whole()) is None
+    assert token_of({"token": "\ufffd", "id": 7}, Whole()) == 7
+    assert named({"\ufffd": -0.1, "A": -4.0}, Whole()) == [], "the likeliest token has no name"
+    assert named({"\ufffd": -4.0, "A": -0.1}, Whole()) == [(33, -0.1)]
 
 
 def test_rows_whose_likeliest_token_has_no_name_are_left_out() -> None:
@@ -157,7 +176,7 @@ def test_text_only_servers_are_asked_without_logprobs() -> None:
         assert answer is not None
         assert answer.tokens is None
         assert answer.text
-        assert side.capture(TEXT, np.arange(5, dtype=np.int32), plan_of()) == {}
+        assert along(side, np.arange(5, dtype=np.int32), plan_of()) == {}
         assert {"distributions", "answers' log-probabilities"} <= set(side.unreached())
 
 
@@ -257,7 +276,7 @@ def test_hostile_endpoints_cost_little_and_crash_nothing(name: str) -> None:
         begin = time.perf_counter()
         tokens = side.tokens(TEXT)
         assert tokens.ids is None
-        assert side.capture(TEXT, np.arange(8, dtype=np.int32), plan) == {}
+        assert along(side, np.arange(8, dtype=np.int32), plan) == {}
         (answer,) = side.generate([CHAT], plan)
         assert answer is not None
         assert answer.error
@@ -282,7 +301,7 @@ def test_lying_lengths_are_refused() -> None:
 
     with fake.serve(mood=short) as server:
         side = EndpointSide(server.url, limits=PATIENCE)
-        found = side.capture(TEXT, np.array(fake.encode(TEXT.text), np.int32), plan_of())
+        found = along(side, np.array(fake.encode(TEXT.text), np.int32), plan_of())
     assert len(found["one_shot"].at) == 12, "falls back to one token a prefix"
 
 

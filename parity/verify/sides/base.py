@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,8 +33,10 @@ class Side(Protocol):
     def tokens(self, item: Item) -> Tokens:
         """A prompt's token ids, as rendered and cut by the side itself."""
 
-    def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
-        """The distributions along a prompt, by path."""
+    def capture(
+        self, items: Sequence[Item], tokens: Sequence[Int32s], plan: Plan
+    ) -> Iterator[tuple[int, Mapping[Path, Positions]]]:
+        """The distributions along prompts, by path: (which prompt, its paths) as each is done, in any order."""
 
     def mixed(self, items: Sequence[Item], tokens: Sequence[Int32s | None], plan: Plan) -> list[Positions | None]:
         """The distributions at the end of those prompts that ask for every path, computed in one batch; None for others."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -106,8 +106,14 @@ class EndpointSide:
             return self._http.post("/v1/completions", {"model": self._model, "prompt": item.text, "max_tokens": 1})
         return self._http.post("/v1/chat/completions", self._chat_body(item, 1))
 
-    def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
-        """The prompt's log-probabilities, in the best way that the server knows."""
+    def capture(
+        self, items: Sequence[Item], tokens: Sequence[Int32s], plan: Plan
+    ) -> Iterator[tuple[int, Mapping[Path, Positions]]]:
+        """The prompts' log-probabilities, in the best way that the server knows, several prompts in flight."""
+        with ThreadPoolExecutor(max_workers=self.at_once) as pool:
+            yield from enumerate(pool.map(self._along, items, tokens))
+
+    def _along(self, item: Item, tokens: Int32s) -> Mapping[Path, Positions]:
         with self._lock:
             if not self._ways_tried:
                 self._way, self._ways_tried = self._find_way(tokens), True

@@ -1,39 +1,30 @@
-"""A stack in this process as a side: every path, the inside, and the exact probes."""
+"""A stack in this process as a side: what it is, its answers, its inside; paths and probes are in files of their own."""
 
 from __future__ import annotations
 
-import queue
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from itertools import count
 from pathlib import Path as FilePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...core.chat import TextDelta, ToolCallEnd, ToolCallStart
-from ...core.errors import EngineError, ParityError
-from ...core.request import Output, Request, SamplingParams, TokenLogprobs
+from ...core.errors import ParityError
+from ...core.request import Output, SamplingParams
 from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
-from ...stacks.check.exact import op_digests
 from ...stacks.registry import open_stack
-from .. import probes
 from ..drill import relative_error
-from ..features import Reducer
 from ..identity import config_hash, environment, text_hash
 from ..record import Answer, Exact, Float32s, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
-from ..statistics.divergence import Top, rough_log_tail
 from ..suites import Item
 from .base import Tokens
+from .engine.exact import exact_probes
+from .engine.paths import STEP_TOKENS, Paths
+from .engine.requests import GREEDY, Requests, top_of
 
-_STEP_TOKENS = 256
-"""Most tokens in a step: bounds the logits held at a time."""
 _PAGES, _AT_ONCE = 256, 16
 """Pages of state and requests at once: a verification needs no more, however much memory is free."""
-_KEPT = 64
-_GREEDY = SamplingParams(temperature=0.0, logprobs=_KEPT)
 
 
 __all__ = ["LocalSide", "load_vocabulary", "refuse_unknown"]
@@ -58,15 +49,15 @@ class LocalSide:
     def __init__(self, spec: str, model: str | None, **options: Any) -> None:
         model = model or DEFAULT_MODEL
         self.name, self._model, self._options = spec, model, options
-        self.llm = self._open(spec)
-        self._ids = count()
-        self._reducer: Reducer | None = None
         self._unreached: dict[str, str] = {}
         self._exact: dict[str, Exact] = {}
+        self._open(spec)
 
-    def _open(self, spec: str) -> LLM:
-        bounds = {"max_num_batched_tokens": _STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
-        return LLM(self._model, stack=spec, **{**bounds, **self._options})
+    def _open(self, spec: str, **options: Any) -> None:
+        bounds = {"max_num_batched_tokens": STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
+        self.llm = LLM(self._model, stack=spec, **{**bounds, **self._options, **options})
+        self._requests = Requests(self.llm)
+        self._paths: Paths | None = None
 
     def identity(self) -> Identity:
         """What was loaded, by its hashes."""
@@ -85,7 +76,7 @@ class LocalSide:
             self.llm.tokenizer.hash,
             text_hash(self.llm.tokenizer.chat_template),
             {key: value for key, value in info.sampling_defaults.items() if isinstance(value, (int, float, str))},
-            {**environment(), **self.llm.device, "page_size": str(info.page_size), "step_tokens": str(_STEP_TOKENS)},
+            {**environment(), **self.llm.device, "page_size": str(info.page_size), "step_tokens": str(STEP_TOKENS)},
         )
 
     @cached_property
@@ -111,71 +102,20 @@ class LocalSide:
 
     # Distributions
 
-    def capture(self, item: Item, tokens: Int32s, plan: Plan) -> Mapping[Path, Positions]:
+    def capture(
+        self, items: Sequence[Item], tokens: Sequence[Int32s], plan: Plan
+    ) -> Iterator[tuple[int, Mapping[Path, Positions]]]:
         """The one-shot path, and for items that ask for it every other that needs no other prompt."""
-        ids = tuple(tokens.tolist())
-        if len(ids) > self.llm.info.max_model_len - 1:
-            self._unreached[f"prompt {item.id}"] = f"{len(ids)} tokens do not fit the context"
-            return {}
-        # What is kept serves the prefix hit and the answer; nothing is taken, so this path is computed from the start.
-        reducer = self._reduce(plan)
-        found: dict[Path, Positions] = {"one_shot": reducer.positions(0, self.llm.logit_pieces(ids, keep=True))}
-        if not item.paths or len(ids) < 2:
-            return found
-        found["chunked"] = reducer.positions(0, self.llm.logit_pieces(ids, chunk=plan.chunk_tokens))
-        (answer,) = self._forced([_cut(ids, plan.stepwise_tokens)], cache=False)
-        found["stepwise"] = answer.positions
-        (answer,) = self._forced([_cut(ids, max(1, plan.stepwise_tokens // 2))], cache=True)
-        if answer.num_cached:
-            found["prefix_hit"] = answer.positions
-        else:
-            why = f"prompts shorter than a page of {self.llm.info.page_size} tokens, such as {item.id}, leave nothing to hit"
-            self._unreached.setdefault("prefix_hit", why)
-        return found
+        return self._ways(plan).capture(items, tokens)
 
     def mixed(self, items: Sequence[Item], tokens: Sequence[Int32s | None], plan: Plan) -> list[Positions | None]:
-        """Each begins once the one before has: a step reads the end of one prompt, after what of it is kept in the prefix
-        cache, and goes on with the others, token by token."""
-        known = [
-            None if ids is None or not item.paths or not 2 <= len(ids) < self.llm.info.max_model_len else tuple(ids.tolist())
-            for item, ids in zip(items, tokens, strict=True)
-        ]
-        jobs = [_cut(ids, max(1, plan.stepwise_tokens // 2)) for ids in known if ids is not None]
-        if not jobs:
-            return [None] * len(items)
-        # A prompt alone would have no company: the first one's beginning comes along, and goes on until the last has begun.
-        first = jobs[0][0]
-        half = max(1, len(first) // 2)
-        companion = _Job(first[:half], (first[half:] or first[-1:])[: len(jobs) + len(jobs[-1].continuation)])
-        answers = iter(self._forced([companion, *jobs], cache=True, in_turn=True)[1:])
-        return [None if ids is None else next(answers).positions for ids in known]
+        """In one batch, for items that ask for every path."""
+        return self._ways(plan).mixed(items, tokens)
 
-    def _reduce(self, plan: Plan) -> Reducer:
-        if self._reducer is None:
-            size = self.llm.info.vocab_size
-            self._reducer = Reducer(size, top_k=plan.top_k, sketch_size=plan.sketch_size, seed=plan.seed)
-        return self._reducer
-
-    def _forced(self, jobs: Sequence[_Job], *, cache: bool, in_turn: bool = False) -> list[_ForcedAnswer]:
-        """Decodes given continuations token by token, all in one batch: the distributions that led to each.
-
-        Args:
-            jobs: what is given.
-            cache: whether the prefix cache may be used.
-            in_turn: each begins only once the one before has shown its first token.
-        """
-        requests = []
-        for prompt, continuation in jobs:
-            forced = _Forced(continuation, self.llm.info.vocab_size)
-            params = _GREEDY.replace(max_tokens=len(continuation), ignore_eos=True)
-            requests.append(self._request(prompt, params, constraint=forced, cache=cache))
-        return [
-            _ForcedAnswer(
-                _positions(len(job.prompt) - 1, [entry for output in outputs for entry in output.logprobs]),
-                outputs[-1].usage.num_cached_tokens,
-            )
-            for job, outputs in zip(jobs, self._run(requests, in_turn=in_turn), strict=True)
-        ]
+    def _ways(self, plan: Plan) -> Paths:
+        if self._paths is None:
+            self._paths = Paths(self.llm, self._requests, plan, self._unreached)
+        return self._paths
 
     # Answers
 
@@ -191,9 +131,9 @@ class LocalSide:
             except ParityError as error:
                 found[item.id] = Answer("", "error", error=str(error))
                 continue
-            params = _GREEDY.replace(max_tokens=item.answer_tokens)
-            requests.append(self._request(tuple(prompts[item.id].tokens), params))
-        for item, outputs in zip([item for item in asked if item.id in prompts], self._run(requests), strict=True):
+            params = GREEDY.replace(max_tokens=item.answer_tokens)
+            requests.append(self._requests.request(tuple(prompts[item.id].tokens), params))
+        for item, outputs in zip([item for item in asked if item.id in prompts], self._requests.run(requests), strict=True):
             found[item.id] = self._answer(item, prompts[item.id], outputs)
         return [found.get(item.id) for item in items]
 
@@ -207,16 +147,16 @@ class LocalSide:
         finish = outputs[-1].finish
         assert finish is not None
         text = "".join(event.text for event in events if isinstance(event, TextDelta))
-        top = _top(entries) if len(entries) == len(tokens) and entries else None
+        top = top_of(entries) if len(entries) == len(tokens) and entries else None
         return Answer(text, finish.reason, tokens, top, len(tokens), calls, finish.message)
 
     def sample(self, item: Item, plan: Plan) -> Int32s | None:
         """Samples at temperature 1 from the model's own distribution."""
         params = SamplingParams(temperature=1.0, seed=plan.seed, max_tokens=plan.sample_tokens)
         prompt = tuple(self._prompt(item).tokens)
-        requests = [self._request(prompt, params, sample=index) for index in range(plan.num_samples)]
+        requests = [self._requests.request(prompt, params, sample=index) for index in range(plan.num_samples)]
         samples = np.full((plan.num_samples, plan.sample_tokens), -1, np.int32)
-        for index, outputs in enumerate(self._run(requests)):
+        for index, outputs in enumerate(self._requests.run(requests)):
             tokens = [token for output in outputs for token in output.tokens]
             samples[index, : len(tokens)] = tokens
         return samples
@@ -255,32 +195,17 @@ class LocalSide:
         """Takes the stack's table in float32 instead; the engine before ends first, for two may not fit."""
         if self._dtype == "float32":
             return False
+        tokenizer = self.llm.tokenizer
         self.llm.close()
-        del self.llm
-        self.llm = self._open(f"{self._stack_only}:float32")
+        del self.llm, self._requests, self._paths
+        self._open(f"{self._stack_only}:float32", tokenizer=tokenizer)
         return True
 
     def exact(self, plan: Plan) -> Mapping[str, Exact] | None:
-        """Every op on whole numbers, and the integer-valued checkpoints, at once and token by token; all in float32."""
+        """Asked for twice, they are computed once."""
         if not self._exact:
-            stack, _ = open_stack(self._stack_only)
-            self._exact = {f"op {name}": Exact(*digests) for name, digests in op_digests(stack)}
-            for kind in probes.ARCHITECTURES:
-                self._exact |= self._exact_checkpoint(kind)
+            self._exact = exact_probes(self._stack_only, self._unreached)
         return self._exact
-
-    def _exact_checkpoint(self, kind: str) -> dict[str, Exact]:
-        found: dict[str, Exact] = {}
-        with tempfile.TemporaryDirectory() as name:
-            probes.write(kind, FilePath(name))
-            try:
-                with LLM(name, stack=self._stack_only, dtype="float32", num_pages=16, max_num_seqs=4) as llm:
-                    for path, chunk in (("one_shot", None), ("stepwise", 1)):
-                        logits = [llm.logits(list(prompt), chunk=chunk) for prompt in probes.PROMPTS]
-                        found[f"{kind}/{path}"] = Exact(probes.digest(logits), probes.expected_digest(kind))
-            except ParityError as error:
-                self._unreached[f"exact probe {kind}"] = str(error)
-        return found
 
     @property
     def _stack_only(self) -> str:
@@ -295,88 +220,3 @@ class LocalSide:
     def close(self) -> None:
         """Ends the engine."""
         self.llm.close()
-
-    # Requests
-
-    def _request(self, tokens: tuple[int, ...], params: SamplingParams, **more: Any) -> Request:
-        return Request(f"verify-{next(self._ids)}", tokens, params, **more)
-
-    def _run(self, requests: Sequence[Request], *, in_turn: bool = False) -> list[list[Output]]:
-        """Submits all, at once or each after the first output of the one before, and waits for all.
-
-        Raises:
-            EngineError: one ended with an error.
-        """
-        outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
-        found: dict[str, list[Output]] = {request.id: [] for request in requests}
-        waiting = list(requests)
-        while waiting and not (in_turn and len(waiting) < len(requests)):
-            self.llm.service.submit(waiting.pop(0), outputs.put)
-        left = len(requests)
-        while left:
-            output = outputs.get()
-            if waiting and not found[output.request_id]:
-                self.llm.service.submit(waiting.pop(0), outputs.put)
-            found[output.request_id].append(output)
-            if output.finish is not None:
-                left -= 1
-                if output.finish.reason == "error":
-                    raise EngineError(output.finish.message or "the engine failed")
-        return list(found.values())
-
-
-class _Forced:
-    """A constraint that allows one given token after the other."""
-
-    def __init__(self, tokens: tuple[int, ...], vocab_size: int) -> None:
-        self._tokens, self._place = tokens, 0
-        self._words = -(-vocab_size // 32)
-
-    def mask(self) -> npt.NDArray[np.uint32]:
-        """Only the next token."""
-        bits = np.zeros(self._words, np.uint32)
-        token = self._tokens[min(self._place, len(self._tokens) - 1)]
-        bits[token // 32] = np.uint32(1 << (token % 32))
-        return bits
-
-    def accept(self, token: int) -> None:
-        """Moves on."""
-        self._place += 1
-
-    @property
-    def done(self) -> bool:
-        """Whether all were given."""
-        return self._place >= len(self._tokens)
-
-
-class _Job(NamedTuple):
-    """A prompt and how it is made to go on."""
-
-    prompt: tuple[int, ...]
-    continuation: tuple[int, ...]
-
-
-def _cut(ids: tuple[int, ...], count: int) -> _Job:
-    """The last `count` tokens, or as many as leave one before them, as a continuation of the rest."""
-    place = max(1, len(ids) - count)
-    return _Job(ids[:place], ids[place:])
-
-
-class _ForcedAnswer(NamedTuple):
-    """What led to a forced continuation, and how many tokens of its prompt came from the prefix cache."""
-
-    positions: Positions
-    num_cached: int
-
-
-def _positions(first: int, entries: Sequence[TokenLogprobs]) -> Positions:
-    return Positions(np.arange(first, first + len(entries), dtype=np.int32), _top(entries))
-
-
-def _top(entries: Sequence[TokenLogprobs]) -> Top:
-    width = max(len(entry.top) for entry in entries)
-    ids, logprobs = np.full((len(entries), width), -1, np.int32), np.full((len(entries), width), -100.0, np.float32)
-    for row, entry in enumerate(entries):
-        ids[row, : len(entry.top)] = [token for token, _ in entry.top]
-        logprobs[row, : len(entry.top)] = [value for _, value in entry.top]
-    return Top(ids, logprobs, rough_log_tail(logprobs, ids))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import special  # type: ignore[import-untyped]
 
 Float64s = npt.NDArray[np.float64]
 
@@ -88,13 +88,13 @@ def _resampling_weights(size: int, seed: int, num_draws: int) -> Float64s:
 def rate_upper(failures: int, trials: int, confidence: float) -> float:
     """Clopper and Pearson's upper bound of a rate (Biometrika 26, 1934)."""
     _check_counts(failures, trials)
-    return 1.0 if failures == trials else float(stats.beta.ppf(confidence, failures + 1, trials - failures))
+    return 1.0 if failures == trials else float(special.betaincinv(failures + 1, trials - failures, confidence))
 
 
 def rate_lower(failures: int, trials: int, confidence: float) -> float:
     """Clopper and Pearson's lower bound of a rate."""
     _check_counts(failures, trials)
-    return 0.0 if failures == 0 else float(stats.beta.ppf(1 - confidence, failures, trials - failures + 1))
+    return 0.0 if failures == 0 else float(special.betaincinv(failures, trials - failures + 1, 1 - confidence))
 
 
 def _check_counts(failures: int, trials: int) -> None:
@@ -109,14 +109,14 @@ def quantile_upper(values: Float64s, q: float, confidence: float) -> float:
     probability P(binomial(n, q) < k).
     """
     ordered = np.sort(np.asarray(values, np.float64))
-    rank = int(stats.binom.ppf(confidence, ordered.size, q)) + 1
+    rank = _binomial_quantile(confidence, ordered.size, q) + 1
     return math.inf if rank > ordered.size else float(ordered[rank - 1])
 
 
 def quantile_lower(values: Float64s, q: float, confidence: float) -> float:
     """A distribution-free lower bound of the q-quantile; minus infinity when there are too few values."""
     ordered = np.sort(np.asarray(values, np.float64))
-    rank = int(stats.binom.ppf(1 - confidence, ordered.size, q))
+    rank = _binomial_quantile(1 - confidence, ordered.size, q)
     return -math.inf if rank < 1 else float(ordered[rank - 1])
 
 
@@ -125,3 +125,10 @@ def prompts_needed(half_width: float, gap: float, num_prompts: int) -> int | Non
     if gap <= 0 or not math.isfinite(half_width):
         return None
     return max(num_prompts + 1, math.ceil(num_prompts * (half_width / gap) ** 2))
+
+
+def _binomial_quantile(level: float, trials: int, p: float) -> int:
+    """The smallest count that successes stay at or below with this probability: what `scipy.stats` gives, which takes more
+    than a second to import."""
+    count = max(int(np.ceil(special.bdtrik(level, trials, p))), 0)
+    return count - 1 if count and special.bdtr(count - 1, trials, p) >= level else count

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from scipy import optimize, stats  # type: ignore[import-untyped]
+from scipy import special  # type: ignore[import-untyped]
 
 
 def holm(p_values: Mapping[str, float], alpha: float) -> frozenset[str]:
@@ -20,6 +20,8 @@ def holm(p_values: Mapping[str, float], alpha: float) -> frozenset[str]:
 
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p-value that A and B are right equally often; counts of prompts that only one of them got right."""
+    from scipy import stats
+
     total = only_a + only_b
     return 1.0 if total == 0 else float(stats.binomtest(only_a, total, 0.5).pvalue)
 
@@ -29,9 +31,11 @@ def paired_difference(only_a: int, only_b: int, trials: int, confidence: float) 
 
     Tango's score interval (Statistics in Medicine 17, 1998), which stays honest when the answers never disagree.
     """
+    from scipy import optimize
+
     if trials < 1 or only_a < 0 or only_b < 0 or only_a + only_b > trials:
         raise ValueError(f"{only_a} and {only_b} of {trials} are not paired counts")
-    z = float(stats.norm.ppf(confidence))
+    z = float(special.ndtri(confidence))
     estimate = (only_b - only_a) / trials
 
     def score(difference: float) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats  # type: ignore[import-untyped]
 
 from .divergence import Float64s, Ints, Top
 
@@ -28,6 +27,8 @@ def uniform_ranks(a: Top, tokens: Ints, *, seed: int) -> Float64s:
 
 def uniformity(ranks: Float64s) -> float:
     """The p-value of Cramer and von Mises that `ranks` are uniform on (0, 1)."""
+    from scipy import stats  # type: ignore[import-untyped]  # half a second that few runs need
+
     return float(stats.cramervonmises(ranks, "uniform").pvalue)
 
 

@@ -1,0 +1,1 @@
+"""What a side does with an engine in this process."""
