@@ -204,6 +204,14 @@ def test_completions_score_a_prompt(client):
     assert answer.choices[0].text == "abc"
     assert answer.choices[0].logprobs.tokens == ["a", "b", "c"]
     assert answer.choices[0].logprobs.token_logprobs == [None, -0.5, -0.5]
+    asked = {"model": "scripted", "prompt": "abc", "max_tokens": 1, "extra_body": {"prompt_logprobs": 1}}
+    first, *others = client.completions.create(**asked).choices[0].model_extra["prompt_logprobs"]
+    assert first is None
+    assert [entry[str(ord(letter))] for entry, letter in zip(others, "bc", strict=True)] == [
+        {"logprob": -0.5, "rank": 1, "decoded_token": letter} for letter in "bc"
+    ]
+    with pytest.raises(openai.BadRequestError, match="prompt_logprobs cannot be streamed"):
+        client.completions.create(**asked, stream=True)
 
 
 def test_completions_stream(client):

@@ -53,14 +53,23 @@ class CompletionLogprobs(msgspec.Struct):
     text_offset: list[int]
 
 
+class PromptToken(msgspec.Struct):
+    """A token that may stand at a place of the prompt; its key is its id."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
 class CompletionChoice(msgspec.Struct):
-    """One sample of one prompt."""
+    """One sample of one prompt. `prompt_logprobs`, as vLLM has them, come where they are asked for."""
 
     index: int
     text: str
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     logprobs: CompletionLogprobs | None = None
     stop_reason: str | int | None = None
+    prompt_logprobs: list[dict[str, PromptToken] | None] | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct):
@@ -88,6 +97,8 @@ class Completions:
         asks = self._asks(body)
         if body.stream and body.echo:
             raise RequestError("echo cannot be streamed", field="echo")
+        if body.stream and body.prompt_logprobs is not None:
+            raise RequestError("prompt_logprobs cannot be streamed", field="prompt_logprobs")
         owner = request.scope["owner"]
         if not body.stream:
             return await while_connected(request.receive, self._whole(body, asks, owner))
@@ -125,7 +136,18 @@ class Completions:
                 entries = list(zip(prompt.tokens, (None, *(answer.prompt_logprobs or ())), strict=True))
             entries += [(entry.token, entry) for entry in answer.logprobs]
             logprobs = self._logprobs(entries)
-        return CompletionChoice(index, echoed + text, reason_of(answer.finish, False), logprobs, self._stop(answer.finish))
+        shown = UNSET if body.prompt_logprobs is None else self._prompt_logprobs(answer.prompt_logprobs or ())
+        finish = answer.finish
+        return CompletionChoice(index, echoed + text, reason_of(finish, False), logprobs, self._stop(finish), shown)
+
+    def _prompt_logprobs(self, entries: Sequence[TokenLogprobs]) -> list[dict[str, PromptToken] | None]:
+        found: list[dict[str, PromptToken] | None] = [None]
+        for entry in entries:
+            ranked = {entry.token: (entry.logprob, entry.rank)}
+            for rank, (token, value) in enumerate(entry.top, start=1):
+                ranked.setdefault(token, (value, rank))
+            found.append({str(t): PromptToken(finite(value), rank, self._token_text(t)) for t, (value, rank) in ranked.items()})
+        return found
 
     def _logprobs(self, entries: Sequence[tuple[int, TokenLogprobs | None]], offset: int = 0) -> CompletionLogprobs:
         out = CompletionLogprobs([], [], [], [])

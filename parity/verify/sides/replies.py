@@ -18,6 +18,7 @@ from .http import EndpointError
 
 _MAX_TOKENS = 1 << 22
 _MAX_TEXT = 1 << 22
+_REPLACEMENT = "\ufffd"
 _TOKEN_ID = re.compile(r"token_id:(\d{1,9})")
 
 Row = list[tuple[int, float]]
@@ -111,12 +112,13 @@ def content_row(entry: Any, words: Words | None) -> Row:
 
 
 def token_of(item: Any, words: Words | None) -> int | None:
-    """The id of a reported token: given as such, spelled `token_id:5`, or found by its text."""
+    """The id of a reported token: given as such, spelled `token_id:5`, or found by its text. Bytes that are no whole character
+    are shown as U+FFFD, and then the text is no token's name."""
     given = field(item, "id")
     if type(given) is int and 0 <= given < 2**31:
         return given
     text = field(item, "token")
-    if not isinstance(text, str):
+    if not isinstance(text, str) or _REPLACEMENT in text:
         return None
     spelled = _TOKEN_ID.fullmatch(text)
     if spelled:
