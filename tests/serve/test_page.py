@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from parity.serve.page import page_routes
 
+from ..browser import launched
 from .conftest import PATIENCE_S, client_of
 from .scripted import ScriptedService, answering, make_desk
 
 PAGE = Path(__file__).parents[2] / "parity" / "serve" / "page"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SHOTS = os.environ.get("PARITY_SCREENSHOTS")
 
 RICH = """Here is **how** to add, with `x + y`:
@@ -63,20 +62,8 @@ async def test_the_page_needs_nothing_from_elsewhere():
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    options = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--no-first-run",
-    ]
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=options)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

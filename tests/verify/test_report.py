@@ -17,6 +17,7 @@ from parity.verify.report import page, report_data
 from parity.verify.run import compare_packs
 from parity.verify.schema import fault
 
+from ..browser import launched
 from .test_levels import LEVELS, SUITE, pack, records
 
 
@@ -71,6 +72,24 @@ def test_what_models_say_is_shown_as_text(tmp_path: Path) -> None:
     html = page(data)
     assert "<script" not in html
     assert "<img" not in html
+
+
+_HIDDEN = "[...document.querySelectorAll('details tr')].filter(row => !row.checkVisibility()).length"
+
+
+def test_what_is_printed_is_whole_and_dark_on_white(tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    html.write_text(page(data_of(tmp_path, 0.5)), "utf-8")
+    with launched() as browser:
+        # A4 without its margins, at 96 dots an inch.
+        sheet = browser.new_page(viewport={"width": 680, "height": 1000}, color_scheme="dark")
+        sheet.goto(html.as_uri())
+        hidden = sheet.evaluate(_HIDDEN)
+        sheet.emulate_media(media="print")
+        assert sheet.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert sheet.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), "cut at the edge"
+        assert hidden > 0, "on the screen some rows are folded away"
+        assert sheet.evaluate(_HIDDEN) == 0, "nothing can be unfolded on paper"
 
 
 def test_two_packs_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
