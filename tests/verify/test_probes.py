@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,32 @@ def test_transformers_agrees_to_the_last_bit(kind: str, tmp_path: Path) -> None:
         with torch.no_grad():
             logits = model(torch.tensor([prompt])).logits[0].numpy()
         np.testing.assert_array_equal(logits, probes.expected(kind, prompt))
+
+
+_VENDORS_NAMES = (
+    (r"\.mlp\.", ".block_sparse_moe."),
+    (r"experts\.(\d+)\.gate_proj", r"experts.\1.w1"),
+    (r"experts\.(\d+)\.down_proj", r"experts.\1.w2"),
+    (r"experts\.(\d+)\.up_proj", r"experts.\1.w3"),
+)
+"""Kimi K3's experts as released; Parity and Kimi K2.5 name them as others do."""
+
+
+@pytest.mark.parametrize("kind", ["kimi_k25", "kimi_k3"])
+def test_mlx_lm_agrees_to_the_last_bit_where_transformers_has_no_model(kind: str) -> None:
+    mx = pytest.importorskip("mlx.core")
+    caches = pytest.importorskip("mlx_lm.models.cache")
+    module = pytest.importorskip(f"mlx_lm.models.{kind}")
+    model = module.Model(module.ModelArgs.from_dict(probes.config(kind)))
+    weights = {}
+    for name, value in probes.tensors(kind).items():
+        for ours, vendors in _VENDORS_NAMES if kind == "kimi_k3" else ():
+            name = re.sub(ours, vendors, name)
+        weights[name] = mx.array(value)
+    model.load_weights(list(model.sanitize(weights).items()))
+    for prompt in probes.PROMPTS:
+        cache = caches.make_prompt_cache(model)
+        np.testing.assert_array_equal(np.array(model(mx.array([prompt]), cache=cache))[0], probes.expected(kind, prompt))
 
 
 @pytest.mark.parametrize("kind", probes.ARCHITECTURES)
