@@ -154,7 +154,7 @@ ARCHITECTURE = Architecture(
         Rename(r"\.markov_head\.head\.", ".markov_head.markov_w2."),
         *VENDOR_NAMES,
     ),
-    checkpoints="DeepSeek-V4.1-Flash, its Base and 1017 releases",
+    checkpoints="DeepSeek-V4.1-Flash",
     formats="FP8, MXFP4",
     reference="mlx-lm 0.32.2, and mlx-vlm 0.7.10 for the n-gram memory",
     missing="images; the vendor's rounding of activations and keys to FP8 and FP4",
