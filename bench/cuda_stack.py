@@ -149,7 +149,7 @@ class Bench(Models):
 
     def throughput(self, row: Row) -> Measured:
         decoder, *_ = self.build(row.model, row.format)
-        checkpoint: Any = SimpleNamespace(tensors={}, config=self.config(row.model), generation_config={})
+        checkpoint: Any = SimpleNamespace(tensors={}, config=self.config(row.model), generation_config={}, text_source={})
         config = EngineConfig(max_model_len=64 if self.small else 2048, max_num_seqs=row.batch, max_num_batched_tokens=8192)
         if self.small:
             config = replace(config, num_pages=row.batch * 4)
