@@ -63,7 +63,8 @@ template <class C, bool kPairs = kPairSums> struct ChosenSums { using type = Ste
 template <class C> struct ChosenSums<C, true> { using type = WordSums<C::bound, C::log_offset, kHalves<C>>; };
 
 // `kStreams` panels, `apart` from each other, times a few rows of activations (in tiles of one): weights are multiplied as they
-// are unpacked, a block of each panel in turn, since memory is read faster in several places at once.
+// are unpacked, a block of each panel in turn, since memory is read faster in several places at once. All is inlined: sums are
+// kept in registers only where the compiler sees which step each product belongs to.
 template <class C, int kTokens, int kStreams>
 [[gnu::flatten]] void streams_direct(const uint8_t* panels, int64_t apart, const Activations& a, F (*totals)[kTokens]) {
     constexpr int per = C::columns / kBlock, each = C::bytes / per;

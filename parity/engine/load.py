@@ -110,18 +110,8 @@ class Opened:
         return make_engine(model, self.checkpoint, self.stack, self.dtype, self.name, self.config)
 
 
-def load_engine(path: Path, name: str, config: EngineConfig) -> tuple[Engine, Checkpoint]:
-    """Opens a checkpoint, loads its weights onto a stack and lays out its state.
-
-    Raises:
-        ParityError: the checkpoint, the stack or the settings do not fit; the text says which and why.
-    """
-    opened = open_engine(path, name, config)
-    return opened.load(), opened.checkpoint
-
-
 def open_engine(path: Path, name: str, config: EngineConfig) -> Opened:
-    """The first half of `load_engine`: all that may be refused without reading a weight.
+    """Opens a checkpoint on a stack: all that may be refused without reading a weight.
 
     Raises:
         ParityError: the checkpoint, the stack or the settings do not fit; the text says which and why.
@@ -204,7 +194,7 @@ def accounted(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draft
         Unsupported, ConfigError, WeightError: as `load_model`.
     """
     config = checkpoint.config
-    if pools_last(checkpoint) and not any(name.endswith("lm_head.weight") for name in checkpoint.tensors):
+    if not any(name.endswith("lm_head.weight") for name in checkpoint.tensors) and pools_last(checkpoint):
         config = {**config, "tie_word_embeddings": True}  # made without a head, whatever its config says: it takes none
     model, architecture = registry.build(config, stack.ops, dtype, draft=draft)
     rules = registry.rules(model, architecture)

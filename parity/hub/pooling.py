@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from parity.core.errors import FormatError
-
+from ..core.errors import FormatError
 from .checkpoint import Checkpoint
 from .safetensors import read_json
 

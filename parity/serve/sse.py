@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -47,7 +47,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        lines: AsyncIterator[bytes],
+        lines: AsyncGenerator[bytes, None],
         close: Callable[[], Awaitable[None]],
         settings: Settings,
         idle: bytes = b": still here\n\n",
@@ -66,7 +66,7 @@ class EventStream(Response):
         tend = asyncio.create_task(_tend(writer, self._idle, self._settings, main))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
-            async with aclosing(self._lines) as lines:  # type: ignore[type-var]
+            async with aclosing(self._lines) as lines:
                 async for line in lines:
                     await writer.write(line)
             await writer.end()

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from parity.core.errors import Unsupported
 from parity.core.weights import Packed
-from parity.engine.load import EngineConfig, load_engine, quantised
+from parity.engine.load import EngineConfig, open_engine, quantised
 from parity.formats import FORMATS, expand
 from parity.hub import open_checkpoint
 from parity.hub.quantised import QuantisedCheckpoint, recipe_for
@@ -89,7 +89,7 @@ def test_sizes_are_known_before_packing(dense: Path, quantize: str) -> None:
 
 def engine_of(folder: Path, spec: str, quantize: str | None) -> Any:
     options = {"num_pages": 16, "max_num_seqs": 2, "max_model_len": 64}
-    return load_engine(folder, "tiny", EngineConfig(stack=spec, dtype="float32", quantize=quantize, **options))[0]
+    return open_engine(folder, "tiny", EngineConfig(stack=spec, dtype="float32", quantize=quantize, **options)).load()
 
 
 @pytest.mark.parametrize("quantize", ["q8", "q4"])

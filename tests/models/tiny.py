@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from parity.core.request import Output, Request, SamplingParams
+from parity.engine import load
 from parity.engine.engine import Engine
-from parity.engine.load import EngineConfig, load_engine
+from parity.engine.load import EngineConfig
 
 REFERENCE = "cpu:reference:float32"
 
@@ -41,8 +42,7 @@ def reference_logits(model: torch.nn.Module, tokens: Sequence[int]) -> np.ndarra
 def open_engine(folder: Path, **options: object) -> Engine:
     """Our engine on a folder, on the reference table in float32 unless said."""
     settings: dict[str, object] = {"stack": REFERENCE, "num_pages": 64, "page_size": 8, "max_num_seqs": 8}
-    engine, _ = load_engine(folder, "tiny", EngineConfig(**(settings | options)))  # type: ignore[arg-type]
-    return engine
+    return load.open_engine(folder, "tiny", EngineConfig(**(settings | options))).load()  # type: ignore[arg-type]
 
 
 def finish(engine: Engine, requests: Sequence[Request]) -> dict[str, list[Output]]:

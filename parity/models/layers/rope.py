@@ -59,8 +59,8 @@ def rope_parameters(fields: Fields, default_theta: float = 10000.0) -> dict[str,
 def rotated_dims(fields: Fields, parameters: Mapping[str, Any], head_dim: int, default: float) -> int:
     """How many of a head's dimensions are rotated, by `partial_rotary_factor` wherever the config has it."""
     key = "partial_rotary_factor"
-    given = {key: parameters.get(key)} | ({key: fields.float(key)} if fields.float(key, None) is not None else {})
-    fraction = _above_zero(given, key, default)
+    own = fields.float(key, None)
+    fraction = _above_zero({key: parameters.get(key) if own is None else own}, key, default)
     if fraction > 1:
         raise ConfigError(f"{key} must be at most 1, not {fraction:g}")
     return int(head_dim * fraction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from starlette.requests import Request
@@ -69,7 +69,7 @@ class Messages:
             )
         )
 
-    async def _lines(self, body: MessagesRequest, job: Job) -> AsyncIterator[bytes]:
+    async def _lines(self, body: MessagesRequest, job: Job) -> AsyncGenerator[bytes, None]:
         writer = MessageWriter(shows_thought(body))
         start = MessageOut(new_id(), body.model, [], UsageOut(len(job.prompts[0].tokens), 0))
         for line in writer.start(start):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from msgspec import UNSET, UnsetType
@@ -100,7 +100,7 @@ class _Stream:
         self._counts_always = bool(options and options.continuous_usage_stats)
         self._has_calls: set[int] = set()
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    async def lines(self) -> AsyncGenerator[bytes, None]:
         """The events of the stream: a role for each sample, the deltas, the ends, the counts."""
         usages: dict[int, Usage] = {}
         for index in range(len(self._job.streams)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Literal
 
@@ -171,7 +171,7 @@ class Completions:
     def _token_text(self, token: int) -> str:
         return self._desk.words.token_bytes(token).decode("utf-8", "replace")
 
-    async def _lines(self, body: CompletionRequest, job: Job) -> AsyncIterator[bytes]:
+    async def _lines(self, body: CompletionRequest, job: Job) -> AsyncGenerator[bytes, None]:
         identity, created = _new_id(), int(time.time())
         options = body.stream_options
         counts_last = bool(options and options.include_usage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -76,7 +76,7 @@ class Responses:
 
     async def _lines(
         self, body: ResponsesRequest, ask: ChatAsk, earlier: Sequence[Message], owner: str, job: Job
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         writer = self._writer(body, ask)
         for line in writer.start():
             yield line

@@ -217,12 +217,18 @@ def _same(found: list[Tensor], expected: list[Tensor]) -> bool:
     return all(torch.equal(_bytes(a), _bytes(b)) for a, b in zip(found, expected, strict=True))
 
 
+def _results(value: object) -> tuple[Tensor, ...]:
+    """What an op gave, one tensor or several; nothing of anything else."""
+    if isinstance(value, Tensor):
+        return (value,)
+    return tuple(value) if isinstance(value, tuple | list) else ()
+
+
 def _compare_results(case: Case, result: object, expected: object, dtype: torch.dtype) -> Iterator[_Outcome]:
     if expected is None:
         return
-    names = ("result",) if isinstance(expected, Tensor) else tuple(f"result {i}" for i in range(len(expected)))  # type: ignore[arg-type]
-    wanted = (expected,) if isinstance(expected, Tensor) else tuple(expected)  # type: ignore[arg-type]
-    found = (result,) if isinstance(result, Tensor) else tuple(result) if isinstance(result, tuple | list) else ()
+    found, wanted = _results(result), _results(expected)
+    names = ["result"] if isinstance(expected, Tensor) else [f"result {i}" for i in range(len(wanted))]
     if len(found) != len(wanted):
         yield _Outcome(f"gave {type(result).__name__}, not {len(wanted)} tensor(s)", math.inf)
         return
@@ -296,7 +302,7 @@ def _alone(
     """Whether the rows of a sequence (or single rows, without a batch) computed alone have the bits they had together."""
     if not case.rows or not isinstance(result, Tensor | tuple):
         return None
-    together = (result,) if isinstance(result, Tensor) else result
+    together = _results(result)
     batch = args.get("batch")
     spans = _spans(batch, together[0].shape[0])
     if len(spans) < 2:
@@ -305,15 +311,15 @@ def _alone(
         cut = dict(args)
         for key, value in args.items():
             if key in case.rows:
-                cut[key] = tuple(part[rows] for part in value) if isinstance(value, tuple) else value[rows]  # type: ignore[index]  # tensors
+                own = tuple(part[rows] for part in _results(value))
+                cut[key] = own if isinstance(value, tuple) else own[0]
             elif key in case.state:
                 cut[key] = before[key][0].clone()
         if isinstance(batch, Batch):
             cut["batch"] = alone(batch, s)
         with torch.inference_mode():
             found = kernel(*cut.values(), **options)
-        parts = [found] if isinstance(found, Tensor) else list(found)  # type: ignore[call-overload]
-        if not _same(parts, [whole[rows] for whole in together]):
+        if not _same(list(_results(found)), [whole[rows] for whole in together]):
             return False
     return True
 

@@ -121,8 +121,8 @@ def pool(make: Whole) -> Iterator[Case]:
                 tail[..., wide:] *= 0  # what belongs to nobody stays NaN
             args: Args = {"values": make.grid(batch.num_tokens, wide), "gates": gates, "bias": bias, "tail": tail}
             judged = tuple(row for row, p in enumerate(batch.positions.tolist()) if (p + 1) % every == 0)
-            if overlap:  # one ahead in each half would tie with the other's
-                args["bias"] = bias[:, :channels].repeat(1, 2) + torch.arange(2).repeat_interleave(channels) * 256.0  # type: ignore[index]
+            if overlap and bias is not None:  # one ahead in each half would tie with the other's
+                args["bias"] = bias[:, :channels].repeat(1, 2) + torch.arange(2).repeat_interleave(channels) * 256.0
             options = {"overlap": True} if overlap else {}
             yield Case(
                 f"{channels} by {every}, {kind}",

@@ -73,7 +73,7 @@ class _Watch(TorchDispatchMode):
         return False
 
     def __init__(self, arena: Arena) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch's has no types
         self.foreign: str | None = None
         self._arena = arena
 

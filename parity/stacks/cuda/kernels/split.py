@@ -62,8 +62,8 @@ def num_splits(programs: int, longest: int, block: int, device: torch.device) ->
 def buffers(splits: int, num_rows: int, num_heads: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where splits leave their sums [splits, rows, heads, width] and (largest score, sum) [splits, rows, heads, 2]."""
     size = 0 if splits == 1 else splits * num_rows * num_heads
-    options = {"dtype": torch.float32, "device": device}
-    return torch.empty(size * width, **options), torch.empty(size * 2, **options)  # type: ignore[call-overload]
+    partial, stats = (torch.empty(size * each, dtype=torch.float32, device=device) for each in (width, 2))
+    return partial, stats
 
 
 def join(out: Tensor, partial: Tensor, stats: Tensor, splits: int) -> Tensor:
