@@ -16,15 +16,17 @@ _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def open_stack() -> Stack:
-    """The cuda stack on the current device.
+    """The cuda stack on the first visible device. The engine has a thread of its own, and each thread begins there.
 
     Raises:
-        UsageError: PyTorch sees no CUDA device; the text says why.
+        UsageError: PyTorch sees no CUDA device, or this thread has chosen another; the text says what to do.
     """
     if not torch.cuda.is_available():
         built = "its build has no CUDA" if torch.version.cuda is None else "no device or driver was found"
         raise UsageError(f"PyTorch {torch.__version__} sees no CUDA device: {built}")
     index = torch.cuda.current_device()
+    if index != 0:
+        raise UsageError(f"Parity takes the first GPU: set CUDA_VISIBLE_DEVICES={index} instead of calling set_device")
     if importlib.util.find_spec("triton") is None:
         return without_triton(index)
     return with_triton(index)

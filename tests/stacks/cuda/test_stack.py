@@ -179,6 +179,13 @@ def test_without_a_gpu_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         cuda.open_stack()
 
 
+def test_a_device_chosen_for_this_thread_alone_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES=1"):
+        cuda.open_stack()
+
+
 def test_without_triton_the_reference_runs_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
