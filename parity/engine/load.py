@@ -200,7 +200,9 @@ def accounted(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, *, draft
     rules = registry.rules(model, architecture)
     targets = all_to_model(checkpoint.tensors, rules)
     slots = model.all_slots({targets[name]: info.shape for name, info in checkpoint.tensors.items()})
-    return Accounted(model, slots, account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules, targets))
+    plan = account({name: slot.shape for name, slot in slots.items()}, checkpoint, rules, targets)
+    plan.check(checkpoint)
+    return Accounted(model, slots, plan)
 
 
 def compute_dtype(stack: Stack, from_spec: torch.dtype | None, asked: str | None, config: Mapping[str, Any]) -> torch.dtype:

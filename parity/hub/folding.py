@@ -74,11 +74,34 @@ def fold(entries: Entries, config: Mapping[str, Any]) -> dict[str, Folded]:
             used.update(sources.values())
             used.update([stem + other for other in scheme.dropped])
             break
+    for name in _sharing(entries, used):
+        sources = {"data": name, "scale": _shared_scale(name)}
+        folded[name] = Folded(sources, entries[name].shape, "fp8_tensor")
+        used.update(sources.values())
     plain = {name: Folded({"data": name}, entry.shape) for name, entry in entries.items() if name not in used}
     clash = sorted(plain.keys() & folded.keys())
     if clash:
         raise FormatError(f"{clash[0]} is there both plain and packed")
     return plain | folded
+
+
+def _shared_scale(name: str) -> str:
+    """The scale that `table.part.weight` has in common with the table's other parts."""
+    return f"{name.rsplit('.', 2)[0]}.weight_scale"
+
+
+def _sharing(entries: Entries, used: Collection[str]) -> list[str]:
+    """The FP8 parts of tables with one scale for all of them, as Qwen3.8-Flash-Next's n-grams are released in FP8."""
+    alone = {name for name, entry in entries.items() if name.endswith(".weight_scale") and _one_number(entry)}
+    return [
+        name
+        for name, entry in (entries.items() if alone else ())
+        if entry.dtype == torch.float8_e4m3fn and len(entry.shape) == 2 and name not in used and _shared_scale(name) in alone
+    ]
+
+
+def _one_number(entry: Entry) -> bool:
+    return entry.shape in ((), (1,)) and entry.dtype in SCALES
 
 
 def _possible(schemes: Sequence[Scheme], present: Collection[str]) -> list[Scheme]:
@@ -127,7 +150,7 @@ def _divide(whole: int, parts: int, allowed: tuple[int, ...], name: str) -> int:
 
 
 def _blocked(sources: Mapping[str, str], entries: Entries, settings: Mapping[str, Any]) -> Folded:
-    """FP8 with rectangles of scales; bytes with one scale for 32 columns are MXFP4 (DeepSeek V4's experts)."""
+    """FP8 with one scale, or rectangles of them; bytes with one scale for 32 columns are MXFP4 (DeepSeek V4's experts)."""
     data, scale = entries[sources["data"]], entries[sources["scale"]]
     name = sources["data"]
     if data.dtype in SMALL:
@@ -136,8 +159,8 @@ def _blocked(sources: Mapping[str, str], entries: Entries, settings: Mapping[str
         raise Unsupported(f"{name} is {data.dtype} with scales; only float8_e4m3fn is read so")
     if scale.dtype not in SCALES:
         raise Unsupported(f"{name} has scales of {scale.dtype}: float32, bfloat16, float16 and e8m0 (or its bytes) are read")
-    if not scale.shape:
-        raise Unsupported(f"{name}: one scale for a whole FP8 tensor {data.shape} is not read")
+    if _one_number(scale) and len(data.shape) == 2:
+        return Folded(sources, data.shape, "fp8_tensor")
     if len(data.shape) < 2 or len(scale.shape) != len(data.shape) or scale.shape[:-2] != data.shape[:-2]:
         raise FormatError(f"{name} {data.shape} has scales of shape {scale.shape}")
     block = settings.get("weight_block_size")

@@ -6,12 +6,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from parity.core.errors import WeightError
 from parity.core.weights import Ignore, Rename, Rule
 
 from .checkpoint import Checkpoint
 
 _SHOWN = 10
+_NO_BIAS = "biases that GPTQ's tools write for matrices without one: zeros"
 _CODES = ("float8_e4m3fn", "float8_e5m2", "int8", "uint8")
 """Formats of tensors that are numbers only with scales; together with those they have a packed format's name."""
 _GROUP = re.compile(r"\((?!\?)[^()]*\)")
@@ -20,10 +23,25 @@ _REFERENCE = re.compile(r"\\(\d+)|\\g<(\w+)>")
 
 @dataclass(frozen=True)
 class Plan:
-    """The outcome: `sources` parameter to checkpoint tensor; `ignored` the reason to the tensors left out for it."""
+    """The outcome: `sources` parameter to checkpoint tensor; `ignored` the reason to the tensors left out for it.
+
+    `zero` are among the ignored: they may be left out because all their numbers are zero, which reading them must show.
+    """
 
     sources: Mapping[str, str]
     ignored: Mapping[str, tuple[str, ...]]
+    zero: tuple[str, ...] = ()
+
+    def check(self, checkpoint: Checkpoint) -> None:
+        """Reads what is left out for being zero.
+
+        Raises:
+            WeightError: it is not.
+        """
+        for name in self.zero:
+            values = checkpoint.read(name)
+            if not isinstance(values, torch.Tensor) or values.any():
+                raise WeightError(f"{name} in {checkpoint.path} is not zero and has no place in the model")
 
 
 def to_model(name: str, rules: Iterable[Rule]) -> str:
@@ -109,6 +127,8 @@ def account(
             sources.setdefault(target, name)
         elif (why := _ignored(name, rules)) is not None:
             ignored.setdefault(why, []).append(name)
+        elif _of_gptq(name, checkpoint):
+            ignored.setdefault(_NO_BIAS, []).append(name)
         else:
             wrong.append(f"{name} is in the checkpoint and has no place in the model")
     wrong += [f"{name} is missing" for name in expected if name not in sources]
@@ -116,7 +136,13 @@ def account(
         more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         listed = "".join(f"\n  {line}" for line in wrong[:_SHOWN])
         raise WeightError(f"the weights in {checkpoint.path} do not fit the model ({len(wrong)} problems):{listed}{more}")
-    return Plan(sources, {why: tuple(names) for why, names in ignored.items()})
+    return Plan(sources, {why: tuple(names) for why, names in ignored.items()}, tuple(ignored.get(_NO_BIAS, ())))
+
+
+def _of_gptq(name: str, checkpoint: Checkpoint) -> bool:
+    """Whether it is the bias of a GPTQ matrix: AutoGPTQ gives one to every matrix that it packs."""
+    matrix = checkpoint.tensors.get(name.removesuffix("bias") + "weight")
+    return name.endswith(".bias") and matrix is not None and matrix.format == "gptq"
 
 
 def _ignored(name: str, rules: Iterable[Rule]) -> str | None:

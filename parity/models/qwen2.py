@@ -24,6 +24,6 @@ ARCHITECTURE = Architecture(
     model_types=("qwen2",),
     build=build,
     checkpoints="Qwen2, Qwen2.5, Qwen2.5-Coder, QwQ-32B, DeepSeek-R1-Distill-Qwen",
-    formats="bf16, fp16, AWQ, GGUF",
+    formats="bf16, fp16, AWQ, GPTQ, GGUF",
     reference="transformers 5.23",
 )

@@ -28,6 +28,6 @@ ARCHITECTURE = Architecture(
     # Qwen3-Embedding's files are those of the model without its head.
     rules=(Rename(r"^(embed_tokens|layers|norm)\.", r"model.\1."),),
     checkpoints="Qwen3 0.6B to 32B, Qwen3-Embedding and Qwen3-Reranker, DeepSeek-R1-0528-Qwen3-8B",
-    formats="bf16, FP8, GPTQ, GGUF",
+    formats="bf16, FP8, AWQ, GPTQ, GGUF",
     reference="transformers 5.23",
 )

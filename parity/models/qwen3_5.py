@@ -27,7 +27,7 @@ ARCHITECTURE = Architecture(
         *DRAFT_NAMES,
     ),
     checkpoints="Qwen3.5 0.8B to 27B, Qwen3.6-27B, Qwen3.8-27B",
-    formats="bf16, FP8, GGUF",
+    formats="bf16, FP8, GPTQ, GGUF",
     reference="transformers 5.23",
     missing="images",
 )

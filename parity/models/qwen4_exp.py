@@ -144,7 +144,7 @@ ARCHITECTURE = Architecture(
         Rename(r"^mtp\.fc_hidden\.", "mtp.0.h_proj."),
     ),
     checkpoints="Qwen3.8-Flash-Next",
-    formats="GGUF",
+    formats="bf16, FP8, GGUF",
     reference="transformers 5.23",
     missing="images; llama.cpp attends to up to ratio - 1 tokens of one more block, transformers and Parity to whole blocks",
 )

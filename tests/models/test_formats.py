@@ -115,6 +115,12 @@ def gptq(tensor: Tensor) -> Stored:
     }, sorted_numbers[:, back]
 
 
+def gptq_with_biases(tensor: Tensor) -> Stored:
+    """As AutoGPTQ writes it: with a bias of zeros for matrices that have none."""
+    arrays, numbers = gptq(tensor)
+    return {**arrays, "bias": torch.zeros(len(tensor), dtype=torch.float16)}, numbers
+
+
 def halves(dtype: torch.dtype) -> Callable[[Tensor], Stored]:
     """Half precision."""
     return lambda tensor: ({"weight": tensor.to(dtype)}, tensor.to(dtype).float())
@@ -134,6 +140,7 @@ FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"}
 
 Case = tuple[str, dict[str, Any], str, Callable[[Tensor], Stored], dict[str, Any]]
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
 CASES: dict[str, Case] = {
     "deepseek_v3-fp8": ("DeepseekV3", LATENT, LINEAR, fp8(16, e8m0=False), FP8 | {"weight_block_size": [16, 16]}),
     "deepseek_v3-fp8-ue8m0": ("DeepseekV3", LATENT, LINEAR, fp8(32, e8m0=True), FP8 | {"weight_block_size": [32, 32]}),
@@ -158,7 +165,9 @@ CASES: dict[str, Case] = {
     "qwen3_5-bf16": ("Qwen3_5", HYBRID, r".*\.weight$", halves(torch.bfloat16), {}),
     "kimi_k2-int4": ("DeepseekV3", LATENT, EXPERTS, int4, COMPRESSED),
     "kimi_k2-mxfp4": ("DeepseekV3", LATENT, EXPERTS, mxfp4, COMPRESSED | {"format": "mxfp4-pack-quantized"}),
-    "qwen2-awq": ("Qwen2", SIZES, LINEAR, awq, {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}),
+    "qwen2-awq": ("Qwen2", SIZES, LINEAR, awq, AWQ),
+    "qwen2-gptq": ("Qwen2", SIZES, LINEAR, gptq_with_biases, GPTQ),
+    "qwen3-awq": ("Qwen3", SIZES | {"head_dim": 32}, LINEAR, awq, AWQ),
     "qwen3-gptq": ("Qwen3", SIZES | {"head_dim": 32}, LINEAR, gptq, GPTQ),
     "qwen3_moe-gptq": (
         "Qwen3Moe",
@@ -168,6 +177,7 @@ CASES: dict[str, Case] = {
         GPTQ,
     ),
     "qwen2_moe-gptq": ("Qwen2Moe", MOE | {"num_experts": 6, "shared_expert_intermediate_size": 64}, LINEAR, gptq, GPTQ),
+    "qwen3_5-gptq": ("Qwen3_5", HYBRID, r".*\.mlp\..*_proj\.weight$", gptq, GPTQ | {"dynamic": {"-:.*attn.*": {}}}),
     "qwen3_5_moe-gptq": ("Qwen3_5Moe", HYBRID | SHARED | {"shared_expert_intermediate_size": 64}, EXPERTS, gptq, GPTQ),
     "qwen3_5_moe-bf16": ("Qwen3_5Moe", HYBRID | SHARED, r".*\.weight$", halves(torch.bfloat16), {}),
     "qwen3_next-bf16": ("Qwen3Next", HYBRID | SHARED | {"vocab_size": 192}, r".*\.weight$", halves(torch.bfloat16), {}),
@@ -217,7 +227,8 @@ def released(case: Case, folder: Path, *, model_type: str | None = None) -> torc
         if re.match(pattern, name):
             arrays, plain[name] = store(tensor)
             del stored[name]
-            stored |= {f"{name.removesuffix('weight')}{ending}": array for ending, array in arrays.items()}
+            given = {f"{name.removesuffix('weight')}{ending}": array for ending, array in arrays.items()}
+            stored |= {key: array for key, array in given.items() if key == name or key not in checkpoint.tensors}
     changed = dict(checkpoint.config)
     write_safetensors(folder / "twin", changed, plain)
     if quantization:
@@ -332,6 +343,18 @@ def test_rows_that_share_a_scale_are_not_cut(tmp_path: Path) -> None:
     case = CASES["qwen3_moe-fp8"]
     released((case[0], case[1] | {"moe_intermediate_size": 40}, *case[2:]), tmp_path)
     with pytest.raises(Unsupported, match="40 rows of a gate do not end at a block of 32"):
+        tiny.open_engine(tmp_path)
+
+
+def test_a_bias_that_has_no_place_must_be_zero(tmp_path: Path) -> None:
+    family, sizes, pattern, _, quantization = CASES["qwen2-gptq"]
+
+    def biased(tensor: Tensor) -> Stored:
+        arrays, numbers = gptq(tensor)
+        return {**arrays, "bias": torch.full((len(tensor),), 0.5)}, numbers
+
+    released((family, sizes, pattern, biased, quantization), tmp_path)
+    with pytest.raises(WeightError, match=r"layers\.0\.\S+_proj\.bias in \S+ is not zero and has no place"):
         tiny.open_engine(tmp_path)
 
 

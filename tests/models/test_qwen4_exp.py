@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from torch import Tensor
 
 from parity.core.errors import ConfigError, WeightError
+from parity.hub import open_checkpoint, write_safetensors
 from parity.models import registry
 from parity.stacks.reference import OPS
 
 from . import checks, tiny
+from .test_formats import FP8, fp8
 
 EOS = 7
 # Many index heads, so that no two groups score alike; fewer groups chosen than there are; tables in several parts.
@@ -78,6 +81,38 @@ def test_every_path_computes_what_transformers_computes(name: str, tmp_path: Pat
     case.tokens[8] = case.tokens[20] = case.tokens[21] = EOS
     case.reference = tiny.reference_logits(model, case.tokens)
     checks.check_all(case)
+
+
+def as_released_in_fp8(name: str, tensor: Tensor, scale: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """(as it is stored, its numbers): experts with scales of blocks, tables with `scale` for all parts, the rest bf16."""
+    if ".mlp.experts." in name:
+        arrays, numbers = fp8(16, e8m0=False)(tensor)
+        return {f"{name.removesuffix('weight')}{ending}": array for ending, array in arrays.items()}, numbers
+    if ".ngram_embedding.shard_" in name:
+        codes = (tensor / scale.float()).to(torch.float8_e4m3fn)
+        return {name: codes, f"{name.rsplit('.', 2)[0]}.weight_scale": scale}, codes.float() * scale.float()
+    return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor}, tensor.bfloat16().float()
+
+
+def test_the_released_fp8_is_its_numbers(tmp_path: Path) -> None:
+    """As Qwen3.8-Flash-Next-FP8's files are: only routed experts and the tables of n-grams in FP8."""
+    layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "indexed_attention"], "ple_layer_ids": [1]}
+    save(tmp_path / "source", **layers)
+    checkpoint = open_checkpoint(tmp_path / "source")
+    stored: dict[str, Tensor] = {}
+    plain: dict[str, Tensor] = {}
+    for name in checkpoint.tensors:
+        tensor = checkpoint.read(name)
+        assert isinstance(tensor, Tensor)
+        arrays, numbers = as_released_in_fp8(name, tensor, torch.tensor(0.0123, dtype=torch.bfloat16))
+        stored |= arrays
+        plain[name] = numbers if tensor.is_floating_point() else tensor
+    write_safetensors(tmp_path / "twin", checkpoint.config, plain)
+    quantization = FP8 | {"weight_block_size": [16, 16]}
+    write_safetensors(tmp_path, dict(checkpoint.config) | {"quantization_config": quantization}, stored)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float8_e4m3fn, torch.float32, torch.bfloat16, torch.int64}
+    model = transformers.Qwen4ExpForCausalLM.from_pretrained(tmp_path / "twin", dtype=torch.float32).eval()
+    checks.check_logits(checks.case_from_transformers(model, tmp_path, 25))
 
 
 # The released text config of Qwen3.8-Flash-Next.

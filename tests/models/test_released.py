@@ -5,8 +5,15 @@ Each file of `released/` holds a `checkpoint`'s config, the `parameters` that it
 scales not), and the names, dtypes and shapes of the tensors, written as patterns: `{0-47}` counts, `{gate,up}` chooses. Where
 its index is known by a count alone, `num_tensors` or `num_bytes` is that. `also` names the checkpoints with the very same
 tensors, and what is `changed` in their configs. A file may be `like` another, but for its values, what is `changed`, further
-tensors, and what is packed `in_fp8`: the matrices that a pattern names, in blocks of 128 with scales of a dtype. `source` says
-what all this rests on. Nothing is allocated: before loading, a model has no tensors.
+tensors, another `dtype` of its bf16 tensors, experts stored `singly`, and what is packed: `in_fp8` the matrices that a pattern
+names, in blocks of 128 with scales of a dtype; `in_awq` and `in_gptq` in groups of 128, the latter with or without the biases
+that AutoGPTQ adds. `size` is that of all tensors. `source` says what all this rests on.
+
+Nothing is allocated: before loading, a model has no tensors.
+
+Without a public source for their names, or one to derive them from, and so not here: Kimi-K3.1, DeepSeek-V4.1-Flash-1017,
+DeepSeek-V4.1-Flash-Base; the tied Qwen2.5 and Qwen3 models up to 4B, Qwen2.5-72B and Qwen1.5-MoE in AWQ and GPTQ (whether a
+head is stored, how far rows are padded, which small matrices are packed).
 """
 
 from __future__ import annotations
@@ -32,7 +39,8 @@ from parity.models import registry
 from parity.stacks.reference import OPS
 
 FOLDER = Path(__file__).parent / "released"
-UNITS = {"B": 10**9, "T": 10**12}
+UNITS = {"B": 10**9, "T": 10**12, "GiB": 2**30}
+GROUP = 128
 Shapes: TypeAlias = dict[str, tuple[int, ...]]
 
 
@@ -80,6 +88,52 @@ def in_fp8(tensors: Mapping[str, Sequence[Any]], pattern: str, scales: str) -> d
     return packed
 
 
+def in_int4(tensors: Mapping[str, Sequence[Any]], pattern: str, *, gptq: bool, biased: bool = False) -> dict[str, Any]:
+    """The same tensors with the matrices that `pattern` names as AWQ or GPTQ store them, in groups of 128 inputs."""
+    packed = dict(tensors)
+    for name, shape in tensors.items():
+        if re.fullmatch(pattern, name):
+            stem, outputs, inputs = name.removesuffix("weight"), *shape[1:]
+            del packed[name]
+            words = ("I32", inputs // 8, outputs) if gptq else ("I32", inputs, outputs // 8)
+            more = {"g_idx": ("I32", inputs)} if gptq else {}
+            more |= {"bias": ("F16", outputs)} if biased else {}
+            groups = inputs // GROUP
+            shared = {"qzeros": ("I32", groups, outputs // 8), "scales": ("F16", groups, outputs)}
+            packed = {f"{stem}{ending}": shape for ending, shape in {"qweight": words, **shared, **more}.items()} | packed
+    return packed
+
+
+def singly(tensors: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The same tensors with each expert by itself, gate and up apart."""
+    found: dict[str, Sequence[Any]] = {}
+    for name, (dtype, *shape) in tensors.items():
+        stem, experts, kind = name.partition(".experts.")
+        if kind not in ("gate_up_proj", "down_proj"):
+            found[name] = (dtype, *shape)
+            continue
+        count, rows, columns = shape
+        part, rows = ("{gate,up}_proj", rows // 2) if kind == "gate_up_proj" else (kind, rows)
+        found[f"{stem}{experts}{{0-{count - 1}}}.{part}.weight"] = (dtype, rows, columns)
+    return found
+
+
+def stored_as(tensors: Mapping[str, Sequence[Any]], values: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+    """Tensors in the form that a file of `released/` says."""
+    if "dtype" in values:
+        tensors = {name: (values["dtype"] if dtype == "BF16" else dtype, *shape) for name, (dtype, *shape) in tensors.items()}
+    if values.get("singly"):
+        tensors = singly(tensors)
+    if "in_fp8" in values:
+        tensors = in_fp8(tensors, *values["in_fp8"])
+    if "in_awq" in values:
+        tensors = in_int4(tensors, values["in_awq"], gptq=False)
+    if "in_gptq" in values:
+        pattern, biases = values["in_gptq"]
+        tensors = in_int4(tensors, pattern, gptq=True, biased=biases == "biases")
+    return tensors
+
+
 def read(name: str) -> dict[str, Any]:
     """A file of `released/`, with what it takes from the one that it is like."""
     values: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
@@ -87,8 +141,8 @@ def read(name: str) -> dict[str, Any]:
         return values
     base = read(values["like"])
     config = merged(base["config"], values.get("changed", {}))
-    tensors = base["tensors"] | values.get("tensors", {})
-    return values | {"config": config, "tensors": in_fp8(tensors, *values["in_fp8"]) if "in_fp8" in values else tensors}
+    tensors = stored_as(base["tensors"] | values.get("tensors", {}), values)
+    return values | {"config": config, "tensors": tensors}
 
 
 class Index:
@@ -99,6 +153,7 @@ class Index:
         self.path = Path(name)
         self.config: dict[str, Any] = values["config"]
         self.parameters: str | None = values["parameters"]
+        self.size: str | None = values.get("size")
         self.also: dict[str, dict[str, Any]] = values.get("also", {})
         entries: dict[str, Entry] = {}
         stored = num_bytes = 0
@@ -130,11 +185,11 @@ def wanted(config: Mapping[str, Any], present: Shapes) -> Shapes:
 
 
 def stated(text: str, count: int) -> str:
-    """A count with the digits that `text` has."""
+    """A count with the digits and the unit that `text` has."""
     if text.isdigit():
         return str(count)
-    digits = len(text[:-1].partition(".")[2])
-    return f"{count / UNITS[text[-1]]:.{digits}f}{text[-1]}"
+    number, unit = re.fullmatch(r"([\d.]+)( ?\w+)", text).groups()  # type: ignore[union-attr]
+    return f"{count / UNITS[unit.strip()]:.{len(number.partition('.')[2])}f}{unit}"
 
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -157,7 +212,8 @@ def test_every_published_tensor_has_its_place_and_every_place_its_tensor(name: s
     index = Index(name)
     shapes, ignored = index.fitted()
     parameters = sum(math.prod(shape) for key, shape in shapes.items() if not key.endswith("e_score_correction_bias"))
-    assert index.parameters or index.published
+    assert index.parameters or index.published or index.size
+    assert index.size is None or stated(index.size, index.counted["num_bytes"]) == index.size
     assert index.published.items() <= index.counted.items()
     assert index.parameters is None or stated(index.parameters, parameters) == index.parameters
     draft = index.config.get("num_nextn_predict_layers", 0) or any(key.startswith("mtp.") for key in index.tensors)
