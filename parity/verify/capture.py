@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path as FilePath
 
 import msgspec
 
-from ..core.errors import FormatError
-from .container import canonical_json
-from .pack import Pack, PackWriter, decode_record, distinct_bytes, encode_record
-from .record import Identity, Int32s, Layers, Plan, Record
+from .pack import Pack, PackWriter, distinct_bytes
+from .parts import Parts
+from .record import Int32s, Layers, Plan, Record
 from .sides.base import Side
 from .signature import Signer
 from .suites import Item, Suite
@@ -63,10 +58,10 @@ def capture(
     Raises:
         ParityError: the side cannot be asked at all.
     """
-    progress(outlook(suite, plan), 0, len(suite.items))
+    progress(outlook(side, suite, plan), 0, len(suite.items))
     identity = side.identity()
-    parts = _Parts(path, identity, plan, reference)
-    _ask_all(_Asker(side, plan, reference, progress, suite), suite, parts)
+    parts = Parts(path, [identity, plan], reference)
+    _ask_all(_Asker(side, plan, reference, progress, suite, parts), suite, parts)
     with PackWriter(path, made_by=MADE_BY, identity=identity, plan=plan, signer=signer) as writer:
         _inside(side, suite, plan, writer, reference)
         exact = _ask_in_float32(side, suite, plan, path, reference, progress)
@@ -77,7 +72,7 @@ def capture(
     parts.clear()
 
 
-def _ask_all(asker: _Asker, suite: Suite, parts: _Parts) -> None:
+def _ask_all(asker: _Asker, suite: Suite, parts: Parts) -> None:
     """All prompts, except those whose answers are kept already."""
     items = iter(suite.items)
     while group := list(islice(items, _GROUP)):
@@ -88,31 +83,29 @@ def _ask_all(asker: _Asker, suite: Suite, parts: _Parts) -> None:
 
 def _ask_in_float32(
     side: Side, suite: Suite, plan: Plan, path: FilePath, reference: Pack | None, progress: Progress
-) -> _Parts | None:
+) -> Parts | None:
     """The paths once more with everything in float32, where the side serves in less and level 3 is wanted."""
     if 3 not in plan.levels or not side.to_float32():
         return None
     only = replace(plan, levels=(3,), num_samples=0)
-    parts = _Parts(path, side.identity(), only, reference)
+    parts = Parts(path, [side.identity(), only], reference)
     named: Progress = lambda what, done, total: progress(f"{what} in float32", done, total)  # noqa: E731
-    _ask_all(_Asker(side, only, reference, named, suite), suite, parts)
+    _ask_all(_Asker(side, only, reference, named, suite, parts), suite, parts)
     return parts
 
 
 class _Asker:
     """Asks for a group of prompts and tells how long the rest will take."""
 
-    def __init__(self, side: Side, plan: Plan, reference: Pack | None, progress: Progress, suite: Suite) -> None:
-        self._side, self._plan, self._reference = side, plan, reference
+    def __init__(self, side: Side, plan: Plan, reference: Pack | None, progress: Progress, suite: Suite, parts: Parts) -> None:
+        self._side, self._plan, self._reference, self._parts = side, plan, reference, parts
         self._progress, self._total = progress, len(suite.items)
-        self._sizes = [_size(item) for item in suite.items]
+        self._sizes = [_size(item, side) for item in suite.items]
         self.done = 0
 
     def ask(self, group: Sequence[Item]) -> list[Record]:
         """The records of a group."""
-        with ThreadPoolExecutor(max_workers=self._side.at_once) as pool:
-            records = list(pool.map(self._begun, group))
-        records = self._mixed(group, self._along(group, records))
+        records = self._mixed(group, self._along(group, self._begun(group)))
         if {4, 5, 6} & set(self._plan.levels):
             self._progress("answers", self.done + len(group), self._total)
             before = time.monotonic()
@@ -124,23 +117,32 @@ class _Asker:
             ]
         return records
 
-    def _begun(self, item: Item) -> Record:
-        """The prompt's tokens, and samples where they are wanted."""
-        own = self._side.tokens(item)
-        samples = self._side.sample(item, self._plan) if self._plan.num_samples and item.kind == "chat" else None
-        return Record(item.id, own.ids, own.count if own.ids is None else len(own.ids), {}, None, samples)
+    def _begun(self, group: Sequence[Item]) -> list[Record]:
+        """The prompts' tokens, and samples where they are wanted; what an earlier run knew of a prompt is taken as it is."""
+        records = {item.id: record for item in group if (record := self._parts.begun(item.id)) is not None}
+        new = [item for item in group if item.id not in records]
+        chats = [item for item in new if item.kind == "chat"] if self._plan.num_samples else []
+        samples = {item.id: drawn for item, drawn in zip(chats, self._side.sample(chats, self._plan), strict=True)}
+        for item, own in zip(new, self._side.tokens(new), strict=True):
+            count = own.count if own.ids is None else len(own.ids)
+            records[item.id] = Record(item.id, own.ids, count, {}, None, samples.get(item.id))
+        return [records[item.id] for item in group]
 
     def _along(self, group: Sequence[Item], records: Sequence[Record]) -> list[Record]:
         """With the distributions along those prompts that are scored."""
         found, known = list(records), self._known(group, records)
         wanted = [place for place, item in enumerate(group) if item.scored and known[place] is not None]
+        wanted = [place for place in wanted if not records[place].paths]
         tokens = [ids for ids in (known[place] for place in wanted) if ids is not None]
-        sizes = self._sizes[self.done :]
+        sizes = self._sizes[self.done : self.done + len(group)]
         started = before = time.monotonic()
-        read, left = 0, sum(sizes)
+        read, left = 0, sum(sizes[place] for place in wanted) + sum(self._sizes[self.done + len(group) :])
         for count, (index, paths) in enumerate(self._side.capture([group[i] for i in wanted], tokens, self._plan), start=1):
             place, now = wanted[index], time.monotonic()
             found[place] = replace(found[place], paths=paths, seconds={"distributions": now - before})
+            if paths and not ("mixed" in self._side.paths and group[place].paths):
+                # A batch with others begins with what the side still holds of its prompts: these are read again.
+                self._parts.begin(found[place])
             before, read, left = now, read + sizes[place], left - sizes[place]
             rest = f", about {(now - started) / max(1, read) * left:.0f} s more" if left > 0 else ""
             self._progress(f"distributions{rest}", self.done + len(group) - len(wanted) + count, self._total)
@@ -167,26 +169,24 @@ class _Asker:
         ]
 
 
-def _size(item: Item) -> int:
-    """What an item costs, roughly, in characters read: a forward pass, and for some four more and tokens one by one."""
-    letters = len(item.text) + sum(len(message.content) for message in item.messages) + 400 * len(item.tools) + 60
-    return letters * (5 if item.paths else 1) * item.scored
-
-
-def outlook(suite: Suite, plan: Plan) -> str:
-    """What a capture will do, said before it begins."""
-    answers = [item.answer_tokens for item in suite.items if item.answer_tokens]
-    paths = sum(item.paths for item in suite.items)
-    text = (
-        f"{len(suite.items)} prompts of about {sum(map(_text_size, suite.items)):,} characters, {paths} of them on every path"
-    )
-    if answers and {4, 5, 6} & set(plan.levels):
-        text += f"; {len(answers)} answers of up to {max(answers)} tokens"
-    return text
+def _size(item: Item, side: Side) -> int:
+    """What an item costs, roughly, in bytes read: a forward pass, and for some four more and tokens one by one."""
+    return (_text_size(item) + 400 * len(item.tools) + 60) * (len(side.paths) if item.paths else 1) * item.scored
 
 
 def _text_size(item: Item) -> int:
-    return len(item.text) + sum(len(message.content) for message in item.messages)
+    return len(item.text.encode()) + sum(len(message.content.encode()) for message in item.messages)
+
+
+def outlook(side: Side, suite: Suite, plan: Plan) -> str:
+    """What a capture will do, said before it begins."""
+    answers = [item.answer_tokens for item in suite.items if item.answer_tokens]
+    text = f"{len(suite.items)} prompts of about {sum(map(_text_size, suite.items)):,} bytes"
+    if len(side.paths) > 1:
+        text += f", {sum(item.paths for item in suite.items)} of them on every path"
+    if answers and {4, 5, 6} & set(plan.levels):
+        text += f"; {len(answers)} answers of up to {max(answers)} tokens"
+    return text
 
 
 def _inside(side: Side, suite: Suite, plan: Plan, writer: PackWriter, reference: Pack | None) -> None:
@@ -218,48 +218,8 @@ def _layers(side: Side, tokens: Int32s, *, shorten: bool) -> Layers | None:
 
 def _layer_tokens(side: Side, suite: Suite) -> Int32s | None:
     """The first tokens of the first prompt."""
-    ids = side.tokens(suite.items[0]).ids
-    return None if ids is None else ids[:_LAYER_TOKENS]
-
-
-class _Parts:
-    """What is captured already, group by group, so that a stopped run can go on."""
-
-    def __init__(self, path: FilePath, identity: Identity, plan: Plan, reference: Pack | None) -> None:
-        key = canonical_json([msgspec.to_builtins(identity), msgspec.to_builtins(plan), reference.hash if reference else ""])
-        self._root = path.with_name(path.name + ".parts")
-        self._folder = self._root / hashlib.sha256(key).hexdigest()[:16]
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    def has(self, group: Sequence[Item]) -> bool:
-        """Whether the group's records are all there and whole."""
-        try:
-            return all(self.read_one(item.id).id == item.id for item in group)
-        except (OSError, FormatError):
-            return False
-
-    def read_one(self, name: str) -> Record:
-        """One prompt's record."""
-        stem = self._folder / self._stem(name)
-        data = stem.with_suffix(".json").read_bytes(), stem.with_suffix(".safetensors").read_bytes()
-        return decode_record(*data, f"the part {stem}")
-
-    def write(self, records: Sequence[Record]) -> None:
-        """Keeps a group's records."""
-        for record in records:
-            text, arrays = encode_record(record)
-            stem = self._stem(record.id)
-            for suffix, data in (("safetensors", arrays), ("json", text)):
-                part = self._folder / f"{stem}.{suffix}.part"
-                part.write_bytes(data)
-                os.replace(part, self._folder / f"{stem}.{suffix}")
-
-    def clear(self) -> None:
-        """Forgets everything: the pack is whole."""
-        shutil.rmtree(self._root, ignore_errors=True)
-
-    def _stem(self, name: str) -> str:
-        return hashlib.sha256(name.encode()).hexdigest()[:32]
+    (tokens,) = side.tokens(suite.items[:1])
+    return None if tokens.ids is None else tokens.ids[:_LAYER_TOKENS]
 
 
 def plan_for(suite: Suite, gates_hash: str, **options: object) -> Plan:

@@ -25,7 +25,7 @@ from parity.verify.suites import Item
 class MlxSide:
     """A checkpoint folder on MLX, in float32."""
 
-    at_once = 1
+    paths: tuple[Path, ...] = ("one_shot", "chunked", "stepwise")
 
     def __init__(self, folder: FilePath, name: str = "mlx") -> None:
         self.name, self._folder = name, folder
@@ -38,7 +38,10 @@ class MlxSide:
         kind = self._config["model_type"]
         return Identity(self.name, "local", self._folder.name, kind, "mlx", "float32", root_of(leaves), leaves)
 
-    def tokens(self, item: Item) -> Tokens:
+    def tokens(self, items: Sequence[Item]) -> list[Tokens]:
+        return [self._tokens(item) for item in items]
+
+    def _tokens(self, item: Item) -> Tokens:
         if item.kind == "text":
             ids = self._tokenizer.encode(item.text, add_special_tokens=False)
         else:
@@ -90,7 +93,7 @@ class MlxSide:
         return [self._greedy(item, plan) if item.answer_tokens else None for item in items]
 
     def _greedy(self, item: Item, plan: Plan) -> Answer:
-        ids = self.tokens(item).ids
+        ids = self._tokens(item).ids
         assert ids is not None
         cache, given, tokens, rows = make_prompt_cache(self._model), ids, [], []
         for _ in range(item.answer_tokens):
@@ -116,8 +119,8 @@ class MlxSide:
             values.append(np.array(stream.astype(mx.float32))[0])
         return Layers(tokens, tuple((index, "stream") for index in range(len(values))), tuple(values))
 
-    def sample(self, item: Item, plan: Plan) -> Int32s | None:
-        return None
+    def sample(self, items: Sequence[Item], plan: Plan) -> list[Int32s | None]:
+        return [None] * len(items)
 
     def isolated(self, reference: Layers, reference_hash: str) -> Isolated | None:
         return None

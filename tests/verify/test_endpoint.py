@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_token_ids_or_at_least_their_number(dialect: str, shown: bool) -> None:
     with fake.serve(dialect) as server:
         side = EndpointSide(server.url)
         for item in (TEXT, CHAT):
-            tokens = side.tokens(item)
+            (tokens,) = side.tokens([item])
             assert (tokens.ids is not None) is shown
             wanted = fake.encode(TEXT.text) if item is TEXT else fake.encode("<user>Hello there<assistant>")
             assert tokens.count == len(wanted)
@@ -274,14 +275,14 @@ def test_hostile_endpoints_cost_little_and_crash_nothing(name: str) -> None:
         side = EndpointSide(server.url, limits=PATIENCE, words=fake.Words())
         tracemalloc.start()
         begin = time.perf_counter()
-        tokens = side.tokens(TEXT)
+        (tokens,) = side.tokens([TEXT])
         assert tokens.ids is None
         assert along(side, np.arange(8, dtype=np.int32), plan) == {}
         (answer,) = side.generate([CHAT], plan)
         assert answer is not None
         assert answer.error
         assert answer.finish == "error"
-        assert side.sample(CHAT, plan) is None
+        assert side.sample([CHAT], plan) == [None]
         assert time.perf_counter() - begin < 25
         assert tracemalloc.get_traced_memory()[1] < 40 << 20
         tracemalloc.stop()
@@ -383,3 +384,31 @@ def test_a_stopped_capture_goes_on(tmp_path: Path) -> None:
     for left, right in zip(one, two, strict=True):
         assert left.answer is None or left.answer.text == right.answer.text  # type: ignore[union-attr]
     assert not (tmp_path / "a.pack.parts").exists()
+
+
+def test_who_stops_waits_for_no_answer_and_loses_none(tmp_path: Path) -> None:
+    """As Ctrl-C does, while a server takes its time."""
+    suite, path = suites.load(small_suite(tmp_path, chats=0)), tmp_path / "a.pack"
+    plan, left, waited = plan_for(suite, "0" * 64, levels=(4,)), threading.Event(), []
+    last, first = ([*fake.encode(item.text)] for item in (suite.items[-1], suite.items[0]))
+
+    def mood(handler: Any, body: dict[str, Any]) -> bool:
+        if body.get("prompt") == last and not left.is_set():
+            waited.append(left.wait(20))
+        return False
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("distributions"):
+            raise KeyboardInterrupt
+
+    with fake.serve(mood=mood) as server:
+        with pytest.raises(KeyboardInterrupt):
+            capture(EndpointSide(server.url), suite, plan, path, progress=stop)
+        left.set()
+        asked: list[Any] = []
+        server.mood = lambda _, body: asked.append(body.get("prompt"))
+        capture(EndpointSide(server.url), suite, plan, path)
+    assert False not in waited
+    assert last in asked
+    assert first not in asked
+    assert len(Pack(path).record(suite.items[0].id).paths["one_shot"].at) == len(first) - 1

@@ -21,17 +21,19 @@ class Tokens:
 class Side(Protocol):
     """Answers for one model on one stack. A method returns None, or less, where the side cannot; `unreached` says why.
 
-    Methods may be called from `at_once` threads.
+    Args:
+        name: as it was asked for, without keys.
+        paths: those that it has.
     """
 
     name: str
-    at_once: int
+    paths: tuple[Path, ...]
 
     def identity(self) -> Identity:
         """What it says it is."""
 
-    def tokens(self, item: Item) -> Tokens:
-        """A prompt's token ids, as rendered and cut by the side itself."""
+    def tokens(self, items: Sequence[Item]) -> list[Tokens]:
+        """The prompts' token ids, as rendered and cut by the side itself."""
 
     def capture(
         self, items: Sequence[Item], tokens: Sequence[Int32s], plan: Plan
@@ -44,8 +46,8 @@ class Side(Protocol):
     def generate(self, items: Sequence[Item], plan: Plan) -> list[Answer | None]:
         """The greedy answers to chats; None for an item that asks for none."""
 
-    def sample(self, item: Item, plan: Plan) -> Int32s | None:
-        """int32 [plan.num_samples, plan.sample_tokens]: sampled answers at temperature 1, padded with -1."""
+    def sample(self, items: Sequence[Item], plan: Plan) -> list[Int32s | None]:
+        """int32 [plan.num_samples, plan.sample_tokens] each: sampled answers at temperature 1, padded with -1."""
 
     def layers(self, tokens: Int32s) -> Layers | None:
         """The inside of the model on a short prompt."""

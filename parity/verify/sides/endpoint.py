@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .replies import Row, Words, field
 _TOP = 20
 _PREFIXES = 12
 Way = Callable[[Int32s], tuple[Int32s, list[Row]]]
+_T = TypeVar("_T")
 
 
 class EndpointSide:
@@ -33,6 +34,8 @@ class EndpointSide:
         words: the model's vocabulary, where it is at hand.
     """
 
+    paths: tuple[Path, ...] = ("one_shot",)
+
     def __init__(
         self,
         url: str,
@@ -44,7 +47,7 @@ class EndpointSide:
     ) -> None:
         limits = limits or Limits()
         self._http = Http(url.rstrip("/").removesuffix("/v1"), key, limits)
-        self.name, self.at_once = self._http.name, limits.at_once
+        self.name, self._at_once = self._http.name, limits.at_once
         self._words = words
         self._unreached: dict[str, str] = {}
         self._model = model or self._first_model()
@@ -71,8 +74,20 @@ class EndpointSide:
             found["version"] = version[:80]
         return Identity(self.name, "endpoint", self._model, environment=found)
 
-    def tokens(self, item: Item) -> Tokens:
+    def _in_flight(self, ask: Callable[..., _T], *columns: Sequence[Any]) -> Iterator[_T]:
+        """What is answered to each, in order, some at a time. Whoever stops meanwhile waits for none of them."""
+        with ThreadPoolExecutor(max_workers=self._at_once) as pool:
+            try:
+                yield from pool.map(ask, *columns)
+            except BaseException:
+                self._http.close()
+                raise
+
+    def tokens(self, items: Sequence[Item]) -> list[Tokens]:
         """From `/tokenize` where there is one, else the number that the server counted."""
+        return list(self._in_flight(self._tokens, items))
+
+    def _tokens(self, item: Item) -> Tokens:
         for ask in (self._tokenize, self._tokenize_in_two_steps):
             try:
                 ids = replies.token_ids(field(ask(item), "tokens"))
@@ -110,8 +125,7 @@ class EndpointSide:
         self, items: Sequence[Item], tokens: Sequence[Int32s], plan: Plan
     ) -> Iterator[tuple[int, Mapping[Path, Positions]]]:
         """The prompts' log-probabilities, in the best way that the server knows, several prompts in flight."""
-        with ThreadPoolExecutor(max_workers=self.at_once) as pool:
-            yield from enumerate(pool.map(self._along, items, tokens))
+        yield from enumerate(self._in_flight(self._along, items, tokens))
 
     def _along(self, item: Item, tokens: Int32s) -> Mapping[Path, Positions]:
         with self._lock:
@@ -200,8 +214,7 @@ class EndpointSide:
 
     def generate(self, items: Sequence[Item], plan: Plan) -> list[Answer | None]:
         """Greedy answers, several in flight."""
-        with ThreadPoolExecutor(max_workers=self.at_once) as pool:
-            return list(pool.map(self._answer, items))
+        return list(self._in_flight(self._answer, items))
 
     def _answer(self, item: Item) -> Answer | None:
         if item.kind != "chat" or not item.answer_tokens:
@@ -252,8 +265,11 @@ class EndpointSide:
             body["chat_template_kwargs"] = {"enable_thinking": item.thinking}
         return body
 
-    def sample(self, item: Item, plan: Plan) -> Int32s | None:
+    def sample(self, items: Sequence[Item], plan: Plan) -> list[Int32s | None]:
         """Sampled answers; their ids, or their texts cut by the model's vocabulary where that is at hand."""
+        return list(self._in_flight(lambda item: self._sample(item, plan), items))
+
+    def _sample(self, item: Item, plan: Plan) -> Int32s | None:
         samples = np.full((plan.num_samples, plan.sample_tokens), -1, np.int32)
         for index in range(plan.num_samples):
             try:
@@ -294,7 +310,8 @@ class EndpointSide:
         return {**way, **self._unreached, "inside": "an endpoint shows nothing of it"}
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Asks no more."""
+        self._http.close()
 
 
 def _message(message: Message) -> dict[str, Any]:

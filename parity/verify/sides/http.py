@@ -74,6 +74,8 @@ class Http:
         self._key, self._limits = key, limits
         self._pace = threading.Lock()
         self._next_s = 0.0
+        self._lines: set[http.client.HTTPConnection] = set()
+        self._closed = threading.Event()
         self.server = ""
         self.name = f"{parts.scheme}://{parts.netloc}{self._prefix}"
 
@@ -89,9 +91,17 @@ class Http:
         """
         return self._retried("POST", path, json.dumps(body).encode())
 
+    def close(self) -> None:
+        """Cuts what is in flight and sends nothing more: whoever asks, or waits, is told by `EndpointError`."""
+        self._closed.set()
+        for line in list(self._lines):
+            _cut(line)
+
     def _retried(self, method: str, path: str, body: bytes | None) -> Any:
         for attempt in range(1, self._limits.attempts + 1):
             self._wait_for_turn()
+            if self._closed.is_set():
+                raise EndpointError(f"{self.name} is asked no more")
             try:
                 status, retry_after_s, data = self._send(method, path, body)
             except (OSError, http.client.HTTPException, ValueError) as error:
@@ -103,7 +113,7 @@ class Http:
                 fault = EndpointError(f"{self.name}{path} answered {status}{self._clean(_reason(data))}", status)
             if attempt == self._limits.attempts or (fault.status is not None and fault.status not in _RETRIED):
                 raise fault
-            time.sleep(min(_MAX_WAIT_S, 0.25 * 2**attempt if retry_after_s is None else retry_after_s))
+            self._closed.wait(min(_MAX_WAIT_S, 0.25 * 2**attempt if retry_after_s is None else retry_after_s))
         raise AssertionError("attempts is at least 1")
 
     def _wait_for_turn(self) -> None:
@@ -113,7 +123,7 @@ class Http:
             now = time.monotonic()
             turn = max(now, self._next_s)
             self._next_s = turn + 1 / self._limits.requests_per_s
-        time.sleep(max(0.0, turn - now))
+        self._closed.wait(max(0.0, turn - now))
 
     def _send(self, method: str, path: str, body: bytes | None) -> tuple[int, float | None, bytes]:
         """(status, seconds to wait before trying again, body). A watchdog cuts the line when the time is up."""
@@ -122,7 +132,11 @@ class Http:
         watchdog = threading.Timer(self._limits.timeout_s, _cut, [connection])
         watchdog.daemon = True
         watchdog.start()
+        self._lines.add(connection)
         try:
+            connection.connect()
+            if self._closed.is_set():
+                raise OSError("the line was closed")
             connection.request(method, self._prefix + path, body, self._headers())
             response = connection.getresponse()
             self.server = self.server or self._clean((response.getheader("Server") or "")[:80])
@@ -141,6 +155,7 @@ class Http:
                 raise TimeoutError(f"nothing whole within {self._limits.timeout_s:g} s") from None
             raise OSError(str(error) or type(error).__name__) from None
         finally:
+            self._lines.discard(connection)
             watchdog.cancel()
             connection.close()
 

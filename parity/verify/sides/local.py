@@ -16,7 +16,7 @@ from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
 from ...stacks.registry import open_stack
 from ..drill import relative_error
 from ..identity import config_hash, environment, text_hash
-from ..record import Answer, Exact, Float32s, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from ..record import PATHS, Answer, Exact, Float32s, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from ..suites import Item
 from .base import Tokens
 from .engine.exact import exact_probes
@@ -44,7 +44,7 @@ class LocalSide:
         options: more for `LLM`.
     """
 
-    at_once = 1
+    paths = PATHS
 
     def __init__(self, spec: str, model: str | None, **options: Any) -> None:
         model = model or DEFAULT_MODEL
@@ -57,7 +57,7 @@ class LocalSide:
         bounds = {"max_num_batched_tokens": STEP_TOKENS, "num_pages": _PAGES, "max_num_seqs": _AT_ONCE}
         self.llm = LLM(self._model, stack=spec, **{**bounds, **self._options, **options})
         self._requests = Requests(self.llm)
-        self._paths: Paths | None = None
+        self._walked: Paths | None = None
 
     def identity(self) -> Identity:
         """What was loaded, by its hashes."""
@@ -87,8 +87,11 @@ class LocalSide:
     def _dtype(self) -> str:
         return "packed" if self.llm.info.packed else self.llm.info.dtype
 
-    def tokens(self, item: Item) -> Tokens:
-        """The prompt's ids as the engine would see them."""
+    def tokens(self, items: Sequence[Item]) -> list[Tokens]:
+        """The prompts' ids as the engine would see them."""
+        return [self._tokens(item) for item in items]
+
+    def _tokens(self, item: Item) -> Tokens:
         try:
             ids = self._prompt(item).tokens if item.kind == "chat" else self.llm.encode(item.text)
         except ParityError as error:
@@ -113,9 +116,9 @@ class LocalSide:
         return self._ways(plan).mixed(items, tokens)
 
     def _ways(self, plan: Plan) -> Paths:
-        if self._paths is None:
-            self._paths = Paths(self.llm, self._requests, plan, self._unreached)
-        return self._paths
+        if self._walked is None:
+            self._walked = Paths(self.llm, self._requests, plan, self._unreached)
+        return self._walked
 
     # Answers
 
@@ -150,8 +153,11 @@ class LocalSide:
         top = top_of(entries) if len(entries) == len(tokens) and entries else None
         return Answer(text, finish.reason, tokens, top, len(tokens), calls, finish.message)
 
-    def sample(self, item: Item, plan: Plan) -> Int32s | None:
+    def sample(self, items: Sequence[Item], plan: Plan) -> list[Int32s | None]:
         """Samples at temperature 1 from the model's own distribution."""
+        return [self._sample(item, plan) for item in items]
+
+    def _sample(self, item: Item, plan: Plan) -> Int32s:
         params = SamplingParams(temperature=1.0, seed=plan.seed, max_tokens=plan.sample_tokens)
         prompt = tuple(self._prompt(item).tokens)
         requests = [self._requests.request(prompt, params, sample=index) for index in range(plan.num_samples)]
@@ -197,7 +203,7 @@ class LocalSide:
             return False
         tokenizer = self.llm.tokenizer
         self.llm.close()
-        del self.llm, self._requests, self._paths
+        del self.llm, self._requests, self._walked
         self._open(f"{self._stack_only}:float32", tokenizer=tokenizer)
         return True
 
