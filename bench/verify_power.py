@@ -23,12 +23,12 @@ import torch
 
 import parity
 from parity.verify import suites
-from parity.verify.faults import FAULTS, Fault
 from parity.verify.gates import load_rules
-from parity.verify.pack import Pack
-from parity.verify.run import compare_packs
+from parity.verify.outcome import compare_packs
+from parity.verify.packs import Pack
+from parity.verify.power import FAULTS, Fault
+from parity.verify.power.trial import Trial, capture_local, plan_of, try_fault
 from parity.verify.statistics.bounds import rate_lower, rate_upper
-from parity.verify.trial import Trial, capture_local, plan_of, try_fault
 from tests.verify.suite import write_suite
 from tests.verify.tiny import write_checkpoint
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from parity.verify.faults import rounded, tensors
 from parity.verify.gates import load_rules
+from parity.verify.power.edits import rounded, tensors
+from parity.verify.power.trial import OPTIONS
 from parity.verify.run import ORACLE
 from parity.verify.statistics.divergence import Top, logsumexp, margins
 from parity.verify.statistics.samples import discrepancy, uniform_ranks, uniformity
-from parity.verify.trial import OPTIONS
 from tests.verify.tiny import write_checkpoint
 
 

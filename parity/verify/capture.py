@@ -10,11 +10,12 @@ from pathlib import Path as FilePath
 
 import msgspec
 
-from .pack import Pack, PackWriter, distinct_bytes
-from .parts import Parts
+from .packs import Pack, PackWriter
+from .packs.pack import distinct_bytes
+from .packs.parts import Parts
+from .packs.signature import Signer
 from .record import Int32s, Layers, Plan, Record
 from .sides.base import Side
-from .signature import Signer
 from .suites import Item, Suite
 
 MADE_BY = "parity"

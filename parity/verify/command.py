@@ -15,12 +15,15 @@ from ..core.errors import EngineError, ParityError, UsageError
 from .capture import Progress, capture, plan_for
 from .gates import load_rules
 from .levels import LEVELS
-from .pack import Pack
+from .outcome import Outcome
+from .packs import Pack
+from .packs.signature import Signer
 from .record import Plan
 from .report.write import read_report, write_report
-from .run import ORACLE, Outcome, Settings, is_pack, open_side, refuse_packing, verify
+from .run import ORACLE, verify
+from .settings import Settings
+from .sides.choose import is_pack, open_side, refuse_packing
 from .sides.http import Limits
-from .signature import Signer
 from .suites import Suite, load, names
 
 log = logging.getLogger("parity")

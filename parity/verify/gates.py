@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.errors import FormatError
-from .container import canonical_json
+from .packs.container import canonical_json
 from .statistics.bounds import Resampled, prompts_needed, rate_upper
 from .statistics.decisions import holm
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from parity.verify.pack import PackWriter
+from parity.verify.packs import PackWriter
 from parity.verify.record import Answer, Exact, Identity, Layers, Plan, Positions, Record
 from parity.verify.statistics.divergence import Top
 

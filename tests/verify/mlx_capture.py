@@ -15,9 +15,9 @@ from mlx_lm.utils import load_model
 
 from parity.hub import open_checkpoint
 from parity.hub.content import content_leaves, root_of
-from parity.verify.features import Reducer
 from parity.verify.record import Answer, Exact, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from parity.verify.sides.base import Tokens
+from parity.verify.sides.features import Reducer
 from parity.verify.statistics.divergence import Top
 from parity.verify.suites import Item
 

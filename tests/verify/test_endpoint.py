@@ -18,8 +18,9 @@ from parity.core.chat import Message
 from parity.core.errors import UsageError
 from parity.verify import suites
 from parity.verify.capture import capture, plan_for
-from parity.verify.pack import Pack
-from parity.verify.run import Settings, verify
+from parity.verify.packs import Pack
+from parity.verify.run import verify
+from parity.verify.settings import Settings
 from parity.verify.sides.echo import echoed
 from parity.verify.sides.endpoint import EndpointSide
 from parity.verify.sides.http import EndpointError, Http, Limits

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from parity.verify import suites
-from parity.verify.faults import FAULTS
 from parity.verify.gates import load_rules
-from parity.verify.pack import Pack
-from parity.verify.run import compare_packs
-from parity.verify.trial import capture_local, plan_of, try_fault
+from parity.verify.outcome import compare_packs
+from parity.verify.packs import Pack
+from parity.verify.power import FAULTS
+from parity.verify.power.trial import capture_local, plan_of, try_fault
 
 from .suite import write_suite
 from .tiny import write_checkpoint

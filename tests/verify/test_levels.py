@@ -13,12 +13,12 @@ import pytest
 
 from parity.core.chat import Message, Tool
 from parity.core.errors import FormatError, UsageError
-from parity.verify.compare import compare_records
+from parity.verify.comparison import compare_records
 from parity.verify.gates import Finding, Measurement, decide, load_rules
-from parity.verify.pack import Pack, PackWriter
+from parity.verify.levels.tool_schema import fault
+from parity.verify.outcome import Outcome, compare_packs
+from parity.verify.packs import Pack, PackWriter
 from parity.verify.record import Answer, Identity, Int32s, Plan, Positions, Record
-from parity.verify.run import Outcome, compare_packs
-from parity.verify.schema import fault
 from parity.verify.statistics.bounds import bootstrap_mean
 from parity.verify.statistics.divergence import Top
 from parity.verify.suites import Item, Suite

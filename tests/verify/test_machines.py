@@ -11,8 +11,8 @@ from parity.stacks.cpu.native import missing, native
 from parity.verify import suites
 from parity.verify.capture import capture, plan_for
 from parity.verify.gates import load_rules
-from parity.verify.pack import Pack
-from parity.verify.run import compare_packs
+from parity.verify.outcome import compare_packs
+from parity.verify.packs import Pack
 from parity.verify.sides.local import LocalSide
 
 from .suite import write_suite

@@ -14,7 +14,9 @@ from parity.verify import suites
 from parity.verify.capture import capture, plan_for
 from parity.verify.gates import load_rules
 from parity.verify.levels import LEVELS
-from parity.verify.run import Outcome, Settings, verify
+from parity.verify.outcome import Outcome
+from parity.verify.run import verify
+from parity.verify.settings import Settings
 
 from .suite import write_suite
 from .tiny import write_checkpoint

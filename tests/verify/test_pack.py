@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parity.core.errors import FormatError, HashMismatch
-from parity.verify.container import Reader, Writer, canonical_json, parse_json
-from parity.verify.pack import Pack, PackWriter, decode_record, distinct_bytes, encode_record
+from parity.verify.packs import Pack, PackWriter
+from parity.verify.packs.codec import decode_record, encode_record
+from parity.verify.packs.container import Reader, Writer, canonical_json, parse_json
+from parity.verify.packs.pack import distinct_bytes
 from parity.verify.record import Exact, Identity, Layers
 
 from .conftest import PLAN, make_record

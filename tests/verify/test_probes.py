@@ -12,7 +12,7 @@ import transformers
 
 from parity import LLM
 from parity.models import registry
-from parity.verify import probes
+from parity.verify import exact as probes
 
 
 @pytest.mark.parametrize("kind", probes.ARCHITECTURES)

@@ -13,9 +13,9 @@ import pytest
 from parity.core.errors import FormatError, UsageError
 from parity.verify.command import main, parse_levels
 from parity.verify.gates import load_rules
+from parity.verify.levels.tool_schema import fault
+from parity.verify.outcome import compare_packs
 from parity.verify.report import page, report_data
-from parity.verify.run import compare_packs
-from parity.verify.schema import fault
 
 from ..browser import launched
 from .test_levels import LEVELS, SUITE, pack, records

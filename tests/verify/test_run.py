@@ -8,7 +8,8 @@ import pytest
 
 from parity.core.errors import ParityError
 from parity.verify import command, run
-from parity.verify.run import Settings, verify
+from parity.verify.run import verify
+from parity.verify.settings import Settings
 
 from .suite import write_suite
 from .tiny import write_checkpoint

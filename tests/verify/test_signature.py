@@ -14,12 +14,13 @@ import pytest
 
 from parity.core.errors import FormatError, HashMismatch, UsageError
 from parity.verify.command import main
-from parity.verify.container import Reader, Writer, canonical_json
-from parity.verify.pack import Pack, PackWriter
+from parity.verify.packs import Pack, PackWriter
+from parity.verify.packs.container import Reader, Writer, canonical_json
+from parity.verify.packs.signature import Signer, read_signature, require
 from parity.verify.record import Identity
 from parity.verify.report.write import read_report
-from parity.verify.run import Settings, verify
-from parity.verify.signature import Signer, read_signature, require
+from parity.verify.run import verify
+from parity.verify.settings import Settings
 
 from .conftest import PLAN, make_record
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from parity.verify.features import sketch
+from parity.verify.sides.features import sketch
 from parity.verify.statistics import bounds, decisions, samples
 from parity.verify.statistics.divergence import (
     Top,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ..drill import layer_measurements
 from ..gates import Measurement
 from .behaviour import behaviour
 from .evidence import Evidence
 from .forced import implementation, production
 from .identity import exact, identity, tokens
+from .inside import layer_measurements
 from .running import free_running
 
 __all__ = ["LEVELS", "Evidence", "measure"]

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ..compare import PromptResult
+from ..comparison import PromptResult
 from ..gates import Measurement
 from ..record import Answer
-from ..schema import fault
 from ..statistics.bounds import bootstrap_mean
 from ..statistics.decisions import mcnemar, paired_difference
 from .evidence import MAX_EVENTS, Evidence, Excuse, both_answers, excuse
+from .tool_schema import fault
 
 
 def behaviour(evidence: Evidence) -> list[Measurement]:

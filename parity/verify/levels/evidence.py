@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from ..compare import Change, PromptResult
+from ..comparison import Change, PromptResult
 from ..gates import Rules
-from ..pack import Pack
+from ..packs import Pack
 from ..record import Answer
 from ..statistics.bounds import bootstrap_mean, quantile_upper
 from ..suites import Item

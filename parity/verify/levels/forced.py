@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..compare import Forced, PromptResult, flat
+from ..comparison import Forced, PromptResult, flat
 from ..gates import Measurement
-from ..pack import Pack
+from ..packs import Pack
 from ..record import Int32s
 from ..statistics.bounds import bootstrap_mean, bootstrap_quantile, bootstrap_ratio
 from .evidence import Evidence, explain

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..compare import PromptResult
+from ..comparison import PromptResult
 from ..gates import Measurement
 from ..record import Answer, Int32s
 from ..statistics.bounds import bootstrap_mean, bootstrap_ratio

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ..compare import PromptResult
+from ..comparison import PromptResult
 from ..gates import Finding, as_json
 from ..levels import LEVELS
-from ..pack import Pack
+from ..outcome import Outcome
+from ..packs import Pack
 from ..record import PATHS, Answer
-from ..run import Outcome
 from ..statistics.divergence import Float64s
 
 FORMAT = 1

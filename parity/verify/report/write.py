@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 
 from ...core.errors import FormatError
-from ..container import parse_json
-from ..run import Outcome
-from ..signature import Signer, check, read_signature
+from ..outcome import Outcome
+from ..packs.container import parse_json
+from ..packs.signature import Signer, check, read_signature
 from .data import FORMAT, report_data
 from .page import page
 

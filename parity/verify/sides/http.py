@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ...core.errors import FormatError, ParityError, UsageError
-from ..container import parse_json
+from ..packs.container import parse_json
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MAX_WAIT_S = 30.0

@@ -14,14 +14,14 @@ from ...core.errors import ParityError
 from ...core.request import Output, SamplingParams
 from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
 from ...stacks.registry import open_stack
-from ..drill import relative_error
-from ..identity import config_hash, environment, text_hash
 from ..record import PATHS, Answer, Exact, Float32s, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
+from ..statistics.divergence import relative_error
 from ..suites import Item
 from .base import Tokens
 from .engine.exact import exact_probes
 from .engine.paths import STEP_TOKENS, Paths
 from .engine.requests import GREEDY, Requests, top_of
+from .identity import config_hash, environment, text_hash
 
 _PAGES, _AT_ONCE = 256, 16
 """Pages of state and requests at once: a verification needs no more, however much memory is free."""

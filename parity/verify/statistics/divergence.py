@@ -132,3 +132,11 @@ def squared_distance(a: Floats, b: Floats) -> Float64s:
     """
     difference = a.astype(np.float64) - b.astype(np.float64)
     return np.asarray((difference**2).mean(axis=1))
+
+
+def relative_error(wanted: Floats, seen: Floats) -> float:
+    """The largest distance of a token's value from what was wanted, over the typical length of one."""
+    one, two = (array.reshape(len(array), -1).astype(np.float64) for array in (wanted, seen))
+    size = float(np.sqrt((one**2).sum(axis=1).mean()))
+    distance = np.sqrt(((two - one) ** 2).sum(axis=1)).max(initial=0.0)
+    return float(distance / size) if size > 0 else float(distance > 0)

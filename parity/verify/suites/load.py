@@ -13,7 +13,7 @@ import msgspec
 
 from ...core.chat import Message, Role, Tool, ToolCall
 from ...core.errors import FormatError, ModelNotFound
-from ..container import canonical_json, parse_json
+from ..packs.container import canonical_json, parse_json
 
 _FOLDER = Path(__file__).parent
 _MAX_SUITE_BYTES = 64 << 20

@@ -9,7 +9,7 @@ from ....core.errors import ParityError
 from ....llm import LLM
 from ....stacks.check.exact import op_digests
 from ....stacks.registry import open_stack
-from ... import probes
+from ... import exact as probes
 from ...record import Exact
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ....llm import LLM
-from ...features import Reducer
 from ...record import Int32s, Path, Plan, Positions
+from ...sides.features import Reducer
 from ...suites import Item
 from .requests import Forced, Job, Requests, cut
 

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .capture import capture, plan_for
-from .faults import Fault, Patch
-from .gates import load_rules
-from .pack import Pack
-from .record import Plan
-from .run import ORACLE, Outcome, compare_packs
-from .suites import Suite
+from ..capture import capture, plan_for
+from ..gates import load_rules
+from ..outcome import Outcome, compare_packs
+from ..packs import Pack
+from ..record import Plan
+from ..run import ORACLE
+from ..suites import Suite
+from .catalogue import Fault
+from .patches import Patch
 
 OPTIONS: Mapping[str, Any] = {"num_pages": 128, "page_size": 16, "max_num_seqs": 8}
 _LEVELS = (1, 2, 3, 4, 5, 6, 7)
@@ -54,7 +56,7 @@ def capture_local(
     **options: Any,
 ) -> Pack:
     """A pack of a checkpoint on the reference table, with the model changed first if asked."""
-    from .sides.local import LocalSide
+    from ..sides.local import LocalSide
 
     side = LocalSide(ORACLE, str(folder), **{**OPTIONS, **options})
     try:

@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 import torch
 
-from .record import Float32s, Int32s, Positions
-from .statistics.divergence import Top, signs
+from ..record import Float32s, Int32s, Positions
+from ..statistics.divergence import Top, signs
 
 _ROWS_AT_ONCE = 32
 """So many share one reading of the projections; all of it is bounded, whatever the prompt."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from ..core.errors import FormatError, HashMismatch, UsageError
+from ...core.errors import FormatError, HashMismatch, UsageError
 from .container import canonical_json
 
 log = logging.getLogger("parity")

@@ -6,32 +6,8 @@ by B from A's input, and its error is its own, not what earlier layers handed on
 
 from __future__ import annotations
 
-import numpy as np
-
-from .gates import Measurement, Rules
-from .pack import Pack
-from .record import Float32s, Layers
-
-
-def site_errors(reference: Layers, values: dict[tuple[int, str], Float32s]) -> list[tuple[int, str, float]]:
-    """(layer, site, relative error) for the sites that both sides have, in the order computed.
-
-    The error is the largest over tokens of the distance, over the reference's root mean square length.
-    """
-    found = []
-    for (layer, name), wanted in zip(reference.sites, reference.values, strict=True):
-        seen = values.get((layer, name))
-        if seen is not None and seen.shape == wanted.shape:
-            found.append((layer, name, relative_error(wanted, seen)))
-    return found
-
-
-def relative_error(wanted: Float32s, seen: Float32s) -> float:
-    """The largest distance of a token's value from what was wanted, over the typical length of one."""
-    one, two = (array.reshape(len(array), -1).astype(np.float64) for array in (wanted, seen))
-    size = float(np.sqrt((one**2).sum(axis=1).mean()))
-    distance = np.sqrt(((two - one) ** 2).sum(axis=1)).max(initial=0.0)
-    return float(distance / size) if size > 0 else float(distance > 0)
+from ..gates import Measurement, Rules
+from ..packs import Pack
 
 
 def layer_measurements(a: Pack, b: Pack, rules: Rules) -> list[Measurement]:

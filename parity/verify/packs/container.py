@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from ..core.errors import FormatError, HashMismatch
+from ...core.errors import FormatError, HashMismatch
 
 MAGIC = b"PARITYPK"
 VERSION = 1

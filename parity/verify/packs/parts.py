@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from ..core.errors import FormatError
+from ...core.errors import FormatError
+from ..record import Record
+from ..suites import Item
+from .codec import decode_record, encode_record
 from .container import canonical_json
-from .pack import Pack, decode_record, encode_record
-from .record import Record
-from .suites import Item
+from .pack import Pack
 
 _BEGUN = "-begun"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from .container import canonical_json
+from ..packs.container import canonical_json
 
 _VOLATILE = frozenset({"transformers_version", "_name_or_path", "use_cache", "architectures", "torch_dtype", "dtype"})
 _PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "parity-llm")
