@@ -36,16 +36,20 @@ def test_transformers_agrees_to_the_last_bit(kind: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(logits, probes.expected(kind, prompt))
 
 
-_VENDORS_NAMES = (
-    (r"\.mlp\.", ".block_sparse_moe."),
-    (r"experts\.(\d+)\.gate_proj", r"experts.\1.w1"),
-    (r"experts\.(\d+)\.down_proj", r"experts.\1.w2"),
-    (r"experts\.(\d+)\.up_proj", r"experts.\1.w3"),
-)
-"""Kimi K3's experts as released; Parity and Kimi K2.5 name them as others do."""
+_VENDORS_NAMES = {
+    "kimi_k25": (),
+    "kimi_k3": (
+        (r"\.mlp\.", ".block_sparse_moe."),
+        (r"experts\.(\d+)\.gate_proj", r"experts.\1.w1"),
+        (r"experts\.(\d+)\.down_proj", r"experts.\1.w2"),
+        (r"experts\.(\d+)\.up_proj", r"experts.\1.w3"),
+    ),
+    "deepseek_v41": ((r"^model\.", ""), (r"^embed_tokens\.", "embed.")),
+}
+"""Names as released, where the probe's are another library's."""
 
 
-@pytest.mark.parametrize("kind", ["kimi_k25", "kimi_k3"])
+@pytest.mark.parametrize("kind", _VENDORS_NAMES)
 def test_mlx_lm_agrees_to_the_last_bit_where_transformers_has_no_model(kind: str) -> None:
     mx = pytest.importorskip("mlx.core")
     caches = pytest.importorskip("mlx_lm.models.cache")
@@ -53,7 +57,7 @@ def test_mlx_lm_agrees_to_the_last_bit_where_transformers_has_no_model(kind: str
     model = module.Model(module.ModelArgs.from_dict(probes.config(kind)))
     weights = {}
     for name, value in probes.tensors(kind).items():
-        for ours, vendors in _VENDORS_NAMES if kind == "kimi_k3" else ():
+        for ours, vendors in _VENDORS_NAMES[kind]:
             name = re.sub(ours, vendors, name)
         weights[name] = mx.array(value)
     model.load_weights(list(model.sanitize(weights).items()))

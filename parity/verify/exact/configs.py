@@ -8,7 +8,7 @@ from . import shared_key, streams
 from .attention import GROUP, INDEX_DIM, INDEX_TOP, LATENT, QUERY_RANK
 from .delta import KEY_HEADS, SIZE, WIDTH
 from .kinds import KINDS
-from .mlps import SITU
+from .mlps import SITU, chosen
 from .pieces import CLASSES, HEAD_DIM, HEADS, HIDDEN, LAYERS, SHUT, TOKENS
 
 _ROPE = {"rope_type": "default", "rope_theta": 1e30}
@@ -90,6 +90,7 @@ def _compressed(kind: str) -> dict[str, Any]:
         _common(kind)
         | _EXPERTS
         | {
+            "num_experts_per_tok": chosen(KINDS[kind]),
             "head_dim": shared_key.DIM,
             "q_lora_rank": shared_key.QUERY_RANK,
             "qk_rope_head_dim": shared_key.ROPE_DIM,

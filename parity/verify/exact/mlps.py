@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .kinds import Kind
-from .pieces import CLASS, CLASSES, HIDDEN, ROWS, SHUT, TOKEN, TOKENS, Matrix, Sublayer, bit, constant_reads, reads
+from .pieces import CLASS, CLASSES, CONSTANT, HIDDEN, ROWS, SHUT, TOKEN, TOKENS, Matrix, Sublayer, bit, constant_reads, reads
 
 _NAMES = ("gate_proj", "up_proj", "down_proj")
 SITU = 4.0
@@ -35,8 +35,7 @@ def mlp(kind: Kind, prefix: str, sublayer: Sublayer) -> dict[str, Matrix]:
     """A dense MLP, or one expert for each class beside a shared one that adds nothing."""
     if not kind.routed:
         return _named(prefix, neurons(kind, sublayer, 0))
-    # The expert of a token's class is so far ahead that its share is exactly 1.
-    found = {f"{prefix}.gate.weight": np.stack([reads({CLASS + c: 128.0}, sublayer.size) for c in range(CLASSES)])}
+    found = {f"{prefix}.gate.weight": _router(kind, sublayer.size)}
     found |= _experts(kind, prefix, [neurons(kind, sublayer, expert) for expert in range(CLASSES)])
     gate, up, down = neurons(kind, sublayer, 0)
     if kind.shared_gate:
@@ -45,10 +44,23 @@ def mlp(kind: Kind, prefix: str, sublayer: Sublayer) -> dict[str, Matrix]:
     if kind.shared is not None:
         found |= _named(f"{prefix}.{kind.shared}", (gate, up, down if kind.shared_gate else 0 * down))
     if kind.hashed and sublayer.index == 1:
-        found[f"{prefix}.gate.tid2eid"] = np.arange(float(TOKENS))[:, None] % CLASSES
+        found[f"{prefix}.gate.tid2eid"] = (np.arange(float(TOKENS))[:, None] + np.arange(chosen(kind))) % CLASSES
     elif kind.corrected:
         found[f"{prefix}.gate.e_score_correction_bias"] = np.zeros(CLASSES)
     return found
+
+
+def chosen(kind: Kind) -> int:
+    """Experts for each token. Hyper-connections come with scores that are not 1 at most: a second expert, which scores 0, makes
+    sure that they are divided by their sum, for some divide only where there are several."""
+    return 2 if kind.streams == "hyper" else 1
+
+
+def _router(kind: Kind, size: float) -> Matrix:
+    """[CLASSES, HIDDEN]: the expert of a token's class is so far ahead that its share is exactly 1."""
+    if chosen(kind) == 1:
+        return np.stack([reads({CLASS + c: 128.0}, size) for c in range(CLASSES)])
+    return np.stack([reads({CLASS + c: 2 * SHUT, CONSTANT: -SHUT}, size) for c in range(CLASSES)])
 
 
 def _experts(kind: Kind, prefix: str, experts: list[tuple[Matrix, Matrix, Matrix]]) -> dict[str, Matrix]:

@@ -77,7 +77,7 @@ def shared_key(kind: Kind, prefix: str, sublayer: Sublayer) -> dict[str, Matrix]
         f"{prefix}.q_norm.weight": np.ones(QUERY_RANK),
         f"{prefix}.wq_b.weight": queries.reshape(-1, QUERY_RANK),
         f"{prefix}.wkv.weight": _latents(size),
-        f"{prefix}.norm.weight": _weight(),
+        f"{prefix}.kv_norm.weight": _weight(),
         f"{prefix}.wo_a.weight": groups.reshape(-1, groups.shape[-1]),
         f"{prefix}.wo_b.weight": output(sublayer),
         f"{prefix}.attn_sink": np.full(HEADS, -8 * SHUT),
