@@ -72,7 +72,8 @@ def build_parser(verb: str | None = None) -> Parser:
     parser.add_argument("--version", action="version", version=f"parity {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", title="commands")
     for name, summary in VERBS.items():
-        sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        end = "" if summary.endswith("?") else "."
+        sub = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + end)
         if name == verb:
             sub.formatter_class = argparse.RawDescriptionHelpFormatter
             import_module(f".{name}", __name__).add_arguments(sub)

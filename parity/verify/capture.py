@@ -12,7 +12,7 @@ import msgspec
 
 from .packs import Pack, PackWriter
 from .packs.pack import distinct_bytes
-from .packs.parts import Parts
+from .packs.parts import Parts, forget
 from .packs.signature import Signer
 from .record import Int32s, Layers, Plan, Record
 from .sides.base import Side
@@ -43,6 +43,7 @@ def capture(
     reference: Pack | None = None,
     progress: Progress = silent,
     signer: Signer | None = None,
+    keep_parts: bool = False,
 ) -> None:
     """Asks the side for all that the plan wants and writes the pack.
 
@@ -55,6 +56,7 @@ def capture(
             to this side.
         progress: told after each prompt.
         signer: signs the pack, if given.
+        keep_parts: leave to the caller to forget what is kept beside the pack.
 
     Raises:
         ParityError: the side cannot be asked at all.
@@ -70,7 +72,8 @@ def capture(
             record = parts.read_one(item.id)
             writer.add(replace(record, in_float32=exact.read_one(item.id).paths) if exact is not None else record)
         writer.unreached.update(side.unreached())
-    parts.clear()
+    if not keep_parts:
+        forget(path)
 
 
 def _ask_all(asker: _Asker, suite: Suite, parts: Parts) -> None:
@@ -135,7 +138,7 @@ class _Asker:
         wanted = [place for place, item in enumerate(group) if item.scored and known[place] is not None]
         wanted = [place for place in wanted if not records[place].paths]
         tokens = [ids for ids in (known[place] for place in wanted) if ids is not None]
-        sizes = self._sizes[self.done : self.done + len(group)]
+        sizes = self._costs(group, wanted)
         started = before = time.monotonic()
         read, left = 0, sum(sizes[place] for place in wanted) + sum(self._sizes[self.done + len(group) :])
         for count, (index, paths) in enumerate(self._side.capture([group[i] for i in wanted], tokens, self._plan), start=1):
@@ -148,6 +151,16 @@ class _Asker:
             rest = f", about {(now - started) / max(1, read) * left:.0f} s more" if left > 0 else ""
             self._progress(f"distributions{rest}", self.done + len(group) - len(wanted) + count, self._total)
         return found
+
+    def _costs(self, group: Sequence[Item], wanted: Sequence[int]) -> list[int]:
+        """Sizes by place in the group. Prompts on every path are decoded side by side, so that the first one that is done has
+        taken the time of all."""
+        sizes = self._sizes[self.done : self.done + len(group)]
+        together = [place for place in wanted if group[place].paths] if len(self._side.paths) > 1 else []
+        for place in together[1:]:
+            sizes[together[0]] += sizes[place]
+            sizes[place] = 0
+        return sizes
 
     def _mixed(self, group: Sequence[Item], records: Sequence[Record]) -> list[Record]:
         if not _FORCED & set(self._plan.levels):

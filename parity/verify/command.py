@@ -29,21 +29,27 @@ from .suites import Suite, load, names
 log = logging.getLogger("parity")
 
 _RECIPES = ("q8", "q4")
+_WORDS = """exit codes:
+  0  IDENTICAL, EQUIVALENT or WITHIN PRECISION
+  1  DIFFERENT
+  2  it could not be done
+  3  INCONCLUSIVE"""
 
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `parity verify`."""
+    parser.epilog = _WORDS
     parser.add_argument("a", metavar="A", help="the side that is trusted: a stack (cpu, cuda, cpu:reference), a URL, or a pack")
     parser.add_argument("b", metavar="B", help="the side in question")
-    _add_common(parser)
-    parser.add_argument("--out", type=Path, default=Path("parity-verify"), help="folder for packs and reports")
-    parser.add_argument("--oracle", default="auto", help=f"a third side in float32 ({ORACLE}), a pack, auto or none")
-    parser.add_argument("--gates", type=Path, help="a JSON file of thresholds instead of ours")
-    parser.add_argument("--keep-going", action="store_true", help="do not stop at the first level that fails")
-    parser.add_argument("--signed-by", metavar="HEX", help="refuse packs that this Ed25519 public key did not sign")
-    parser.add_argument("--quantize-b", choices=(*_RECIPES, "none"), help="the same for B, if not --quantize")
-    parser.add_argument("--key-env-b", metavar="NAME", help="the variable that holds the key of B, if not --key-env")
-    parser.add_argument("--endpoint-model-b", metavar="NAME", help="the name to ask B for, if not --endpoint-model")
+    asked, stacks, endpoints, written = _add_common(parser)
+    asked.add_argument("--oracle", default="auto", help=f"a third side in float32 ({ORACLE}), a pack, auto or none")
+    asked.add_argument("--gates", type=Path, metavar="FILE", help="a JSON file of thresholds instead of ours")
+    asked.add_argument("--keep-going", action="store_true", help="do not stop at the first level that fails")
+    stacks.add_argument("--quantize-b", choices=(*_RECIPES, "none"), help="the same for B, if not --quantize")
+    endpoints.add_argument("--key-env-b", metavar="NAME", help="the variable that holds the key of B, if not --key-env")
+    endpoints.add_argument("--endpoint-model-b", metavar="NAME", help="the name to ask B for, if not --endpoint-model")
+    written.add_argument("--out", type=Path, default=Path("parity-verify"), metavar="DIR", help="folder for packs and reports")
+    written.add_argument("--signed-by", metavar="HEX", help="refuse packs that this Ed25519 public key did not sign")
 
 
 def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,19 +66,27 @@ def add_pack_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, help="a pack, or a report.json")
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", help="what local stacks run; its vocabulary also helps to read endpoints")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads that local stacks compute with (default: all)")
-    parser.add_argument("--quantize", choices=_RECIPES, help="local stacks pack the matrices of a plain model while loading")
-    parser.add_argument("--suite", default="quick", help=f"{', '.join(names())}, or a JSONL file")
-    parser.add_argument("--levels", default="0-7", help="such as 0-7, 3 or 0,1,4")
-    parser.add_argument("--samples", type=int, default=0, help="sampled answers a prompt, for endpoints that show texts only")
-    parser.add_argument("--key-env", metavar="NAME", help="the environment variable that holds an endpoint's key")
-    parser.add_argument("--endpoint-model", metavar="NAME", help="the name to ask an endpoint for")
-    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one answer of an endpoint")
-    parser.add_argument("--at-once", type=int, default=4, help="requests in flight to an endpoint")
-    parser.add_argument("--sign", type=Path, metavar="KEY", help="sign what is written with this Ed25519 key, a PEM file")
-    parser.add_argument("--requests-per-second", type=float, help="most requests a second to an endpoint")
+def _add_common(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGroup, ...]:
+    """The arguments of every capture, in four groups."""
+    asked = parser.add_argument_group("what is asked")
+    asked.add_argument("--model", help="what local stacks run; its vocabulary also helps to read endpoints")
+    asked.add_argument("--suite", default="quick", help=f"{', '.join(names())}, or a JSONL file")
+    asked.add_argument("--levels", default="0-7", help="such as 0-7, 3 or 0,1,4")
+    asked.add_argument(
+        "--samples", type=int, default=0, metavar="N", help="sampled answers a prompt, for endpoints that show texts only"
+    )
+    stacks = parser.add_argument_group("local stacks")
+    stacks.add_argument("--threads", type=int, metavar="N", help="threads that they compute with (default: all)")
+    stacks.add_argument("--quantize", choices=_RECIPES, help="pack the matrices of a plain model while loading")
+    endpoints = parser.add_argument_group("endpoints")
+    endpoints.add_argument("--key-env", metavar="NAME", help="the environment variable that holds the key")
+    endpoints.add_argument("--endpoint-model", metavar="NAME", help="the name to ask for")
+    endpoints.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="for one answer")
+    endpoints.add_argument("--at-once", type=int, default=4, metavar="N", help="requests in flight")
+    endpoints.add_argument("--requests-per-second", type=float, metavar="N", help="most requests a second")
+    written = parser.add_argument_group("what is written")
+    written.add_argument("--sign", type=Path, metavar="KEY", help="sign it with this Ed25519 key, a PEM file")
+    return asked, stacks, endpoints, written
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
@@ -87,6 +101,9 @@ def run_verify(arguments: argparse.Namespace) -> int:
     except EngineError as error:
         # An engine's own exit code is 1, which here means that the sides differ.
         raise ParityError(f"a side failed: {error}") from error
+    except KeyboardInterrupt:
+        print(f"\nstopped: the same command goes on with what is kept in {settings.out}", file=sys.stderr)
+        raise
     report = write_report(outcome, settings.out, reproduction(arguments), settings.signer)
     _print(outcome, report, sys.stdout)
     return outcome.verdict.exit_code
@@ -104,6 +121,9 @@ def run_capture(arguments: argparse.Namespace) -> int:
     try:
         progress = _Terminal(sys.stderr)
         capture(side, suite, plan, arguments.output, reference=reference, progress=progress, signer=settings.signer)
+    except KeyboardInterrupt:
+        print(f"\nstopped: the same command goes on with what is kept in {arguments.output}.parts", file=sys.stderr)
+        raise
     finally:
         side.close()
     print(f"wrote {arguments.output}: {arguments.output.stat().st_size / 2**20:.1f} MiB, {Pack(arguments.output).hash}")

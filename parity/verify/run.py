@@ -15,6 +15,7 @@ from .gates import Rules, decide, load_rules
 from .levels import Evidence, measure
 from .outcome import Outcome, compare_packs
 from .packs import Pack
+from .packs.parts import forget
 from .packs.signature import require
 from .record import Plan
 from .settings import Settings
@@ -40,7 +41,7 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
     rules = load_rules(settings.gates) if settings.gates else load_rules()
     settings.out.mkdir(parents=True, exist_ok=True)
     specs, paths = (a, b), (settings.out / "a.pack", settings.out / "b.pack")
-    _refuse_early(specs, paths, settings.quantize)
+    _refuse_early(specs, paths, settings)
     suite, plan = _agree(a, b, settings, rules)
     seconds: dict[str, float] = {}
     # An endpoint may show no token ids: the other side goes first and lends it its own.
@@ -60,7 +61,10 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
                 plan = _shortened(side, place, suite, plan, other, paths, rules)
             with _timed(seconds, f"capture {'AB'[place]}"):
                 named = _named(progress, "AB"[place])
-                capture(side, suite, plan, paths[place], reference=other, progress=named, signer=settings.signer)
+                # A's parts stay until B is done: who stops in between goes on from there.
+                capture(
+                    side, suite, plan, paths[place], reference=other, progress=named, signer=settings.signer, keep_parts=True
+                )
         finally:
             side.close()
         packs[place] = Pack(paths[place])
@@ -71,18 +75,23 @@ def verify(a: str, b: str, settings: Settings, progress: Progress = silent) -> O
         outcome = compare_packs(
             packs[0], packs[1], suite=suite, rules=rules, levels=tuple(wanted), oracle=oracle, keep_going=settings.keep_going
         )
+    for path in paths:
+        forget(path)
     return replace(outcome, seconds=seconds)
 
 
-def _refuse_early(specs: tuple[str, str], paths: tuple[Path, Path], quantize: tuple[str | None, str | None]) -> None:
-    """Raises what would else be raised after a long capture: a pack that would be written over, an unknown stack, or weights
-    that nobody packs."""
-    refuse_packing([spec for spec, recipe in zip(specs, quantize, strict=True) if recipe is not None])
-    for spec, other, elsewhere in zip(specs, reversed(specs), reversed(paths), strict=True):
-        if not is_pack(spec) and not is_url(spec):
+def _refuse_early(specs: tuple[str, str], paths: tuple[Path, Path], settings: Settings) -> None:
+    """Raises what would else be raised after a long capture: a pack that would be written over or cannot be read, an unknown
+    stack, or weights that nobody packs."""
+    refuse_packing([spec for spec, recipe in zip(specs, settings.quantize, strict=True) if recipe is not None])
+    for spec in (*specs, *({settings.oracle} - {"auto", "none"})):
+        if is_pack(spec):
+            _given(spec, settings)
+        elif not is_url(spec):
             from .sides.local import refuse_unknown
 
             refuse_unknown(spec)
+    for spec, other, elsewhere in zip(specs, reversed(specs), reversed(paths), strict=True):
         if is_pack(spec) and not is_pack(other) and Path(spec).resolve() == elsewhere.resolve():
             raise UsageError(f"the other side's pack would overwrite {spec}: choose another --out")
 

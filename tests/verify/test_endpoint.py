@@ -413,3 +413,21 @@ def test_who_stops_waits_for_no_answer_and_loses_none(tmp_path: Path) -> None:
     assert last in asked
     assert first not in asked
     assert len(Pack(path).record(suite.items[0].id).paths["one_shot"].at) == len(first) - 1
+
+
+def test_who_stops_while_b_is_asked_loses_nothing_of_a(tmp_path: Path) -> None:
+    settings = Settings(suite=small_suite(tmp_path), levels=(1, 4, 5), out=tmp_path / "out", oracle="none")
+
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("B: distributions"):
+            raise KeyboardInterrupt
+
+    with fake.serve() as a, fake.serve() as b:
+        with pytest.raises(KeyboardInterrupt):
+            verify(a.url, b.url, settings, stop)
+        assert any("completions" in path for path, _ in a.seen)
+        a.seen.clear()
+        outcome = verify(a.url, b.url, settings)
+        assert not any("completions" in path for path, _ in a.seen)
+    assert outcome.verdict.word == "IDENTICAL"
+    assert not list(tmp_path.glob("out/*.parts"))

@@ -22,6 +22,13 @@ def test_a_wrong_name_costs_no_capture(a: str, b: str, tmp_path: Path, monkeypat
         run.verify(a, b, Settings(out=tmp_path))
 
 
+def test_a_wrong_oracle_costs_no_capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "open_side", lambda *_: pytest.fail("a side was opened"))
+    for oracle, says in (("bogus", "no stack is called 'bogus'"), (str(tmp_path / "no.pack"), "cannot read the pack")):
+        with pytest.raises(ParityError, match=says):
+            run.verify("cpu:reference", "cpu:reference", Settings(out=tmp_path, oracle=oracle))
+
+
 @pytest.mark.parametrize("quantize", [("q8", "q8"), (None, "q8")])
 def test_only_a_local_stack_packs_weights(
     quantize: tuple[str | None, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

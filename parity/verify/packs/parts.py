@@ -32,8 +32,7 @@ class Parts:
 
     def __init__(self, path: Path, asked: Sequence[Any], reference: Pack | None) -> None:
         key = canonical_json([*map(msgspec.to_builtins, asked), reference.hash if reference else ""])
-        self._root = path.with_name(path.name + ".parts")
-        self._folder = self._root / hashlib.sha256(key).hexdigest()[:16]
+        self._folder = _root(path) / hashlib.sha256(key).hexdigest()[:16]
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def has(self, group: Sequence[Item]) -> bool:
@@ -57,10 +56,6 @@ class Parts:
         for record in records:
             self._write(record)
 
-    def clear(self) -> None:
-        """Forgets everything: the pack is whole."""
-        shutil.rmtree(self._root, ignore_errors=True)
-
     def _known(self, name: str, ending: str = "") -> Record | None:
         try:
             record = self._read(self._folder / (_stem(name) + ending))
@@ -79,6 +74,15 @@ class Parts:
             part = self._folder / f"{stem}.{suffix}.part"
             part.write_bytes(data)
             os.replace(part, self._folder / f"{stem}.{suffix}")
+
+
+def forget(path: Path) -> None:
+    """Drops all parts of a pack: nobody will go on with them."""
+    shutil.rmtree(_root(path), ignore_errors=True)
+
+
+def _root(path: Path) -> Path:
+    return path.with_name(path.name + ".parts")
 
 
 def _stem(name: str) -> str:
