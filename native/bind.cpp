@@ -9,6 +9,9 @@
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
 
 #include "isa/choose.h"
 #include "memory.h"
@@ -39,6 +42,13 @@ struct State {
 State& state() {
     static State only;
     return only;
+}
+
+// A process that forks after it has computed, as those of `multiprocessing` do, can compute on in its child.
+void survive_forks() {
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork([] { state().engine.before_fork(); }, [] { state().engine.after_fork(); }, [] { state().engine.after_fork_in_child(); });
+#endif
 }
 
 void need(bool condition, const char* what) {
@@ -177,7 +187,7 @@ void attend(Address q, int64_t q_stride, int64_t q_head_stride, Address q2, int6
     need(scale > 0, "scores are scaled by a number above 0");
     need_page_type(page_type);
     AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q_head_stride, q2_stride, q2_head_stride, at<const void>(k_pages), at<const void>(k2_pages), at<const void>(v_pages), at<const void>(pooled), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), page_type, heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, seen, every, 0, scale, where};
-    const size_t scratch = state().kernels->attend_scratch(args, state().engine.pool().size());
+    const size_t scratch = state().kernels->attend_scratch(args, state().engine.pool()->size());
     state().submit("attend", state().kernels->attend, args, kSoloWork, scratch);  // lengths are known only when it runs
 }
 
@@ -284,7 +294,7 @@ void read_all(Address data, int64_t count, Address out) {
 }
 
 std::vector<std::pair<std::string, double>> timed(const Recording& recording, int repeats) {
-    const std::vector<double> seconds = recording.timed(state().engine.pool(), repeats);
+    const std::vector<double> seconds = recording.timed(*state().engine.pool(), repeats);
     std::vector<std::pair<std::string, double>> out;
     for (size_t i = 0; i < seconds.size(); ++i) out.emplace_back(recording.tasks()[i].name, seconds[i]);
     return out;
@@ -296,6 +306,7 @@ std::vector<std::pair<std::string, double>> timed(const Recording& recording, in
 NB_MODULE(_native, m) {
     using namespace parity;
     nb::set_leak_warnings(false);  // a program may end while an engine's thread still holds its recordings: no leak
+    survive_forks();
     m.attr("interface") = PARITY_INTERFACE;
     nb::class_<Places>(m, "Places").def(
         "__init__",
@@ -305,9 +316,9 @@ NB_MODULE(_native, m) {
         "positions"_a, "starts"_a, "lengths"_a, "pages"_a, "sequences"_a, "tokens"_a, "max_pages"_a, "page_size"_a);
     nb::class_<Recording>(m, "Recording")
         .def(nb::init<>())
-        .def("start", [](Recording& self) { state().engine.record(&self); })
-        .def("stop", [](Recording&) { state().engine.record(nullptr); })
-        .def("replay", [](const Recording& self) { self.replay(state().engine.pool()); }, nb::call_guard<nb::gil_scoped_release>())
+        .def("start", [](Recording& self) { Engine::record(&self); })
+        .def("stop", [](Recording&) { Engine::record(nullptr); })
+        .def("replay", [](const Recording& self) { self.replay(*state().engine.pool()); }, nb::call_guard<nb::gil_scoped_release>())
         .def("timed", &timed, "repeats"_a)
         .def_prop_ro("num_bytes", [](const Recording& self) { return self.tasks().capacity() * sizeof(Task); })
         .def("__len__", [](const Recording& self) { return self.tasks().size(); });
@@ -318,7 +329,7 @@ NB_MODULE(_native, m) {
     });
     m.def("isa", [] { return std::string(state().kernels->isa); });
     m.def("set_isa", [](const std::string& name) { state().kernels = &kernels_named(name); });
-    m.def("threads", [] { return state().engine.pool().size(); });
+    m.def("threads", [] { return state().engine.pool()->size(); });
     m.def("set_threads", [](int threads) { state().engine.set_threads(threads); });
     m.def("usable_processors", &usable_processors);
     m.def("formats", [] {

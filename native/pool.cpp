@@ -216,14 +216,26 @@ std::vector<double> Recording::timed(Pool& pool, int repeats) const {
     return seconds;
 }
 
-Pool& Engine::pool() {
-    if (!pool_) set_threads(threads_);
-    return *pool_;
+thread_local Recording* Engine::recording_ = nullptr;
+
+std::shared_ptr<Pool> Engine::pool() {
+    const std::lock_guard lock(changing_);
+    if (!pool_) pool_ = std::make_shared<Pool>(threads_ > 0 ? threads_ : static_cast<int>(usable_processors().size()));
+    return pool_;
 }
 
 void Engine::set_threads(int threads) {
+    std::shared_ptr<Pool> before;  // ends when nobody runs on it any more, and not while the lock is held
+    const std::lock_guard lock(changing_);
     threads_ = threads > 0 ? threads : static_cast<int>(usable_processors().size());
-    if (!pool_ || pool_->size() != threads_) pool_ = std::make_unique<Pool>(threads_);
+    if (pool_ && pool_->size() != threads_) before = std::move(pool_);
+}
+
+void Engine::after_fork_in_child() {
+    // Never destroyed: that would wait for threads that are not there.
+    if (pool_) new std::shared_ptr<Pool>(std::move(pool_));
+    pool_ = nullptr;
+    changing_.unlock();
 }
 
 }  // namespace parity

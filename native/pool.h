@@ -27,6 +27,8 @@ struct Task {
 // Memory aligned to a cache line that only grows.
 class Arena {
 public:
+    Arena() = default;
+    Arena(const Arena&) = delete;
     ~Arena();
     std::byte* at_least(size_t bytes);
     std::byte* data() const { return data_; }
@@ -83,28 +85,34 @@ private:
     size_t scratch_ = 0;
 };
 
-// What ops are submitted to: runs them, and while a recording is active keeps them too.
+// What ops are submitted to, by any thread: runs them, and keeps those of a thread that records too.
 class Engine {
 public:
-    Pool& pool();
-    int threads() const { return threads_; }
+    // A caller's own hold of the pool: another thread may set a new one meanwhile.
+    std::shared_ptr<Pool> pool();
+    // 0 for as many as we may use.
     void set_threads(int threads);
     // Calls of this thread are kept in `recording`, until null.
-    void record(Recording* recording) { recording_ = recording, recorder_ = std::this_thread::get_id(); }
+    static void record(Recording* recording) { recording_ = recording; }
 
     template <class Args> void submit(const char* name, Run run, const Args& args, bool solo, size_t scratch) {
         static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) <= sizeof(Task::args));
         Task task{run, solo, name, {}};
         std::memcpy(task.args, &args, sizeof args);
-        if (recording_ && recorder_ == std::this_thread::get_id()) recording_->add(task, scratch);
-        pool().run(&task, 1, scratch);
+        if (recording_) recording_->add(task, scratch);
+        pool()->run(&task, 1, scratch);
     }
 
+    // Around a fork, of which the child has none of the pool's threads: it starts its own when it first needs them.
+    void before_fork() { changing_.lock(); }
+    void after_fork() { changing_.unlock(); }
+    void after_fork_in_child();
+
 private:
+    std::mutex changing_;
     int threads_ = 0;
-    std::unique_ptr<Pool> pool_;
-    Recording* recording_ = nullptr;
-    std::thread::id recorder_;
+    std::shared_ptr<Pool> pool_;
+    static thread_local Recording* recording_;
 };
 
 // The processors that this process may use: its affinity, cut to its control group's quota.

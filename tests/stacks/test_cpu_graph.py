@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -84,7 +86,7 @@ def test_other_threads_are_not_recorded() -> None:
     assert len(captured[0]) == len(alone[0])  # type: ignore[arg-type]
 
 
-def test_thousands_of_runs_on_several_threads_are_equal_to_the_bit() -> None:
+def test_runs_on_several_threads_are_equal_to_the_bit() -> None:
     before = native().threads()
     up, down = weights()
     x = torch.randn(5, 128)
@@ -153,3 +155,30 @@ def test_a_step_that_keeps_an_array_is_not_recorded(caplog: pytest.LogCaptureFix
     assert graph is None
     assert torch.equal(result, OPS.rms_norm(kept[0], None, 1e-6))
     assert "keeps arrays that the next would overwrite" in caplog.text
+
+
+FORK = """
+import array, importlib.util, os, sys
+spec = importlib.util.spec_from_file_location("_native", sys.argv[1])
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
+native.set_threads(2)
+x, out = array.array("f", [1.0]) * (1 << 20), array.array("f", [0.0]) * (1 << 20)
+rows = (x.buffer_info()[0], 1 << 10, 1, 0)
+
+def doubled():
+    out[-1] = 0.0
+    native.add(rows, rows, out.buffer_info()[0], 1 << 10, 1 << 10)
+    return out[-1] == 2.0
+
+assert doubled()
+child = os.fork()
+if child == 0:
+    os._exit(0 if doubled() and doubled() and native.threads() == 2 else 1)
+assert os.waitpid(child, 0)[1] == 0 and doubled()
+"""
+
+
+def test_a_forked_process_has_threads_of_its_own() -> None:
+    result = subprocess.run([sys.executable, "-c", FORK, native().__file__], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
