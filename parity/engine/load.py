@@ -16,6 +16,7 @@ from ..core.errors import Unsupported, UsageError
 from ..core.service import ModelInfo
 from ..hub import account, open_checkpoint
 from ..hub.checkpoint import Checkpoint
+from ..hub.once import ReadOnce
 from ..hub.pooling import pools_last
 from ..hub.quantised import QuantisedCheckpoint, recipe_for
 from ..hub.weights import Plan, all_to_model
@@ -158,12 +159,13 @@ def _filled(found: Accounted, checkpoint: Checkpoint, stack: Stack, dtype: torch
     model, slots, plan = found.model, found.slots, found.plan
     for read in model.readers:
         read(checkpoint.path)
-    placer = Placer(stack, dtype)
+    placer, weights = Placer(stack, dtype), ReadOnce(checkpoint)
     # In the file's order, so that reading it is one pass.
     order = {source: index for index, source in enumerate(checkpoint.tensors)}
     for name, source in sorted(plan.sources.items(), key=lambda pair: order[pair[1]]):
         slot = slots[name]
-        slot.put(checkpoint.read(source), placer.exact if slot.exact else placer.place)
+        slot.put(weights.read(source), placer.exact if slot.exact else placer.place)
+    weights.sweep()
     for why, names in plan.ignored.items():
         log.info("not loaded: %d tensor(s) such as %s: %s", len(names), names[0], why)
     placer.report()
