@@ -67,10 +67,9 @@ int64_t part_bytes(const Part& part, int64_t columns) {
 
 using PartTuple = std::tuple<Address, int32_t, int32_t>;  // data, format, rows
 
-void linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const std::vector<PartTuple>& parts, Address bias, Address out, int64_t out_stride, bool as_floats) {
+LinearArgs product(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const std::vector<PartTuple>& parts, Address bias, Address out, int64_t out_stride, bool as_floats) {
     need(parts.size() <= kMaxParts, "a weight has at most five parts");
     LinearArgs args{at<const float>(x), x_stride, tokens, columns, at<const float>(bias), at<float>(out), out_stride, static_cast<int64_t>(parts.size()), {}, as_floats};
-    int64_t bytes = 0;
     int32_t first = 0;
     for (size_t i = 0; i < parts.size(); ++i) {
         const auto& [data, format, rows] = parts[i];
@@ -79,9 +78,25 @@ void linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const 
         need(!info.columns || columns % info.columns == 0, "the columns of a packed weight are a whole number of blocks");
         args.parts[i] = Part{at<const void>(data), format, rows, first};
         first += rows;
-        bytes += part_bytes(args.parts[i], columns);
     }
-    state().submit("linear", state().kernels->linear, args, bytes * tokens, state().kernels->linear_scratch(args));
+    return args;
+}
+
+int64_t product_work(const LinearArgs& args) {
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < args.num_parts; ++i) bytes += part_bytes(args.parts[i], args.columns);
+    return bytes * args.tokens;
+}
+
+void linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const std::vector<PartTuple>& parts, Address bias, Address out, int64_t out_stride, bool as_floats) {
+    const LinearArgs args = product(x, x_stride, tokens, columns, parts, bias, out, out_stride, as_floats);
+    state().submit("linear", state().kernels->linear, args, product_work(args), state().kernels->linear_scratch(args));
+}
+
+void gated_linear(Address x, int64_t x_stride, int64_t tokens, int64_t columns, const std::vector<PartTuple>& parts, Address bias, Address out, int64_t out_stride, bool as_floats, int32_t kind, float limit, float beta, float linear) {
+    need(parts.size() == 2 && std::get<2>(parts[0]) == std::get<2>(parts[1]), "gate and up have as many rows");
+    const GatedLinearArgs args{product(x, x_stride, tokens, columns, parts, bias, out, out_stride, as_floats), kind, limit, beta, linear};
+    state().submit("gated_linear", state().kernels->gated_linear, args, product_work(args.both), state().kernels->linear_scratch(args.both));
 }
 
 void reorder(Address x, int64_t x_stride, int64_t rows, int64_t columns, Address order, Address out) {
@@ -345,6 +360,7 @@ NB_MODULE(_native, m) {
     m.def("pack_groups", &pack_groups);
     m.def("read", &read_all);
     m.def("linear", &linear);
+    m.def("gated_linear", &gated_linear);
     m.def("reorder", &reorder);
     m.def("embed", &embed);
     m.def("norm", &norm);

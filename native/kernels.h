@@ -49,6 +49,13 @@ struct LinearArgs {
     bool as_floats = false;  // activations meet packed weights as they are, and not rounded to bytes
 };
 
+// activation(gate x, up x): the parts are two matrices of as many rows, `out` has as many columns as one of them.
+struct GatedLinearArgs {
+    LinearArgs both;
+    int32_t kind;  // as in GatedArgs
+    float limit, beta, linear;
+};
+
 // out [rows, columns] = x [rows, order].
 struct ReorderArgs {
     const float* x;
@@ -361,7 +368,7 @@ using Kernel = void (*)(const void* args, Team& team);
 
 struct Kernels {
     const char* isa;
-    Kernel linear, reorder, embed, pack, pack_groups, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample, read;
+    Kernel linear, gated_linear, reorder, embed, pack, pack_groups, norm, gated, sigmoid_gate, angles, rope, write, rope_write, attend, experts, causal_conv, gated_delta, sample, read;
     Kernel add, copy, activate, select, pool, route, delta_gates;
     Kernel hyper_weights, hyper_read, hyper_write, gated_mean, stream_gate, mix, windows, hash, gather;
     size_t (*linear_scratch)(const LinearArgs& args);

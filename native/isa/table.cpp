@@ -19,6 +19,7 @@
 #include "../ops/plain_linear.h"
 #include "../ops/linear.h"
 #include "../ops/elementwise.h"
+#include "../ops/gated_linear.h"
 #include "../ops/reorder.h"
 #include "../ops/pages.h"
 #include "../ops/rope.h"
@@ -42,6 +43,7 @@ extern const Kernels kernels;
 const Kernels kernels = {
     .isa = PARITY_TEXT(PARITY_ISA),
     .linear = linear,
+    .gated_linear = gated_linear,
     .reorder = reorder,
     .embed = embed,
     .pack = pack,

@@ -52,18 +52,18 @@ inline void norm(const void* raw, Team& team) {
     });
 }
 
+// A gated activation, whose kind and numbers are among the arguments of several ops.
+template <class Args> F activated(const Args& args, F gate, F up) {
+    if (args.kind == 2) {
+        const F left = set(args.beta) * tanh(gate / set(args.beta)) * sigmoid(gate);
+        return left * set(args.linear) * tanh(up / set(args.linear));
+    }
+    if (args.kind == 1) gate = min(gate, set(args.limit)), up = max(min(up, set(args.limit)), set(-args.limit));
+    return gate * sigmoid(gate) * up;
+}
+
 template <class Args> void gate_row(const Args& args, const float* gates, int64_t columns, float* out) {
-    const float* ups = gates + columns;
-    over(columns, [&](auto get, auto put) {
-        F gate = get(gates), up = get(ups);
-        if (args.kind == 2) {
-            const F left = set(args.beta) * tanh(gate / set(args.beta)) * sigmoid(gate);
-            put(out, left * set(args.linear) * tanh(up / set(args.linear)));
-            return;
-        }
-        if (args.kind == 1) gate = min(gate, set(args.limit)), up = max(min(up, set(args.limit)), set(-args.limit));
-        put(out, gate * sigmoid(gate) * up);
-    });
+    over(columns, [&](auto get, auto put) { put(out, activated(args, get(gates), get(gates + columns))); });
 }
 
 inline void gated(const void* raw, Team& team) {

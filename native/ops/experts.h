@@ -24,12 +24,6 @@ struct Grouped {
     }
 };
 
-inline int64_t matrix_bytes(int64_t format, int64_t rows, int64_t columns) {
-    const FormatInfo& info = format_info(format);
-    if (!info.columns) return rows * columns * info.bytes;
-    return round_up(rows, kPanelRows) / kPanelRows * (columns / info.columns * info.panel_bytes);
-}
-
 constexpr int64_t kExpertPanels = 4;  // claimed at a time
 
 // out [pairs, rows] = the rows given by `from` times their experts' matrices.

@@ -78,35 +78,60 @@ inline int64_t linear_panels(const LinearArgs& args, const Activations& a, int64
     return several && !args.as_floats ? kTilePanels : 1;
 }
 
+// Bytes that a thread unpacks panels into.
+inline size_t panel_scratch(const LinearArgs& args) {
+    size_t most = any_takes_bytes(args) && tile_width(args) > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
+    const auto take = [&](bool used, size_t bytes) { most = used && most < bytes ? bytes : most; };
+    take(any_in_float_panels(args), float_panels_scratch(args.tokens));
+    take(args.as_floats, expanded_scratch(args.tokens));
+    take(any_plain(args), plain_scratch(args.tokens));
+    return most;
+}
+
+// Of a thread's own copy of the activations' bytes, where it makes one.
+inline size_t own_bytes(const LinearArgs& args) {
+    return any_takes_bytes(args) && args.tokens <= kOwnCopy ? Activations::bytes(args.tokens, args.columns, tile_width(args)) : 0;
+}
+
+// The activations' bytes if the products want them: made by all threads together, or in memory of each thread's own.
+inline Activations in_bytes(const LinearArgs& args, Team& team, std::byte* own) {
+    const int64_t width = tile_width(args);
+    const bool alone = args.tokens <= kOwnCopy;
+    const Activations a(alone ? own : team.shared(), args.tokens, args.columns, width);
+    if (!any_takes_bytes(args)) return a;
+    if (alone) {
+        for (int64_t t = 0; t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
+        return a;
+    }
+    for (int64_t start = team.claim() * width; start < args.tokens; start = team.claim() * width)
+        for (int64_t t = start; t < start + width && t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
+    team.barrier();
+    return a;
+}
+
+inline int64_t matrix_bytes(int64_t format, int64_t rows, int64_t columns) {
+    const FormatInfo& info = format_info(format);
+    if (!info.columns) return rows * columns * info.bytes;
+    return round_up(rows, kPanelRows) / kPanelRows * (columns / info.columns * info.panel_bytes);
+}
+
+// How many of `panels` a thread claims at a time: about 128 kB of weights, and at least four pieces for each thread, or eight
+// where each is work for longer.
+inline int64_t claimed_panels(const LinearArgs& args, int64_t panels, const Team& team, int64_t unit) {
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < args.num_parts; ++i) bytes += matrix_bytes(args.parts[i].format, args.parts[i].rows, args.columns);
+    const int64_t few = (1 << 17) * panels / (bytes + 1) + 1, most = panels / ((tile_width(args) > 1 ? 8 : 4) * team.size) + 1;
+    return round_up(few < most ? few : most, unit);
+}
+
 inline void linear(const void* raw, Team& team) {
     const auto& args = *static_cast<const LinearArgs*>(raw);
-    int64_t panels = 0, bytes = 0;
-    for (int64_t i = 0; i < args.num_parts; ++i) {
-        const int64_t here = round_up(args.parts[i].rows, kPanelRows) / kPanelRows;
-        const FormatInfo& info = format_info(args.parts[i].format);
-        panels += here;
-        bytes += here * (info.columns ? args.columns / info.columns * info.panel_bytes : args.columns * info.bytes * kPanelRows);
-    }
-    const bool packed = any_takes_bytes(args), own = args.tokens <= kOwnCopy;
-    const int64_t width = tile_width(args);
-    size_t unpacked_bytes = packed && width > 1 ? size_t(args.columns / kBlock) * sizeof(Unpacked) * kTilePanels : 0;
-    if (any_in_float_panels(args) && unpacked_bytes < float_panels_scratch(args.tokens)) unpacked_bytes = float_panels_scratch(args.tokens);
-    if (args.as_floats && unpacked_bytes < expanded_scratch(args.tokens)) unpacked_bytes = expanded_scratch(args.tokens);
-    if (any_plain(args) && unpacked_bytes < plain_scratch(args.tokens)) unpacked_bytes = plain_scratch(args.tokens);
-    const size_t copy = packed && own ? Activations::bytes(args.tokens, args.columns, width) : 0;
-    std::byte* local = team.local(unpacked_bytes + copy);
-    const Activations a(own ? local + unpacked_bytes : team.shared(), args.tokens, args.columns, width);
-    if (packed && own) {
-        for (int64_t t = 0; t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
-    } else if (packed) {
-        for (int64_t start = team.claim() * width; start < args.tokens; start = team.claim() * width)
-            for (int64_t t = start; t < start + width && t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
-        team.barrier();
-    }
-    // Pieces of about 128 kB of weights, and at least four for each thread, or eight where each is work for longer.
-    int64_t chunk = (1 << 17) * panels / (bytes + 1) + 1;
-    const int64_t most = panels / ((width > 1 ? 8 : 4) * team.size) + 1;
-    chunk = round_up(chunk < most ? chunk : most, width > 1 ? kTilePanels : kStreams);
+    int64_t panels = 0;
+    for (int64_t i = 0; i < args.num_parts; ++i) panels += round_up(args.parts[i].rows, kPanelRows) / kPanelRows;
+    const size_t scratch = panel_scratch(args);
+    std::byte* local = team.local(scratch + own_bytes(args));
+    const Activations a = in_bytes(args, team, local + scratch);
+    const int64_t chunk = claimed_panels(args, panels, team, tile_width(args) > 1 ? kTilePanels : kStreams);
     for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk) {
         const int64_t end = start + chunk < panels ? start + chunk : panels;
         for (int64_t panel = start; panel < end;) panel += linear_panels(args, a, panel, end - panel, local);

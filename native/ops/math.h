@@ -50,6 +50,14 @@ inline F softplus(F x) {
     return max(set(0.0f), x) + (s + s) * p;
 }
 
+// Calls fn<count>().
+template <int kMost, class Fn> void with_count(int64_t count, const Fn& fn) {
+    if constexpr (kMost > 1) {
+        if (count < kMost) return with_count<kMost - 1>(count, fn);
+    }
+    fn.template operator()<kMost>();
+}
+
 inline const float* row_of(const Spaced& rows, int64_t r) {
     return rows.data + r / rows.inner * rows.stride + r % rows.inner * rows.inner_stride;
 }

@@ -230,12 +230,17 @@ struct Target {
     const float* bias;
     int64_t stride, rows;
 
+    F biased(int64_t panel, F total) const {
+        const int64_t row = panel * kPanelRows, left = rows - row;
+        if (!bias) return total;
+        return total + (left >= kPanelRows ? load(bias + row) : load_some(bias + row, left));
+    }
     void put(int64_t panel, int64_t token, const F* totals, int count) const {
         const int64_t row = panel * kPanelRows, left = rows - row;
         for (int t = 0; t < count; ++t) {
             float* to = out + (token + t) * stride + row;
-            if (left >= kPanelRows) store(to, bias ? totals[t] + load(bias + row) : totals[t]);
-            else store_some(to, bias ? totals[t] + load_some(bias + row, left) : totals[t], left);
+            if (left >= kPanelRows) store(to, biased(panel, totals[t]));
+            else store_some(to, biased(panel, totals[t]), left);
         }
     }
 };
@@ -268,14 +273,7 @@ template <class C, int kTokens> void panels_direct(const uint8_t* panels, int64_
 }
 
 template <class C> void few_rows(const uint8_t* panels, int64_t count, const Activations& a, int64_t tokens, const Target& to) {
-    if (tokens == 1) panels_direct<C, 1>(panels, count, a, to);
-    if constexpr (kDirectTokens >= 2) {
-        if (tokens == 2) panels_direct<C, 2>(panels, count, a, to);
-    }
-    if constexpr (kDirectTokens >= 4) {
-        if (tokens == 3) panels_direct<C, 3>(panels, count, a, to);
-        if (tokens == 4) panels_direct<C, 4>(panels, count, a, to);
-    }
+    with_count<kDirectTokens>(tokens, [&]<int kTokens>() { panels_direct<C, kTokens>(panels, count, a, to); });
 }
 
 // `kPanels` neighbouring panels times all activations, in tiles.

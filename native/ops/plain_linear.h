@@ -120,14 +120,6 @@ template <int kTokens> void wide_tile(const float* w, const float* x, int64_t x_
     }
 }
 
-// Calls fn<count>().
-template <int kMost, class Fn> void with_count(int64_t count, const Fn& fn) {
-    if constexpr (kMost > 1) {
-        if (count < kMost) return with_count<kMost - 1>(count, fn);
-    }
-    fn.template operator()<kMost>();
-}
-
 // Calls fn<count>(first) for tiles of some tokens: as few tiles as there can be, and of nearly one size.
 template <class Fn> void each_tile(int64_t tokens, const Fn& fn) {
     for (int64_t t = 0; t < tokens;) {

@@ -65,6 +65,51 @@ void linear_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t rows,
         }
 }
 
+// The fused gate, up and activation: the very bits of the product of both and the activation after it, for any rows, with both
+// matrices in one format or in two.
+void gated_of(const Kernels& kernels, Pool& pool, int64_t format, int64_t other, int64_t inner, int64_t columns) {
+    std::vector<uint8_t> data[2];
+    LinearArgs both{};
+    const int64_t formats[2] = {format, other};
+    for (int64_t i = 0; i < 2; ++i) {
+        const FormatInfo& info = format_info(formats[i]);
+        if (info.columns == 0) {
+            data[i].resize(static_cast<size_t>(inner * columns * info.bytes));
+            const auto numbers = normal(static_cast<size_t>(inner * columns));
+            for (size_t n = 0; n < numbers.size(); ++n) {
+                uint32_t bits;
+                std::memcpy(&bits, &numbers[n], 4);
+                const uint16_t two = static_cast<uint16_t>(formats[i] == kF16 ? 0x3000 + bits % 1024 : bits >> 16);
+                if (formats[i] == kF32) std::memcpy(&data[i][4 * n], &bits, 4);
+                else std::memcpy(&data[i][2 * n], &two, 2);
+            }
+        } else {
+            data[i].resize(static_cast<size_t>((inner + 15) / 16 * (columns / info.columns) * info.panel_bytes));
+            if (formats[i] >= kFirstGroups) {
+                pack_groups_of(formats[i], inner, columns, data[i].data(), [&](const PackGroupsArgs& args) { run(pool, kernels.pack_groups, args); });
+            } else {
+                const auto rows = blocks(formats[i], inner, columns, kRandom);
+                run(pool, kernels.pack, PackArgs{rows.data(), formats[i], inner, columns, data[i].data()});
+            }
+        }
+        both.parts[i] = Part{data[i].data(), static_cast<int32_t>(formats[i]), static_cast<int32_t>(inner), static_cast<int32_t>(i * inner)};
+    }
+    const auto x = normal(static_cast<size_t>(19 * columns)), bias = normal(static_cast<size_t>(2 * inner));
+    for (int64_t tokens : {1, 2, 3, 4, 5, 13, 19})
+        for (bool as_floats : {false, true}) {
+            const int32_t kind = static_cast<int32_t>(tokens % 3);
+            std::vector<float> apart(static_cast<size_t>(tokens * 2 * inner)), joined(static_cast<size_t>(tokens * inner)), fused(joined.size());
+            both.x = x.data(), both.x_stride = columns, both.tokens = tokens, both.columns = columns, both.as_floats = as_floats;
+            both.bias = tokens % 2 ? bias.data() : nullptr, both.num_parts = 2;
+            both.out = apart.data(), both.out_stride = 2 * inner;
+            run(pool, kernels.linear, both, kernels.linear_scratch(both));
+            run(pool, kernels.gated, GatedArgs{apart.data(), joined.data(), tokens, inner, kind, 0.5f, 1.5f, 3.0f});
+            both.out = fused.data(), both.out_stride = inner;
+            run(pool, kernels.gated_linear, GatedLinearArgs{both, kind, 0.5f, 1.5f, 3.0f}, kernels.linear_scratch(both));
+            check(std::memcmp(joined.data(), fused.data(), fused.size() * 4) == 0, kernels.isa, "gate, up and activation at once", format, tokens);
+        }
+}
+
 // Pages of every type: rows written, then attended to over a context of several segments, with the same bits on any threads.
 void page_types(const Kernels& kernels, Pool& pool, Pool& one) {
     const Pages all({{0, 1300}}, 8), last({{1299, 1}}, 8);
@@ -259,6 +304,9 @@ int main(int count, char** names) {
         }
         for (int64_t format : {kF32, kF16, kBf16})
             for (int64_t columns : {7, 512, 1100}) plain_of(*kernels, pool, format, 37, columns);
+        for (int64_t format = kF32; format < kNumFormats; ++format) gated_of(*kernels, pool, format, format, 50, 512);
+        for (int64_t inner : {1, 16, 33}) gated_of(*kernels, pool, kQ4_K, kQ6_K, inner, 256);
+        gated_of(*kernels, pool, kQ5_0, kBf16, 37, 96);
         others(*kernels, pool, one);
         experts_of(*kernels, pool, one);
         choices(*kernels, pool, one);

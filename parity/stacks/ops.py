@@ -67,6 +67,8 @@ class Ops:
     embed: Callable[..., Tensor]
     # (x [T, I], weight [O, I], bias [O] | None = None) -> [T, O]; the weight may be packed or `Rows`
     linear: Callable[..., Tensor]
+    # (x [T, D], weight [2 I, D], bias [2 I] | None, activation: Activation) -> [T, I]: `gated_activation` of `linear`
+    gated_linear: Callable[..., Tensor]
     # (x [T, H, I], weight [H, O, I]) -> [T, H, O]: one matrix per head
     head_linear: Callable[..., Tensor]
     # (x [..., D], weight [D] | None, eps, zero_centred=False) -> [..., D]: x / rms(x) * (weight, or 1 + weight)

@@ -51,6 +51,10 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, plain(weight, x.dtype), None if bias is None else bias.to(x.dtype))
 
 
+def gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation) -> Tensor:
+    return gated_activation(linear(x, weight, bias), activation)
+
+
 def head_linear(x: Tensor, weight: Weight) -> Tensor:
     return torch.einsum("thi,hoi->tho", x, plain(weight, x.dtype))
 
@@ -339,6 +343,7 @@ def sample(logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, mi
 OPS = Ops(
     embed=embed,
     linear=linear,
+    gated_linear=gated_linear,
     head_linear=head_linear,
     rms_norm=rms_norm,
     add_rms_norm=add_rms_norm,

@@ -192,6 +192,11 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         lambda x, weight, bias=None: REF.linear(x.nan_to_num(), weight, bias),
         lambda x, weight, bias=None: REF.linear(x.contiguous(), weight, bias).bfloat16().to(x.dtype),
     ],
+    "gated_linear": [
+        lambda x, weight, bias, activation: up_is_first(REF.linear(x, weight, bias), activation),
+        lambda x, weight, bias, activation: REF.gated_linear(x, weight, None, activation),
+        lambda x, weight, bias, activation: REF.gated_linear(x, weight, bias, replace(activation, limit=None)),
+    ],
     "head_linear": [lambda x, weight: REF.head_linear(x, weight.roll(1, 0))],
     "rms_norm": [
         lambda x, weight, eps, zero_centred=False: REF.rms_norm(x, weight, eps),

@@ -133,6 +133,21 @@ def test_rows_of_several_formats_are_one_product() -> None:
     assert torch.equal(got, each)
 
 
+@pytest.mark.parametrize("name", [*PACKED, *_DTYPES])
+def test_gate_up_and_activation_at_once_have_the_bits_of_one_after_the_other(name: str) -> None:
+    def half(rows: int, seed: int) -> Any:
+        return blocks(name, rows, 256, seed) if name in PACKED else normal(rows, 256, seed=seed).to(_DTYPES[name])
+
+    # Two matrices, of which the last panel is not full; one that can be cut into its halves; and one that cannot, if packed.
+    for weight in (Rows((half(37, 1), half(37, 2))), half(64, 3), half(74, 4)):
+        prepared, bias = STACK.prepare(weight), normal(weight.shape[0], seed=5)
+        for activation in (Activation(), Activation(limit=0.7), Activation("situ", beta=1.5, linear=3.0)):
+            for tokens in (1, 2, 3, 4, 5, 13, 40):
+                x = normal(tokens, 300, seed=6)[:, :256]
+                apart = OPS.gated_activation(OPS.linear(x, prepared, bias), activation)
+                assert torch.equal(OPS.gated_linear(x, prepared, bias, activation), apart)
+
+
 @pytest.mark.parametrize("name", PACKED)
 def test_embed_reads_rows_of_panels(name: str) -> None:
     weight = blocks(name, 45, 256)

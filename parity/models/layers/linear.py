@@ -88,9 +88,14 @@ class FusedLinear(nn.Module):
 
         return put
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def weight(self) -> Weight:
+        """All members' rows."""
         assert self._weight is not None, "the weights were not loaded"
-        return self.ops.linear(x, self._weight, self._bias)
+        return self._weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.linear(x, self.weight, self._bias)
 
 
 def joined(parts: Sequence[Weight]) -> Weight:

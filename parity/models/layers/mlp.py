@@ -12,6 +12,17 @@ from .linear import FusedLinear, Linear
 SILU = Activation()
 
 
+class GatedLinear(FusedLinear):
+    """activation(gate x, up x)."""
+
+    def __init__(self, ops: Ops, inputs: int, outputs: int, activation: Activation, *, bias: bool = False) -> None:
+        super().__init__(ops, inputs, [("gate_proj", outputs), ("up_proj", outputs)], bias=bias)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.ops.gated_linear(x, self.weight, self._bias, self.activation)
+
+
 class GatedMLP(nn.Module):
     """down(activation(gate x, up x))."""
 
@@ -19,12 +30,10 @@ class GatedMLP(nn.Module):
         self, ops: Ops, hidden_size: int, intermediate_size: int, activation: Activation = SILU, bias: bool = False
     ) -> None:
         super().__init__()
-        self.ops, self.activation = ops, activation
-        members = [("gate_proj", intermediate_size), ("up_proj", intermediate_size)]
-        self.gate_up = FusedLinear(ops, hidden_size, members, bias=bias)
+        self.gate_up = GatedLinear(ops, hidden_size, intermediate_size, activation, bias=bias)
         self.down_proj = Linear(ops, intermediate_size, hidden_size, bias=bias, split="row")
 
     def forward(self, x: Tensor, step: Step, state: LayerState) -> Tensor:
         """x [T, hidden] -> [T, hidden]."""
-        out: Tensor = self.down_proj(self.ops.gated_activation(self.gate_up(x), self.activation))
+        out: Tensor = self.down_proj(self.gate_up(x))
         return out

@@ -57,6 +57,25 @@ def linear(make: Make) -> Iterator[Case]:
             yield Case("rows of several formats", args, tolerance=Tolerance(256, 2, eight_bit=1), rows=("x",))
 
 
+def gated_linear(make: Make) -> Iterator[Case]:
+    rows = ("x",)
+    for t, d, i in ((1, 64, 48), (5, 64, 48), (3, 33, 7), (17, 130, 65), (0, 64, 48)):
+        for activation in _ACTIVATIONS[: 1 if t > 5 else 3]:
+            label = f"{t} x {d} -> {i}, {activation.kind}{'' if activation.limit is None else ' limited'}"
+            args: Args = {"x": make.normal(t, d), "weight": make.normal(2 * i, d, std=2 * d**-0.5)}
+            rule = Tolerance(2 * d, 4)
+            for bias in (None, make.normal(2 * i)):
+                name = label if bias is None else f"{label}, bias"
+                yield Case(name, args | {"bias": bias, "activation": activation}, tolerance=rule, rows=rows)
+    args = {"x": make.strided(make.normal(5, 64)), "weight": make.normal(32, 64, std=0.25), "bias": None}
+    yield Case("strided", args | {"activation": Activation()}, tolerance=Tolerance(128, 4))
+    for one, two in zip(weights(make, 37, 256), weights(make, 37, 256), strict=True):
+        both = Rows((one[1], two[1]))
+        for t in (1, 2, 18):
+            args = {"x": make.normal(t, 256), "weight": both, "bias": make.normal(both.shape[0]), "activation": Activation()}
+            yield Case(f"{one[0]}, {t} rows", args, tolerance=Tolerance(512, 4, eight_bit=2), rows=rows)
+
+
 def head_linear(make: Make) -> Iterator[Case]:
     for t, h, i, o in ((1, 2, 32, 16), (7, 3, 20, 33), (19, 4, 128, 64)):
         args = {"x": make.normal(t, h, i), "weight": make.normal(h, o, i, std=i**-0.5)}

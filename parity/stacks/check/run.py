@@ -23,6 +23,7 @@ from .tolerance import error, one_step
 CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "embed": dense.embed,
     "linear": dense.linear,
+    "gated_linear": dense.gated_linear,
     "head_linear": dense.head_linear,
     "rms_norm": dense.rms_norm,
     "add_rms_norm": dense.add_rms_norm,

@@ -52,6 +52,19 @@ def _gated_activations(make: Whole) -> Iterator[Case]:
         yield Case(f"{activation}", args)
 
 
+def _gated_linear(make: Whole) -> Iterator[Case]:
+    unit = (-1.0, 0.0, 1.0)
+    for t, d, i in ((1, 32, 16), (9, 64, 40)):
+        x = make.one_of(unit, t, d)
+        x[:, 0] = 1.0
+        gate = torch.zeros(i, d)
+        gate[:, 0] = make.one_of((0.0, 128.0, -256.0), i)
+        weight = torch.cat([gate, make.one_of(unit, i, d)])
+        for bias in (None, torch.cat([torch.zeros(i), make.grid(i)])):
+            label = f"{t} x {d} -> {i}{'' if bias is None else ', bias'}"
+            yield Case(label, {"x": x, "weight": weight, "bias": bias, "activation": Activation()})
+
+
 def _sigmoid_gates(make: Whole) -> Iterator[Case]:
     for gate in ((5, 3, 32), (5, 3, 1)):
         yield Case(f"{gate}", {"x": make.grid(5, 3, 32), "gate": make.one_of(GATES, *gate)})
@@ -178,6 +191,7 @@ def _as_random(cases: Callable[[Make], Iterator[Case]]) -> Callable[[Whole], Ite
 WHOLE: Mapping[str, Callable[[Whole], Iterator[Case]]] = {
     "embed": _as_random(dense.embed),
     "linear": _as_random(dense.linear),
+    "gated_linear": _gated_linear,
     "head_linear": _as_random(dense.head_linear),
     "rms_norm": _norms,
     "add_rms_norm": _add_norms,

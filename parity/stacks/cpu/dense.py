@@ -11,7 +11,7 @@ from ..ops import Activation
 from .arena import empty
 from .fallback import NO_ROWS, Spaced, num_rows, rows_of, spaced, told, usable
 from .native import native
-from .weights import matrices, orders, parts, stacked
+from .weights import halves, matrices, orders, parts, stacked
 
 _KINDS = {"silu": 0, "situ": 2}
 GATES = {"silu": 0, "sigmoid": 1}
@@ -40,6 +40,18 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, as_floats: 
         to = out.data_ptr() + 4 * first
         native().linear(taken.data_ptr(), taken.stride(0), *taken.shape, [part], at, to, height, as_floats)
         first += part[2]
+    return out
+
+
+def gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation, *, as_floats: bool = False) -> Tensor:
+    found, numbers = halves(weight), activation_numbers(activation)
+    if found is None or numbers is None or not usable(x) or not (bias is None or usable(bias)):
+        return gated_activation(linear(x, weight, bias, as_floats=as_floats), activation)
+    rows, width = rows_of(x), weight.shape[0] // 2
+    out = empty(*x.shape[:-1], width)
+    native().gated_linear(
+        rows.data_ptr(), rows.stride(0), *rows.shape, found, _address(bias), out.data_ptr(), width, as_floats, *numbers
+    )
     return out
 
 

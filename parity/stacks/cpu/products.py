@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.weights import Weight
 from .. import reference
+from ..ops import Activation
 
 MOST_ROWS = 64
 """Up to here oneDNN needs half to nine tenths of the time of MKL, which packs a matrix before it reads it; then as much."""
@@ -26,4 +27,8 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     return F.linear(x.to_mkldnn(), reference.plain(weight, x.dtype), bias).to_dense()
 
 
-REFERENCE_OPS = replace(reference.OPS, linear=linear)
+def gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation) -> Tensor:
+    return reference.gated_activation(linear(x, weight, bias), activation)
+
+
+REFERENCE_OPS = replace(reference.OPS, linear=linear, gated_linear=gated_linear)

@@ -15,6 +15,7 @@ OPS = replace(
     reference.OPS,
     embed=dense.embed,
     linear=dense.linear,
+    gated_linear=dense.gated_linear,
     head_linear=dense.head_linear,
     rms_norm=dense.rms_norm,
     add_rms_norm=dense.add_rms_norm,
@@ -63,6 +64,10 @@ def _linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     return dense.linear(x, weight, bias, as_floats=True)
 
 
+def _gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation) -> Tensor:
+    return dense.gated_linear(x, weight, bias, activation, as_floats=True)
+
+
 def _head_linear(x: Tensor, weight: Weight) -> Tensor:
     return dense.head_linear(x, weight, as_floats=True)
 
@@ -71,5 +76,5 @@ def _experts(x: Tensor, gate_up: Weight, down: Weight, weights: Tensor, experts:
     return sparse.experts(x, gate_up, down, weights, experts, activation, as_floats=True)
 
 
-FLOAT32_OPS = replace(OPS, linear=_linear, head_linear=_head_linear, experts=_experts)
+FLOAT32_OPS = replace(OPS, linear=_linear, gated_linear=_gated_linear, head_linear=_head_linear, experts=_experts)
 """The same kernels over the same packed weights, with activations as they are: what the model is in float32."""

@@ -27,6 +27,7 @@ class Layout:
 
 
 LAYOUTS = {name: Layout(*values) for name, values in native().formats().items()}
+_NUMBERED = {layout.number: layout for layout in LAYOUTS.values()}
 BLOCKS = frozenset({"q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k"})
 """Formats that are packed block by block, as GGUF files hold them."""
 ROUNDED = BLOCKS | (groups.FORMATS - {"fp8_block"})
@@ -75,6 +76,22 @@ def parts(weight: Weight) -> list[tuple[int, int, int]] | None:
                 return None
             found.append((panels.data_ptr(), part.meta["layout"], part.shape[0]))
     return found
+
+
+def halves(weight: Weight) -> list[tuple[int, int, int]] | None:
+    """The halves of a prepared weight's rows as `parts` gives them; None if the kernels cannot read one without the other."""
+    found = parts(weight)
+    if found is None or any(order is not None for order in orders(weight)):
+        return None
+    if len(found) == 1:
+        (address, number, rows), width = found[0], weight.shape[1]
+        layout, half = _NUMBERED[number], rows // 2
+        if not layout.columns:
+            return [(address, number, half), (address + half * width * layout.bytes, number, half)]
+        panels, rest = divmod(half, native().PANEL_ROWS)
+        beyond = panels * (width // layout.columns) * layout.panel_bytes
+        return None if rest else [(address, number, half), (address + beyond, number, half)]
+    return found if len(found) == 2 and found[0][2] == found[1][2] else None
 
 
 def matrices(weight: Tensor | Packed) -> list[tuple[int, int, int]]:

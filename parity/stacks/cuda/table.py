@@ -32,6 +32,7 @@ OPS = replace(
     reference.OPS,
     embed=linear.embed,
     linear=linear.linear,
+    gated_linear=linear.gated_linear,
     rms_norm=norm.rms_norm,
     add_rms_norm=norm.add_rms_norm,
     layer_norm=norm.layer_norm,
@@ -71,6 +72,7 @@ OPS = replace(
 NOTES: Mapping[str, str] = {
     "embed": "plain weights: one gather, which PyTorch does at the memory's rate",
     "linear": "plain weights: cuBLAS through PyTorch; packed ones: few rows read them as they are, many expand them first",
+    "gated_linear": "the product, then the activation: one launch more than a kernel for both",
     "head_linear": "cuBLAS, batched, through PyTorch",
     "add": "one launch, at the memory's rate",
     "rope_angles": "once a step, for all layers",
@@ -84,6 +86,7 @@ NOTES: Mapping[str, str] = {
 DETERMINISTIC = replace(
     OPS,
     linear=linear.linear_fixed,
+    gated_linear=linear.gated_linear_fixed,
     head_linear=linear.head_linear_fixed,
     attend=attend.fixed,
     attend_latent=latent.fixed,

@@ -21,6 +21,10 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
     return x.new_zeros(x.shape[0], weight.shape[0])
 
 
+def gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation) -> Tensor:
+    return x.new_zeros(x.shape[0], weight.shape[0] // 2)
+
+
 def head_linear(x: Tensor, weight: Weight) -> Tensor:
     return x.new_zeros(x.shape[0], x.shape[1], weight.shape[1])
 
@@ -53,6 +57,7 @@ def open_stack() -> Stack:
         ops=replace(
             reference.OPS,
             linear=linear,
+            gated_linear=gated_linear,
             head_linear=head_linear,
             attend=attend,
             attend_latent=attend_latent,

@@ -22,6 +22,7 @@ CASES: dict[str, tuple[str, ...]] = {
         *("1 x 64", "rows", "fp8_block, 1 ", "mxfp4, 33", "int8_group group_size 32, 2", "int4_group group_size 128, 33"),
         *("awq group_size 32, 2", "gptq group_size 32, 33", "gptq group_size 128 in_order 1, 2"),
     ),
+    "gated_linear": ("5 x 64 -> 48, silu", "3 x 33 -> 7, situ, bias", "mxfp4, 2"),
     "rms_norm": ("(5, 896)", "(2, 3, 5, 33), zero", "(3, 2, 128), no weight", "strided", "a row of NaN", "(0, 64)", "large"),
     "add_rms_norm": ("5 x 896", "strided"),
     "layer_norm": ("(3, 2, 33)",),

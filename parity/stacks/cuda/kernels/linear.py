@@ -12,10 +12,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.weights import Packed, Rows, Weight
+from ...ops import Activation
 from ...reference import embed as _plain_embed
 from ...reference import linear as _plain
 from .common import inner, precision
 from .packed import DENSE, Matrix, expand, matrix, multiply
+from .pointwise import gated_activation
 from .split import num_splits
 
 _MANY = 256  # rows above which a packed weight is expanded: that costs less than a twentieth of the product
@@ -130,6 +132,14 @@ def linear_fixed(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tenso
     if isinstance(weight, Packed):
         x, weight = _in_order(x, weight)
     return _multiply(x, matrix(weight), tuple(weight.shape), bias, fixed=True)
+
+
+def gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation) -> Tensor:
+    return gated_activation(linear(x, weight, bias), activation)
+
+
+def gated_linear_fixed(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation) -> Tensor:
+    return gated_activation(linear_fixed(x, weight, bias), activation)
 
 
 def _in_order(x: Tensor, weight: Packed) -> tuple[Tensor, Packed]:
