@@ -139,9 +139,10 @@ class _Asker:
         wanted = [place for place in wanted if not records[place].paths]
         tokens = [ids for ids in (known[place] for place in wanted) if ids is not None]
         sizes = self._costs(group, wanted)
-        started = before = time.monotonic()
         read, left = 0, sum(sizes[place] for place in wanted) + sum(self._sizes[self.done + len(group) :])
-        for count, (index, paths) in enumerate(self._side.capture([group[i] for i in wanted], tokens, self._plan), start=1):
+        captured = self._side.capture([group[place] for place in wanted], tokens, self._plan)
+        started = before = time.monotonic()
+        for count, (index, paths) in enumerate(captured, start=1):
             place, now = wanted[index], time.monotonic()
             found[place] = replace(found[place], paths=paths, seconds={"distributions": now - before})
             if paths and not ("mixed" in self._side.paths and group[place].paths):

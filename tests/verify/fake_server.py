@@ -37,6 +37,9 @@ class Words:
     def id_of(self, text: str) -> int | None:
         return ord(text) - 32 if len(text) == 1 and 32 <= ord(text) < 127 else None
 
+    def all_bytes(self) -> list[bytes]:
+        return [piece(token).encode() for token in range(VOCAB)]
+
     def decode(self, tokens: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         return "".join(piece(token) for token in tokens)
 

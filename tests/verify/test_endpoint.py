@@ -110,6 +110,20 @@ def test_bytes_that_are_no_character_name_no_token() -> None:
     assert named({"\ufffd": -4.0, "A": -0.1}, Whole()) == [(33, -0.1)]
 
 
+def test_what_is_left_of_a_tokens_text_without_half_a_character_is_no_name() -> None:
+    class Halves(fake.Words):
+        """Token 96 is a space and the first byte of some character."""
+
+        def all_bytes(self) -> list[bytes]:
+            return [*super().all_bytes(), b" \xe2"]
+
+    assert token_of({"token": " "}, fake.Words()) == 0
+    assert token_of({"token": " "}, Halves()) is None
+    assert token_of({"token": " ", "bytes": [32]}, Halves()) == 0
+    assert token_of({"token": "A"}, Halves()) == 33
+    assert named({" ": -0.1, "A": -4.0}, Halves()) == [], "the likeliest token may be either"
+
+
 def test_rows_whose_likeliest_token_has_no_name_are_left_out() -> None:
     """llama-cpp-python's server spells every special token as an empty text: the next best must not pass for the best."""
     likely = {"A": -2.0, "B": -3.0}

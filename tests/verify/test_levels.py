@@ -310,6 +310,19 @@ def test_oracle_of_other_tokens_is_left_out() -> None:
     assert compare_records(one, one, one).oracle == (0.0, 0.0)
 
 
+def test_what_follows_a_prompt_of_another_length_is_not_compared() -> None:
+    """Where a side shows numbers of tokens only, these decide whether it is the same prompt."""
+    (one, *_), (two, *_) = records(), records(noise=2.0)
+    longer = compare_records(one, dataclasses.replace(two, tokens=None, num_tokens=13))
+    assert (longer.tokens_equal, longer.counts) == (None, (12, 13))
+    assert not longer.kl
+    assert not longer.flips
+    assert longer.fork is None
+    equal = compare_records(one, dataclasses.replace(two, tokens=None))
+    assert equal.kl
+    assert equal.flips
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

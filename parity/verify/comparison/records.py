@@ -34,10 +34,12 @@ def compare_records(
     """
     tokens_equal = None if a.tokens is None or b.tokens is None else np.array_equal(a.tokens, b.tokens)
     counts = (a.num_tokens, b.num_tokens)
+    # Not the same prompt: what follows it says nothing of the model.
+    other_prompt = tokens_equal is False or (tokens_equal is None and None not in counts and counts[0] != counts[1])
     fork, equal_answers = fork_of(a.id, a.answer, b.answer)
     answers, samples = (a.answer, b.answer), (a.samples, b.samples)
-    if tokens_equal is False:
-        return PromptResult(a.id, False, counts, identical=False, answers=answers, samples=samples)
+    if other_prompt:
+        return PromptResult(a.id, tokens_equal, counts, identical=False, answers=answers, samples=samples)
     serving = _forced(a.paths, b.paths, along_answers(a.answer, b.answer))
     flips = [flip for path in a.paths if path in b.paths for flip in _flips(a.id, path, a.paths[path], b.paths[path])]
     exact_a, exact_b = (record.paths if own else record.in_float32 for record, own in zip((a, b), float32, strict=True))

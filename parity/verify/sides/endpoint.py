@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ from .replies import Row, Words, field
 _TOP = 20
 _PREFIXES = 12
 Way = Callable[[Int32s], tuple[Int32s, list[Row]]]
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -51,7 +51,6 @@ class EndpointSide:
         self._words = words
         self._unreached: dict[str, str] = {}
         self._model = model or self._first_model()
-        self._lock = threading.Lock()
         self._way: tuple[str, Way] | None = None
         self._ways_tried = False
         self._lag: echo.Lag | None = None
@@ -74,13 +73,16 @@ class EndpointSide:
             found["version"] = version[:80]
         return Identity(self.name, "endpoint", self._model, environment=found)
 
-    def _in_flight(self, ask: Callable[..., _T], *columns: Sequence[Any]) -> Iterator[_T]:
-        """What is answered to each, in order, some at a time. Whoever stops meanwhile waits for none of them."""
+    def _in_flight(self, ask: Callable[[_S], _T], about: Sequence[_S], *, in_order: bool = True) -> Iterator[_T]:
+        """What is answered to each, in order or as it comes, some at a time. Whoever stops meanwhile waits for none of them."""
         with ThreadPoolExecutor(max_workers=self._at_once) as pool:
+            asked = [pool.submit(ask, one) for one in about]
             try:
-                yield from pool.map(ask, *columns)
+                for future in asked if in_order else as_completed(asked):
+                    yield future.result()
             except BaseException:
                 self._http.close()
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
     def tokens(self, items: Sequence[Item]) -> list[Tokens]:
@@ -125,12 +127,12 @@ class EndpointSide:
         self, items: Sequence[Item], tokens: Sequence[Int32s], plan: Plan
     ) -> Iterator[tuple[int, Mapping[Path, Positions]]]:
         """The prompts' log-probabilities, in the best way that the server knows, several prompts in flight."""
-        yield from enumerate(self._in_flight(self._along, items, tokens))
+        if len(tokens):
+            self._find_way_once(tokens[0])
+        places = range(len(items))
+        return self._in_flight(lambda place: (place, self._along(items[place], tokens[place])), places, in_order=False)
 
     def _along(self, item: Item, tokens: Int32s) -> Mapping[Path, Positions]:
-        with self._lock:
-            if not self._ways_tried:
-                self._way, self._ways_tried = self._find_way(tokens), True
         if self._way is None:
             return {}
         try:
@@ -142,6 +144,10 @@ class EndpointSide:
         if not kept:
             return {}
         return {"one_shot": Positions(at[kept], replies.top_of([rows[place] for place in kept]))}
+
+    def _find_way_once(self, tokens: Int32s) -> None:
+        if not self._ways_tried:
+            self._way, self._ways_tried = self._find_way(tokens), True
 
     def _find_way(self, tokens: Int32s) -> tuple[str, Way] | None:
         """The first way that works on a short prompt."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +40,12 @@ class Words(Protocol):
 
     def decode(self, tokens: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """The text of some ids."""
+
+    def all_bytes(self) -> Sequence[bytes]:
+        """Each token's own bytes."""
+
+    def __hash__(self) -> int:
+        """By identity."""
 
 
 def field(value: Any, *path: str | int) -> Any:
@@ -112,8 +119,11 @@ def content_row(entry: Any, words: Words | None) -> Row:
 
 
 def token_of(item: Any, words: Words | None) -> int | None:
-    """The id of a reported token: given as such, spelled `token_id:5`, or found by its text. Bytes that are no whole character
-    are shown as U+FFFD, and then the text is no token's name."""
+    """The id of a reported token: given as such, spelled `token_id:5`, or found by its text.
+
+    Bytes that are no whole character are shown as U+FFFD, and then the text is no token's name; or they are left out, so that
+    without the bytes themselves a text that they leave is no name either.
+    """
     given = field(item, "id")
     if type(given) is int and 0 <= given < 2**31:
         return given
@@ -123,7 +133,23 @@ def token_of(item: Any, words: Words | None) -> int | None:
     spelled = _TOKEN_ID.fullmatch(text)
     if spelled:
         return int(spelled[1])
-    return words.id_of(text) if words is not None and len(text) < 1024 else None
+    if words is None or len(text) >= 1024 or (not isinstance(field(item, "bytes"), list) and text in shorn_texts(words)):
+        return None
+    return words.id_of(text)
+
+
+@lru_cache(maxsize=4)
+def shorn_texts(words: Words) -> frozenset[str]:
+    """What is left of tokens' texts without bytes that are no whole character."""
+    return frozenset(data.decode(errors="ignore") for data in words.all_bytes() if not _is_text(data))
+
+
+def _is_text(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def generated_row(choice: Any, words: Words | None) -> Row:
@@ -171,7 +197,7 @@ def chat_answer(reply: Any, words: Words | None) -> Answer:
         chosen = [token_of(entry, words) for entry in content]
     known = [token for token in chosen if token is not None]
     whole = bool(known) and len(known) == len(chosen)
-    if not chosen and words is not None and not message.get("tool_calls"):
+    if not whole and words is not None and not message.get("tool_calls"):
         known = _cut_again(text, finish, count(field(reply, "usage", "completion_tokens")), words)
         whole = bool(known)
     return Answer(
