@@ -29,9 +29,10 @@ def run(arguments: argparse.Namespace) -> int:
         ParityError: the address is taken, or the model cannot be run.
     """
     from ..serve import command
+    from ..text.chat import Chat
 
     def open_engine(template: str | None) -> tuple[Service, Chat]:
         llm = options.open_model(arguments, chat_template=template, max_num_waiting=1024)
-        return llm.service, llm.chat_format
+        return llm.service, Chat.of(llm.tokenizer, llm.info.architecture, template=template, plain=True)
 
     return command.serve(arguments, open_engine)

@@ -18,7 +18,7 @@ from .protect import Shield, encode_rendered
 from .router import Router, random_id
 from .stream import TextStream
 from .switches import FORMAT, unheeded
-from .template import ChatTemplate, Template
+from .template import ChatTemplate, NoTemplate, Template
 from .tokenizer import Tokenizer
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +56,13 @@ class Chat:
 
     @classmethod
     def of(
-        cls, tokenizer: Tokenizer, model_type: str | None = None, *, template: str | None = None, dialect: Dialect | None = None
+        cls,
+        tokenizer: Tokenizer,
+        model_type: str | None = None,
+        *,
+        template: str | None = None,
+        dialect: Dialect | None = None,
+        plain: bool = False,
     ) -> Chat:
         """How a model is talked to, by its tokenizer's template and its type.
 
@@ -65,22 +71,22 @@ class Chat:
             model_type: the architecture, for those that have no template.
             template: a Jinja source in place of the model's own.
             dialect: in place of the one that follows from the template.
+            plain: a model without a template is for plain prompts and embeddings; it refuses conversations when they come.
 
         Raises:
-            Unsupported: there is no template and none was written for this architecture.
+            Unsupported: there is no template, none was written for this architecture, and it is not to be `plain`.
             FormatError: the template is not Jinja.
         """
         source = template or tokenizer.chat_template
         encoding = None if source else encoding_for(model_type)
-        if source is None and encoding is None:
-            raise Unsupported(
-                f"the model ({model_type or 'of unknown architecture'}) ships no chat template; give one with --chat-template, "
-                "or send a plain prompt"
-            )
         spoken = dialect_for(model_type, source)
         kimi = spoken.calls is KIMI_K2
         chosen: Template | None = ChatTemplate(source, tokenizer.facts.named, sort_tools=kimi) if source else encoding
-        assert chosen is not None
+        if chosen is None:
+            chosen = NoTemplate(model_type)
+            if not plain:
+                raise Unsupported(chosen.refusal)
+            _LOG.warning("%s: conversations are refused", chosen.refusal)
         return cls(tokenizer, chosen, dialect or spoken)
 
     def prompt(

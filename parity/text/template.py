@@ -44,6 +44,28 @@ class Template(Protocol):
         """
 
 
+class NoTemplate:
+    """Stands for the template of a model that has none: plain prompts and embeddings are served, conversations are refused.
+
+    Args:
+        model_type: the architecture, for the refusal.
+    """
+
+    variables: Collection[str] = frozenset()
+
+    def __init__(self, model_type: str | None) -> None:
+        self.refusal = (
+            f"the model ({model_type or 'of unknown architecture'}) ships no chat template; give one with --chat-template, "
+            "or send a plain prompt"
+        )
+
+    def render(
+        self, messages: Sequence[Message], tools: Sequence[Tool] = (), *, add_generation_prompt: bool = True, **options: Any
+    ) -> str:
+        """Refuses; see `Template.render`."""
+        raise RequestError(self.refusal, field="messages")
+
+
 class ChatTemplate:
     """A Jinja template as published with a model.
 
