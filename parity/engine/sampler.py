@@ -15,6 +15,7 @@ from ..stacks.ops import Ops
 from .philox import uniforms
 
 _AHEAD = 32  # positions whose random numbers are drawn together
+_PIECE = 1024  # numbers of a row that are added up by one thread
 
 
 class Sampler:
@@ -174,7 +175,7 @@ def _penalise(row: Tensor, chunk: Chunk, params: SamplingParams) -> None:
 def token_logprobs(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:
     """The log-probability of one token a row and the `count` best of each row of `logits` float32 [R, V]."""
     chosen = torch.tensor(tokens, device=logits.device)[:, None]
-    total = logits.logsumexp(-1, keepdim=True)
+    total = _log_of_sum(logits)
     values = logits.gather(1, chosen)
     ranks = ((logits > values).sum(-1) + 1).tolist()
     best = logits.topk(min(count, logits.shape[1]), dim=-1)
@@ -184,3 +185,15 @@ def token_logprobs(logits: Tensor, tokens: Sequence[int], count: int) -> list[To
         pairs = sorted(zip(ids, tops[row], strict=True), key=lambda pair: (-pair[1], pair[0]))
         rows.append(TokenLogprobs(tokens[row], logprobs[row], ranks[row], tuple(pairs)))
     return rows
+
+
+def _log_of_sum(logits: Tensor) -> Tensor:
+    """log(sum(exp(row))) of each row [R, V]: [R, 1]. `logsumexp` lets threads share a row that is alone, and then the last
+    bit depends on how many there are and on what else is in the step; pieces of one size do not.
+    """
+    highest = logits.amax(-1, keepdim=True)
+    shares = (logits - highest).exp_()
+    whole = shares.shape[1] // _PIECE * _PIECE
+    pieces = shares[:, :whole].unflatten(1, (whole // _PIECE, _PIECE)).sum(-1)
+    total = pieces.sum(-1, keepdim=True) + shares[:, whole:].sum(-1, keepdim=True)
+    return highest + total.log_()

@@ -140,6 +140,20 @@ def test_logits_that_are_not_numbers_are_an_error_of_their_request() -> None:
     assert results[1].error is None
 
 
+def test_logprobs_depend_on_no_other_row_and_no_number_of_threads() -> None:
+    logits = torch.randn(12, 151_936, generator=torch.Generator().manual_seed(1)) * 3
+    tokens = list(range(12))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        together = token_logprobs(logits, tokens, 2)
+        torch.set_num_threads(2)
+        alone = [token_logprobs(logits[row : row + 1], tokens[row : row + 1], 2)[0] for row in tokens]
+    finally:
+        torch.set_num_threads(before)
+    assert alone == together
+
+
 def test_logprobs_are_those_of_the_model_and_ranked() -> None:
     logits = random_logits(2, 3)
     expected = logits.log_softmax(-1)
