@@ -16,11 +16,9 @@ from ..models.decoder import Decoder
 from ..stacks.base import Stack
 from .memory import StateMemory
 from .recordings import Recorded, Recordings, take
-from .sampler import Choice, Sampler, token_logprobs
+from .sampler import Choice, Sampler, joined, token_logprobs
 
 log = logging.getLogger("parity")
-
-_HEAD_ROWS = 128  # rows of logits held at a time when a prompt's are asked for
 
 
 class Runner:
@@ -146,7 +144,7 @@ class Runner:
         if sampled:
             rows = [ends[index] - 1 for index in sampled]
             last = hidden if len(rows) == hidden.shape[0] else hidden[rows]
-            choice = self._sampler.choose(self.model.head(last), [plan.chunks[index] for index in sampled])
+            choice = self._chosen(last, [plan.chunks[index] for index in sampled])
 
         def results(tokens: list[int]) -> list[Result]:
             chosen = iter(choice.results(tokens))
@@ -156,6 +154,14 @@ class Runner:
             ]
 
         return Started(plan, choice.tokens, self._stack.device.fetch(choice.tokens), results)
+
+    def _chosen(self, hidden: Tensor, chunks: list[Chunk]) -> Choice:
+        """The choice of each chunk's token, given its row: some rows' logits are gone before the next are computed."""
+        parts, first = [], 0
+        for rows in hidden.split(self._stack.head_rows):
+            parts.append(self._sampler.choose(self.model.head(rows), chunks[first : first + len(rows)]))
+            first += len(rows)
+        return joined(parts)
 
     def _with_rows(self, result: Result, chunk: Chunk, hidden: Tensor) -> Result:
         """Adds what a request wants of all rows of its chunk."""
@@ -167,17 +173,17 @@ class Runner:
         array, logprobs = None, []
         if request.want == "logits":
             array = np.empty((len(hidden), self.model.vocab_size), np.float32)
-            for start, part in zip(itertools.count(0, _HEAD_ROWS), self._head(hidden)):
+            for start, part in zip(itertools.count(0, self._stack.head_rows), self._head(hidden)):
                 array[start : start + len(part)] = part.cpu().numpy()
         elif request.params.prompt_logprobs is not None:
             following = request.tokens[chunk.start + 1 : chunk.length + 1]
-            for start, part in zip(itertools.count(0, _HEAD_ROWS), self._head(hidden[: len(following)])):
-                part_tokens = following[start : start + _HEAD_ROWS]
+            for start, part in zip(itertools.count(0, self._stack.head_rows), self._head(hidden[: len(following)])):
+                part_tokens = following[start : start + len(part)]
                 logprobs += token_logprobs(part, part_tokens, request.params.prompt_logprobs)
         return Result(result.token, result.logprob, tuple(logprobs), array, result.error)
 
     def _head(self, hidden: Tensor) -> Iterator[Tensor]:
-        for part in hidden.split(_HEAD_ROWS):
+        for part in hidden.split(self._stack.head_rows):
             if len(part):
                 yield self.model.head(part)
 

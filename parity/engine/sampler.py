@@ -101,6 +101,20 @@ class Choice:
         return results
 
 
+def joined(parts: Sequence[Choice]) -> Choice:
+    """The choice of all rows from those of some after the others."""
+    if len(parts) == 1:
+        return parts[0]
+    reported: dict[int, tuple[Tensor, int]] = {}
+    errors: dict[int, str] = {}
+    first = 0
+    for part in parts:
+        reported |= {first + row: wanted for row, wanted in part.reported.items()}
+        errors |= {first + row: error for row, error in part.errors.items()}
+        first += len(part.tokens)
+    return Choice(torch.cat([part.tokens for part in parts]), reported, errors)
+
+
 class Settings:
     """What the requests of a step ask for, as the op takes it; kept while the same ones are decoded.
 
@@ -196,4 +210,5 @@ def _log_of_sum(logits: Tensor) -> Tensor:
     whole = shares.shape[1] // _PIECE * _PIECE
     pieces = shares[:, :whole].unflatten(1, (whole // _PIECE, _PIECE)).sum(-1)
     total = pieces.sum(-1, keepdim=True) + shares[:, whole:].sum(-1, keepdim=True)
-    return highest + total.log_()
+    result: Tensor = highest + total.log_()
+    return result

@@ -150,6 +150,7 @@ class Stack:
         memory_fraction: share of the free memory that pages take by default.
         page_size: tokens in a page, unless the model's state asks for more.
         step_tokens: tokens that one step computes at most by default; more would not compute any faster.
+        head_rows: rows whose logits are computed and held at a time in steps that are not recorded; fewer hold less memory.
         int8_pages: whether its ops keep and read pages of int8.
         comm: (rank, size) -> Comm.
         notes: op name to why it is not the stack's own here.
@@ -170,6 +171,7 @@ class Stack:
     memory_fraction: float = 0.9
     page_size: int = 64
     step_tokens: int = 2048
+    head_rows: int = 128
     int8_pages: bool = False
     comm: Callable[[int, int], Comm] = _alone
     notes: Mapping[str, str] = field(default_factory=dict)

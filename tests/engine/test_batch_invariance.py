@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,9 @@ def open_engine(default_model: Path) -> Open:
     model = load_model(checkpoint, stack, torch.float32)
     settings: dict[str, object] = {"page_size": 16, "num_pages": 64, "max_num_seqs": 4, "enable_prefix_caching": False}
 
-    def opened(**options: object) -> Engine:
+    def opened(head_rows: int = stack.head_rows, **options: object) -> Engine:
         config = EngineConfig(**(settings | {"max_model_len": 128} | options))  # type: ignore[arg-type]
-        return make_engine(model, checkpoint, stack, torch.float32, "default", config)
+        return make_engine(model, checkpoint, replace(stack, head_rows=head_rows), torch.float32, "default", config)
 
     return opened
 
@@ -86,3 +87,7 @@ def test_what_runs_beside_it_changes_nothing(options: dict[str, object], open_en
     assert engine.runner.recorded
     assert (engine.stats().num_preemptions > 0) == ("num_pages" in options)
     assert (engine.stats().num_cached_tokens > 0) == bool(options.get("enable_prefix_caching"))
+
+
+def test_logits_of_some_rows_after_the_others_change_nothing(open_engine: Open, alone: list[object]) -> None:
+    assert answers(open_engine(enforce_eager=True, head_rows=3), [*OTHERS, request("it", 30)])["it"] == alone

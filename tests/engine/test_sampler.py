@@ -11,7 +11,7 @@ import transformers
 
 from parity.core.batch import Chunk
 from parity.core.request import Request, SamplingParams
-from parity.engine.sampler import Sampler, token_logprobs
+from parity.engine.sampler import Sampler, joined, token_logprobs
 from parity.stacks import reference
 
 VOCAB = 50
@@ -167,3 +167,21 @@ def test_logprobs_are_those_of_the_model_and_ranked() -> None:
     assert result.token == 12
     assert result.logprob is not None
     assert result.logprob.logprob == pytest.approx(float(expected[0, 12]), abs=1e-6)
+
+
+def test_rows_chosen_after_others_are_joined_in_their_places() -> None:
+    logits = random_logits(5, 6)
+    logits[3, 1] = torch.nan
+    kinds = [
+        chunk(seed=4),
+        chunk(temperature=0.0, logprobs=2),
+        constrained(),
+        chunk(temperature=0.0),
+        chunk(seed=9, logprobs=1),
+    ]
+    sampler = Sampler(reference.OPS, frozenset())
+    together = sampler(logits.clone(), kinds)
+    choice = joined([sampler.choose(logits[rows].clone(), kinds[rows]) for rows in (slice(2), slice(2, 4), slice(4, 5))])
+    found = choice.results(choice.tokens.tolist())
+    assert [(one.token, one.logprob, one.error) for one in found] == [(one.token, one.logprob, one.error) for one in together]
+    assert [result.error is None for result in together] == [True, True, False, False, True]

@@ -15,6 +15,8 @@ from .native import missing
 
 STEP_TOKENS = 512
 """More would not compute faster; a step's arrays, whose memory is kept, grow with them: 39 MiB for half a billion weights."""
+HEAD_ROWS = 32
+"""From 16 rows on products bound the head, so that reading it anew costs little; 32 rows of logits may take 19 MiB."""
 MEMORY_FRACTION = 0.5
 """Of the free memory for pages: what they once took they keep, and the rest of the machine lives in the same memory, mapped
 weights included, which count as free until they are read."""
@@ -53,6 +55,7 @@ def open_stack() -> Stack:
         prepare=weights.prepare,
         memory_fraction=MEMORY_FRACTION,
         step_tokens=STEP_TOKENS,
+        head_rows=HEAD_ROWS,
         int8_pages=True,
         notes=table.NOTES,
         reference=products.REFERENCE_OPS,
