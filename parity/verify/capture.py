@@ -93,7 +93,10 @@ def _ask_in_float32(
         return None
     only = replace(plan, levels=(3,), num_samples=0)
     parts = Parts(path, [side.identity(), only], reference)
-    named: Progress = lambda what, done, total: progress(f"{what} in float32", done, total)  # noqa: E731
+
+    def named(what: str, done: int, total: int) -> None:
+        progress(f"{what} in float32", done, total)
+
     _ask_all(_Asker(side, only, reference, named, suite, parts), suite, parts)
     return parts
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -245,5 +245,4 @@ def ordered(row: Row) -> Row:
     best: dict[int, float] = {}
     for token, value in row:
         best.setdefault(token, value)
-    rank: Callable[[tuple[int, float]], tuple[float, int]] = lambda pair: (-pair[1], pair[0])  # noqa: E731
-    return sorted(best.items(), key=rank)
+    return sorted(best.items(), key=lambda pair: (-pair[1], pair[0]))
