@@ -17,6 +17,7 @@ from torch import Tensor
 from ...core.weights import Packed
 from ...formats import expand, laid_by_rows
 from .native import native
+from .panels import empty_panels
 
 log = logging.getLogger("parity")
 
@@ -55,7 +56,7 @@ def prepare(weight: Packed) -> Packed | Tensor:
     *leading, rows, width = by_rows.shape
     number, unit, _, panel_bytes = native().formats()[layout]
     size = -(-rows // native().PANEL_ROWS) * (width // unit) * panel_bytes
-    panels = torch.empty(math.prod(leading), size, dtype=torch.uint8)
+    panels = empty_panels(math.prod(leading), size)
     data, scale = by_rows.arrays["data"].contiguous(), _scale(by_rows.arrays["scale"], layout)
     zeros = by_rows.arrays["zeros"].contiguous() if "zeros" in by_rows.arrays else None
     group_rows, group_columns = _group(by_rows)

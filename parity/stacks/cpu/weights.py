@@ -11,6 +11,7 @@ from torch import Tensor
 from ...core.weights import Packed, Rows, Weight
 from . import groups
 from .native import native
+from .panels import empty_panels
 
 PLAIN = {torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16"}
 """Number formats computed on in place."""
@@ -50,7 +51,7 @@ def prepare(weight: Weight) -> Weight:
     *stack, rows, columns = weight.shape
     data = weight.arrays["data"].contiguous()
     panels = -(-rows // native().PANEL_ROWS)
-    packed = torch.empty(math.prod(stack), panels * (columns // layout.columns) * layout.panel_bytes, dtype=torch.uint8)
+    packed = empty_panels(math.prod(stack), panels * (columns // layout.columns) * layout.panel_bytes)
     for source, target in zip(data.view(packed.shape[0], -1), packed, strict=True):
         native().pack(source.data_ptr(), layout.number, rows, columns, target.data_ptr())
     return Packed(weight.format, weight.shape, {"panels": packed.view(*stack, -1)}, {"layout": layout.number})
