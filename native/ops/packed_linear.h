@@ -235,6 +235,10 @@ struct Target {
         if (!bias) return total;
         return total + (left >= kPanelRows ? load(bias + row) : load_some(bias + row, left));
     }
+    // The lines that `put` will write come while their numbers are computed: a store that waits for memory holds up those behind.
+    void expect(int64_t panel, int64_t token, int count) const {
+        for (int t = 0; t < count; ++t) prefetch(out + (token + t) * stride + panel * kPanelRows);
+    }
     void put(int64_t panel, int64_t token, const F* totals, int count) const {
         const int64_t row = panel * kPanelRows, left = rows - row;
         for (int t = 0; t < count; ++t) {
@@ -250,6 +254,7 @@ void tile(const std::byte* panels, int64_t panel_bytes, const Activations& a, in
     if constexpr (kTokens > 1) {
         if (tokens < kTokens) return parity::PARITY_ISA::tile<C, kPanels, kTokens - 1>(panels, panel_bytes, a, tile, tokens, ahead, to);
     }
+    for (int p = 0; p < kPanels; ++p) to.expect(p, tile * kTileTokens, kTokens);
     F results[kPanels * kTokens];
     panel_tile<C, kPanels, kTokens>(panels, panel_bytes, a, tile, ahead, results);
     for (int p = 0; p < kPanels; ++p) to.put(p, tile * kTileTokens, results + p * kTokens, kTokens);
