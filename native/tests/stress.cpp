@@ -12,11 +12,12 @@ namespace {
 
 constexpr int64_t kTokens = 5, kColumns = 256, kInner = 384, kHeads = 4, kDim = 64, kContext = 1100;
 
-// A caller's layers: norm, packed products, a gate, pages written and attended to over several segments.
+// A caller's layers: norm, packed products, a gate after them and one with them, pages written and attended to over several
+// segments.
 class Step {
 public:
     Step(const Kernels& kernels, Engine& engine, const Floats& x)
-        : kernels_(kernels), engine_(engine), x_(x), normed_(x.size()), wide_(room(kTokens * 2 * kInner)), inner_(room(kTokens * kInner)), down_(x.size()), out_(x.size()),
+        : kernels_(kernels), engine_(engine), x_(x), normed_(x.size()), wide_(room(kTokens * 2 * kInner)), inner_(room(kTokens * kInner)), gated_(inner_), down_(x.size()), out_(x.size()),
           up_panels_(packed(kQ4_K, 2 * kInner, kColumns)), down_panels_(packed(kQ6_K, kColumns, kColumns)), context_({{kContext - kTokens, kTokens}}, 16) {
         keys_ = normals(context_.count * 16 * kColumns), values_ = normals(context_.count * 16 * kColumns);
     }
@@ -27,6 +28,7 @@ public:
         engine_.submit("norm", kernels_.norm, NormArgs{rows, nullptr, nullptr, nullptr, none, nullptr, normed_.data(), kTokens, kColumns, 1, 1e-6f, 0, 0}, false, 0);
         linear(normed_, kColumns, up_panels_, kQ4_K, 2 * kInner, wide_);
         engine_.submit("gated_activation", kernels_.gated, GatedArgs{wide_.data(), inner_.data(), kTokens, kInner, 0, 0, 0, 0}, true, 0);
+        gated_linear(normed_, kColumns, up_panels_, kQ4_K, kInner, gated_);
         linear(inner_, kColumns, down_panels_, kQ6_K, kColumns, down_);
         engine_.submit("write", kernels_.write, WriteArgs{down_.data(), keys_.data(), 4 * kColumns, 4 * kColumns, 1, 0, 0, kPageFloat, context_.places}, true, 0);
         AttendArgs args{down_.data(), nullptr, kColumns, kDim, 0, 0, keys_.data(), nullptr, values_.data(), nullptr, nullptr, nullptr, out_.data(), kPageFloat, kHeads, kHeads, kDim, 0, kDim, 0, 0, kAll, 1, 0, 0.1f, context_.places};
@@ -34,8 +36,11 @@ public:
         engine_.submit("attend", kernels_.attend, args, false, scratch);
     }
 
-    void clear() { std::fill(out_.begin(), out_.end(), 0.0f); }
-    const Floats& out() const { return out_; }
+    void clear() { std::fill(out_.begin(), out_.end(), 0.0f), std::fill(gated_.begin(), gated_.end(), 0.0f); }
+    // What the step computes last, and what gate and up gave at once.
+    std::pair<Floats, Floats> out() const { return {out_, gated_}; }
+    // The same as the latter, by two calls.
+    const Floats& inner() const { return inner_; }
 
 private:
     std::vector<uint8_t> packed(int64_t format, int64_t rows, int64_t columns) {
@@ -50,10 +55,17 @@ private:
         args.parts[0] = Part{panels.data(), format, static_cast<int32_t>(rows), 0};
         engine_.submit("linear", kernels_.linear, args, false, kernels_.linear_scratch(args));
     }
+    // The first half of a weight's rows gates the second.
+    void gated_linear(const Floats& x, int64_t columns, const std::vector<uint8_t>& panels, int32_t format, int64_t rows, Floats& out) {
+        LinearArgs both{x.data(), static_cast<int64_t>(x.size()) / kTokens, kTokens, columns, nullptr, out.data(), rows, 2, {}};
+        both.parts[0] = Part{panels.data(), format, static_cast<int32_t>(rows), 0};
+        both.parts[1] = Part{panels.data() + panels.size() / 2, format, static_cast<int32_t>(rows), static_cast<int32_t>(rows)};
+        engine_.submit("gated_linear", kernels_.gated_linear, GatedLinearArgs{both, 0, 0, 0, 0}, false, kernels_.linear_scratch(both));
+    }
 
     const Kernels& kernels_;
     Engine& engine_;
-    Floats x_, normed_, wide_, inner_, down_, out_, keys_, values_;
+    Floats x_, normed_, wide_, inner_, gated_, down_, out_, keys_, values_;
     std::vector<uint8_t> up_panels_, down_panels_;
     Pages context_;
 };
@@ -70,7 +82,8 @@ void stress(const Kernels& kernels, int runs) {
         Engine::record(&recording);
         step.submit();
         Engine::record(nullptr);
-        const Floats expected = step.out();
+        const auto expected = step.out();
+        wrong += step.inner() != expected.second;
         for (int i = 0; i < runs; ++i) {
             step.clear();
             if ((static_cast<uint32_t>(i) + seed) % 4) recording.replay(*engine.pool());
