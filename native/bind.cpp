@@ -106,13 +106,14 @@ void reorder(Address x, int64_t x_stride, int64_t rows, int64_t columns, Address
 
 void embed(Address tokens, int64_t num_tokens, int64_t columns, Address data, int64_t format, int64_t rows, Address out) {
     need(format >= 0 && format < kNumFormats, "no such weight format");
+    need(!format_info(format).columns || columns % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
     const EmbedArgs args{at<const int32_t>(tokens), num_tokens, columns, at<const void>(data), format, rows, at<float>(out)};
     state().submit("embed", state().kernels->embed, args, num_tokens * columns * 4);
 }
 
 void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Address panels) {
     need(format >= 0 && format < kNumFormats && format_info(format).columns > 0, "not a packed format");
-    need(columns % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
+    need(columns > 0 && columns % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
     const FormatInfo& info = format_info(format);
     const auto blocks = static_cast<size_t>(columns / info.columns);
     want_large_pages(at<void>(panels), static_cast<size_t>((num_rows + kPanelRows - 1) / kPanelRows * info.panel_bytes) * blocks);
@@ -123,7 +124,7 @@ void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Addre
 
 void pack_groups(Address data, Address scale, Address zeros, int64_t format, int64_t rows, int64_t columns, int64_t group_rows, int64_t group_columns, int64_t scale_format, Address panels) {
     need(format >= 0 && format < kNumFormats && format_info(format).columns > 0, "not a packed format");
-    need(columns % format_info(format).columns == 0 && group_rows > 0 && group_columns > 0, "the columns of a packed weight are a whole number of blocks");
+    need(columns > 0 && columns % format_info(format).columns == 0 && group_rows > 0 && group_columns > 0, "the columns of a packed weight are a whole number of blocks");
     const FormatInfo& info = format_info(format);
     want_large_pages(at<void>(panels), static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows * info.panel_bytes * (columns / info.columns)));
     const PackGroupsArgs args{at<const uint8_t>(data), at<const void>(scale), at<const uint8_t>(zeros), format, rows, columns, group_rows, group_columns, scale_format, at<uint8_t>(panels)};
@@ -199,6 +200,7 @@ void attend(Address q, int64_t q_stride, int64_t q_head_stride, Address q2, int6
     need(kv_heads > 0 && heads % kv_heads == 0, "query heads are a multiple of key heads");
     need(seen == kAll || seen == kPooled || selected, "what a row attends to is chosen");
     need(every > 0, "an entry is of at least one token");
+    need(!pooled || where.page_size >= every, "a page holds the tokens of at least one pooled entry");
     need(scale > 0, "scores are scaled by a number above 0");
     need_page_type(page_type);
     AttendArgs args{at<const float>(q), at<const float>(q2), q_stride, q_head_stride, q2_stride, q2_head_stride, at<const void>(k_pages), at<const void>(k2_pages), at<const void>(v_pages), at<const void>(pooled), at<const float>(sinks), at<const int32_t>(selected), at<float>(out), page_type, heads, kv_heads, k_dim, k2_dim, v_dim, num_selected, window, seen, every, 0, scale, where};
@@ -221,7 +223,7 @@ void pool(Address values, int64_t value_stride, Address gates, int64_t gate_stri
 
 void route(Address logits, int64_t stride, Address bias, Address tokens, Address table, Address weights, Address experts, int64_t rows, int64_t columns, int32_t top_k, int32_t score, int32_t groups, int32_t top_groups, bool by_largest, bool renormalize, float scale) {
     need(groups > 0 && groups <= 64 && top_groups <= groups && columns % groups == 0, "experts are in at most 64 groups of one size");
-    need(top_k <= columns / groups * top_groups, "no more experts are chosen than there are");
+    need(top_k > 0 && top_k <= columns / groups * top_groups, "at least one expert is chosen, and no more than there are");
     const RouteArgs args{at<const float>(logits), stride, at<const float>(bias), at<const int32_t>(tokens), at<const int32_t>(table), at<float>(weights), at<int32_t>(experts), rows, columns, top_k, score, groups, top_groups, by_largest, renormalize, scale};
     state().submit("route", state().kernels->route, args, rows * columns * 8);
 }
@@ -295,6 +297,7 @@ void causal_conv(Address x, int64_t x_stride, Address weight, Address bias, Addr
 
 void gated_delta(Address q, int64_t q_stride, Address k, int64_t k_stride, Address v, int64_t v_stride, Address decay, Address beta, Address state_, Address out, Address starts, Address slots, int64_t sequences, int64_t tokens, int32_t key_heads, int32_t value_heads, int32_t k_dim, int32_t v_dim, int32_t decay_width, float scale) {
     need(key_heads > 0 && value_heads % key_heads == 0, "value heads are a multiple of key heads");
+    need(decay_width == 1 || decay_width == k_dim, "a head has one decay, or one for each dimension of its keys");
     const DeltaArgs args{at<const float>(q), at<const float>(k), at<const float>(v), at<const float>(decay), at<const float>(beta), at<float>(state_), at<float>(out), at<const int32_t>(starts), at<const int32_t>(slots), q_stride, k_stride, v_stride, sequences, key_heads, value_heads, k_dim, v_dim, decay_width, scale};
     state().submit("gated_delta", state().kernels->gated_delta, args, tokens * value_heads * k_dim * v_dim * 8);
 }
@@ -309,7 +312,12 @@ void read_all(Address data, int64_t count, Address out) {
 }
 
 std::vector<std::pair<std::string, double>> timed(const Recording& recording, int repeats) {
-    const std::vector<double> seconds = recording.timed(*state().engine.pool(), repeats);
+    need(repeats > 0, "times are taken of at least one run");
+    std::vector<double> seconds;
+    {
+        const nb::gil_scoped_release unlocked;
+        seconds = recording.timed(*state().engine.pool(), repeats);
+    }
     std::vector<std::pair<std::string, double>> out;
     for (size_t i = 0; i < seconds.size(); ++i) out.emplace_back(recording.tasks()[i].name, seconds[i]);
     return out;

@@ -6,8 +6,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
-#include <new>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #if defined(__linux__)
 #include <pthread.h>
 #include <sched.h>
@@ -105,16 +106,20 @@ std::vector<int> usable_processors() {
 
 Arena::~Arena() { ::operator delete(data_, std::align_val_t{64}); }
 
-std::byte* Arena::at_least(size_t bytes) {
-    if (bytes > size_) {
-        auto* grown = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64}));
-        ::operator delete(data_, std::align_val_t{64});
-        data_ = grown, size_ = bytes;
-    }
-    return data_;
+bool Arena::grow(size_t bytes) {
+    if (bytes <= size_) return true;
+    auto* grown = static_cast<std::byte*>(::operator new(bytes, std::align_val_t{64}, std::nothrow));
+    if (!grown) return false;
+    ::operator delete(data_, std::align_val_t{64});
+    data_ = grown, size_ = bytes;
+    return true;
 }
 
-Team::Team(Pool* pool, int index, int size) : index(index), size(size), pool_(pool) {}
+OutOfMemory::OutOfMemory(size_t bytes, int threads) {
+    std::snprintf(text_, sizeof text_, "no memory for the kernels of the cpu stack: %zu bytes were asked for%s; smaller batches and fewer threads take less", bytes, threads > 1 ? " by each thread" : "");
+}
+
+Team::Team(Pool* pool, int index, int size, size_t task) : index(index), size(size), pool_(pool), task_(task) {}
 
 void Team::barrier() {
     if (size > 1)
@@ -125,24 +130,51 @@ void Team::barrier() {
 
 int64_t Team::claim() { return size > 1 ? pool_->claimed_.fetch_add(1, std::memory_order_relaxed) : claimed_++; }
 std::byte* Team::shared() { return pool_->shared_.data(); }
-std::byte* Team::local(size_t bytes) { return pool_->locals_[static_cast<size_t>(index)]->at_least(bytes); }
 
-Pool::Pool(int threads) : size_(std::max(1, threads)) {
-    for (int i = 0; i < size_; ++i) locals_.push_back(std::make_unique<Arena>());
-    for (int i = 1; i < size_; ++i) threads_.emplace_back([this, i] { work(i); });
+std::byte* Team::local(size_t bytes) {
+    Pool::Local& mine = *pool_->locals_[static_cast<size_t>(index)];
+    bytes = std::max(bytes, size_t{1});  // nothing is had, too
+    if (size == 1) {
+        if (!mine.memory.grow(bytes)) return pool_->fail(task_, bytes), nullptr;
+    } else if (bytes > mine.common) {
+        // All threads come here, or none: they have asked for the same so far.
+        if (!mine.memory.grow(bytes)) pool_->fail(task_, bytes);
+        barrier();
+        if (pool_->failed(task_)) return nullptr;
+        mine.common = bytes;
+    }
+    return mine.memory.data();
 }
 
-Pool::~Pool() {
+Pool::Pool(int threads) : size_(std::max(1, threads)) {
+    const auto processors = usable_processors();
+    // The caller is not ours to pin: it stays off our processors by itself, since they are busy.
+    const bool pinned = static_cast<size_t>(size_) <= processors.size();
+    for (int i = 0; i < size_; ++i) locals_.push_back(std::make_unique<Local>());
+    threads_.reserve(static_cast<size_t>(size_ - 1));
+    try {
+        for (int i = 1; i < size_; ++i) threads_.emplace_back([this, i, processor = pinned ? processors[static_cast<size_t>(i)] : -1] { work(i, processor); });
+    } catch (const std::system_error& error) {
+        const size_t started = threads_.size() + 1;
+        stop();
+        throw std::runtime_error("of " + std::to_string(size_) + " threads of the cpu stack only " + std::to_string(started) + " could be started (" + error.what() + "): give it fewer, by PARITY_THREADS or --threads");
+    } catch (...) {
+        stop();
+        throw;
+    }
+}
+
+Pool::~Pool() { stop(); }
+
+void Pool::stop() {
     stop_.store(true);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     for (auto& thread : threads_) thread.join();
 }
 
-void Pool::work(int index) {
-    const auto processors = usable_processors();
-    // The caller is not ours to pin: it stays off our processors by itself, since they are busy.
-    if (static_cast<size_t>(size_) <= processors.size()) pin(processors[static_cast<size_t>(index)]);
+void Pool::work(int index, int processor) {
+    if (processor >= 0) pin(processor);
     uint32_t seen = 0;
     while (true) {
         seen = wait_change(generation_, seen, kSpinsIdle);
@@ -163,6 +195,11 @@ void Pool::barrier() {
     }
 }
 
+void Pool::fail(size_t task, size_t bytes) {
+    asked_.store(bytes, std::memory_order_relaxed);
+    failed_.store(task, std::memory_order_relaxed);
+}
+
 void Pool::region(int index) {
     // Copies: after the last barrier the caller may already be setting up the next run.
     const Task* const tasks = tasks_;
@@ -172,36 +209,43 @@ void Pool::region(int index) {
         const Task& task = tasks[i];
         const auto start = seconds ? Clock::now() : Clock::time_point{};
         if (!task.solo) {
-            Team team(this, index, size_);
+            Team team(this, index, size_, i);
             task.run(task.args, team);
-        } else if (index == 0) {
-            Team alone(this, 0, 1);
+        } else if (index == 0 && !failed(i)) {
+            Team alone(this, 0, 1, i);
             task.run(task.args, alone);
         }
         // Solo tasks in a row need no meeting between them.
-        if (!(task.solo && i + 1 < count && tasks[i + 1].solo)) barrier();
+        if (!(task.solo && i + 1 < count && tasks[i + 1].solo)) {
+            barrier();
+            // All threads see the same here, and have seen it before the caller sets up the next run.
+            if (i + 1 < count && failed(i)) return barrier();
+        }
         if (seconds) seconds[i] += std::chrono::duration<double>(Clock::now() - start).count();
     }
 }
 
 void Pool::run(const Task* tasks, size_t count, size_t scratch, double* seconds) {
     const std::lock_guard lock(busy_);
-    shared_.at_least(scratch);
+    if (!shared_.grow(scratch)) throw OutOfMemory(scratch, 1);
+    failed_.store(kNone, std::memory_order_relaxed);
     bool alone = size_ == 1;
     if (!alone) alone = std::all_of(tasks, tasks + count, [](const Task& task) { return task.solo; });
     if (alone) {
-        for (size_t i = 0; i < count; ++i) {
+        for (size_t i = 0; i < count && !failed(i); ++i) {
             const auto start = Clock::now();
-            Team team(this, 0, 1);
+            Team team(this, 0, 1, i);
             tasks[i].run(tasks[i].args, team);
             if (seconds) seconds[i] += std::chrono::duration<double>(Clock::now() - start).count();
         }
+        if (failed(count)) throw OutOfMemory(asked_.load(), 1);
         return;
     }
     tasks_ = tasks, count_ = count, seconds_ = seconds;
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     region(0);
+    if (failed(count)) throw OutOfMemory(asked_.load(), size_);
 }
 
 void Recording::add(const Task& task, size_t scratch) {

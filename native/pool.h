@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -24,13 +25,24 @@ struct Task {
     alignas(16) unsigned char args[240];
 };
 
+// Working memory that cannot be had; what was asked for is in the text.
+class OutOfMemory : public std::bad_alloc {
+public:
+    OutOfMemory(size_t bytes, int threads);
+    const char* what() const noexcept override { return text_; }
+
+private:
+    char text_[192];
+};
+
 // Memory aligned to a cache line that only grows.
 class Arena {
 public:
     Arena() = default;
     Arena(const Arena&) = delete;
     ~Arena();
-    std::byte* at_least(size_t bytes);
+    // False, and nothing is changed, where there is no more.
+    bool grow(size_t bytes);
     std::byte* data() const { return data_; }
 
 private:
@@ -41,30 +53,46 @@ private:
 // Threads pinned to the processors that we may use; the caller is thread 0. Between runs they spin briefly, then sleep.
 class Pool {
 public:
+    // Throws std::runtime_error where so many threads cannot be started.
     explicit Pool(int threads);
     ~Pool();
     Pool(const Pool&) = delete;
 
     int size() const { return size_; }
     // Runs the tasks in order, each by all threads unless it is solo. `scratch` is what the largest of them shares.
-    // With `seconds`, the time of each task is added to its element.
+    // With `seconds`, the time of each task is added to its element. Throws OutOfMemory, and then has run no task after the one
+    // that asked for too much; it can be run again.
     void run(const Task* tasks, size_t count, size_t scratch, double* seconds = nullptr);
 
 private:
     friend class Team;
-    void work(int index);
+
+    // One thread's own memory, and how much of it each thread is known to have: the same number in all threads.
+    struct Local {
+        Arena memory;
+        size_t common = 0;
+    };
+
+    void work(int index, int processor);
     void region(int index);
     void barrier();
+    void stop();
+    void fail(size_t task, size_t bytes);
+    // Whether a task up to this one failed: to be asked after a barrier that follows it.
+    bool failed(size_t task) const { return failed_.load(std::memory_order_relaxed) <= task; }
 
     int size_;
     std::vector<std::thread> threads_;
-    std::vector<std::unique_ptr<Arena>> locals_;
+    std::vector<std::unique_ptr<Local>> locals_;
     Arena shared_;
 
     std::mutex busy_;
     const Task* tasks_ = nullptr;
     size_t count_ = 0;
     double* seconds_ = nullptr;
+    static constexpr size_t kNone = SIZE_MAX;
+    std::atomic<size_t> failed_{kNone};  // the task that has no memory
+    std::atomic<size_t> asked_{0};       // the bytes that it asked for
     alignas(64) std::atomic<uint32_t> generation_{0};
     std::atomic<bool> stop_{false};
     alignas(64) std::atomic<uint32_t> arrived_{0};

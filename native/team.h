@@ -11,7 +11,7 @@ class Pool;
 // One thread's view of the threads that run an op.
 class Team {
 public:
-    Team(Pool* pool, int index, int size);
+    Team(Pool* pool, int index, int size, size_t task);
 
     const int index;
     const int size;
@@ -22,11 +22,13 @@ public:
     int64_t claim();
     // The op's shared memory, of at least the size that it was submitted with.
     std::byte* shared();
-    // This thread's own memory.
+    // This thread's own memory, of a size that all threads of the team ask for at one place, before any of them claims. Null
+    // where one of them cannot have it: the op then returns, and whoever submitted it is told.
     std::byte* local(size_t bytes);
 
 private:
     Pool* pool_;
+    size_t task_;  // of those that the pool runs
     int64_t claimed_ = 0;
 };
 

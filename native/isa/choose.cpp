@@ -31,9 +31,10 @@ std::vector<const Kernels*> usable_kernels() {
     if (avx2) found.push_back(&avx2::kernels);
 #endif
 #if defined(PARITY_ARM) && defined(__linux__)
-    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) found.push_back(&neon::kernels);
+    constexpr unsigned long wanted = HWCAP_ASIMDDP | HWCAP_ASIMDHP;  // dot products, and numbers of half precision
+    if ((getauxval(AT_HWCAP) & wanted) == wanted) found.push_back(&neon::kernels);
 #elif defined(PARITY_ARM)
-    found.push_back(&neon::kernels);  // every Apple processor has dot products
+    found.push_back(&neon::kernels);  // every Apple processor has both
 #endif
     found.push_back(&portable::kernels);
     return found;

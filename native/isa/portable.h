@@ -131,8 +131,8 @@ inline I operator+(I a, I b) { return each<I>([&](size_t i) { return a.v[i] + b.
 inline I operator*(I a, I b) { return each<I>([&](size_t i) { return a.v[i] * b.v[i]; }); }
 template <int n> I shift_int(I a) { return each<I>([&](size_t i) { return int32_t(uint32_t(a.v[i]) << n); }); }
 inline F widen(I a) { return each<F>([&](size_t i) { return float(a.v[i]); }); }
-// To the nearest integer, halves to even.
-inline I nearest(F a) { return each<I>([&](size_t i) { return int32_t(nearbyintf(a.v[i])); }); }
+// To the nearest integer, halves to even; some integer where there is no number.
+inline I nearest(F a) { return each<I>([&](size_t i) { return a.v[i] == a.v[i] ? int32_t(nearbyintf(a.v[i])) : 0; }); }
 // 2 to the power of each, for -126 .. 127.
 inline F power_of_two(I a) { return each<F>([&](size_t i) { return bits_to_float(uint32_t(a.v[i] + 127) << 23); }); }
 inline void store_i8(int8_t* p, I a) {

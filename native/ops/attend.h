@@ -278,7 +278,9 @@ inline void attend(const void* raw, Team& team) {
     const auto& args = *static_cast<const AttendArgs*>(raw);
     const Cut cut(args, team.size);
     const size_t bytes = AttendMemory(args, cut, nullptr).bytes;
-    const AttendMemory memory(args, cut, team.local(bytes));
+    std::byte* local = team.local(bytes);
+    if (!local) return;
+    const AttendMemory memory(args, cut, local);
     const bool shared = args.segments && Pieces(args, cut, true).any_to_share();
     return shared ? attend_shared(args, cut, memory, team) : attend_blocks(args, cut, memory, team);
 }

@@ -26,9 +26,9 @@ struct Grouped {
 
 constexpr int64_t kExpertPanels = 4;  // claimed at a time
 
-// out [pairs, rows] = the rows given by `from` times their experts' matrices.
+// out [pairs, rows] = the rows given by `from` times their experts' matrices; false where there is no memory for it.
 template <class From>
-void grouped_linear(const ExpertsArgs& args, Team& team, const Grouped& groups, const void* data, int32_t format, int64_t rows, int64_t columns, From from, float* out) {
+bool grouped_linear(const ExpertsArgs& args, Team& team, const Grouped& groups, const void* data, int32_t format, int64_t rows, int64_t columns, From from, float* out) {
     const int64_t chunks = (round_up(rows, kPanelRows) / kPanelRows + kExpertPanels - 1) / kExpertPanels;
     const bool packed = takes_bytes(format) && !args.as_floats;
     int64_t most = 0, current = -1, before = 0, expert = 0;
@@ -41,12 +41,13 @@ void grouped_linear(const ExpertsArgs& args, Team& team, const Grouped& groups, 
     const size_t gathered_bytes = size_t(round_up(4 * most * columns, 64));
     const size_t quantised_bytes = packed ? Activations::bytes(most, columns, kTileTokens) : 0;
     std::byte* local = team.local(unpacked_bytes + gathered_bytes + quantised_bytes);
+    if (!local) return false;
     auto* gathered = reinterpret_cast<float*>(local + unpacked_bytes);
     Activations quantised(local + unpacked_bytes + gathered_bytes, 1, packed ? columns : 0, 1);
     for (int64_t claimed = team.claim();; claimed = team.claim()) {
         while (expert < args.experts && claimed - before >= (groups.first[expert + 1] > groups.first[expert] ? chunks : 0))
             before += groups.first[expert + 1] > groups.first[expert] ? chunks : 0, ++expert;
-        if (expert == args.experts) return;
+        if (expert == args.experts) return true;
         const int64_t first = groups.first[expert], count = groups.first[expert + 1] - first;
         LinearArgs linear{gathered, columns, count, columns, nullptr, out + first * rows, rows, 1, {}, args.as_floats};
         linear.parts[0] = Part{static_cast<const char*>(data) + expert * matrix_bytes(format, rows, columns), format, int32_t(rows), 0};
@@ -77,12 +78,12 @@ inline void experts(const void* raw, Team& team) {
     if (team.index == 0) groups.fill(args);
     team.barrier();
     const auto input = [&](int64_t i) { return args.x + groups.pairs[i] / args.top_k * args.columns; };
-    grouped_linear(args, team, groups, args.gate_up, args.gate_up_format, 2 * args.inner, args.columns, input, gate_up);
+    if (!grouped_linear(args, team, groups, args.gate_up, args.gate_up_format, 2 * args.inner, args.columns, input, gate_up)) return;
     team.barrier();
     share_rows(team, pairs, args.inner, [&](int64_t i) { gate_row(args, gate_up + i * 2 * args.inner, args.inner, hidden + i * args.inner); });
     team.barrier();
     const auto activated = [&](int64_t i) { return hidden + i * args.inner; };
-    grouped_linear(args, team, groups, args.down, args.down_format, args.columns, args.inner, activated, results);
+    if (!grouped_linear(args, team, groups, args.down, args.down_format, args.columns, args.inner, activated, results)) return;
     team.barrier();
     // Where the result of each pair is: its place among the pairs sorted by expert.
     auto* places = reinterpret_cast<int32_t*>(gate_up);

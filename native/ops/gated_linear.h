@@ -48,12 +48,14 @@ template <class C, int kTokens> void gate_direct(const GatedLinearArgs& args, co
 inline void gated_linear(const void* raw, Team& team) {
     const auto& args = *static_cast<const GatedLinearArgs*>(raw);
     const LinearArgs& both = args.both;
+    if (both.tokens == 0) return;
     const Part &gate = both.parts[0], &up = both.parts[1];
     const int64_t panels = round_up(gate.rows, kPanelRows) / kPanelRows;
     const bool few = tile_width(both) == 1, direct = few && gate.format == up.format && takes_bytes(gate.format) && !both.as_floats;
     const int64_t chunk = claimed_panels(both, panels, team, few ? 1 : kTilePanels), step = few ? chunk : kTilePanels;
     const size_t scratch = size_t(round_up(int64_t(panel_scratch(both)), 64)), results = direct ? 0 : size_t(4 * both.tokens * 2 * kPanelRows * step);
     std::byte* local = team.local(scratch + results + own_bytes(both));
+    if (!local) return;
     const Activations a = in_bytes(both, team, local + scratch + results);
     for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk) {
         const int64_t end = start + chunk < panels ? start + chunk : panels;

@@ -96,9 +96,9 @@ inline size_t own_bytes(const LinearArgs& args) {
 // The activations' bytes if the products want them: made by all threads together, or in memory of each thread's own.
 inline Activations in_bytes(const LinearArgs& args, Team& team, std::byte* own) {
     const int64_t width = tile_width(args);
+    if (!any_takes_bytes(args)) return Activations(nullptr, 0, 0, width);
     const bool alone = args.tokens <= kOwnCopy;
     const Activations a(alone ? own : team.shared(), args.tokens, args.columns, width);
-    if (!any_takes_bytes(args)) return a;
     if (alone) {
         for (int64_t t = 0; t < args.tokens; ++t) a.quantise(args.x + t * args.x_stride, t);
         return a;
@@ -126,10 +126,12 @@ inline int64_t claimed_panels(const LinearArgs& args, int64_t panels, const Team
 
 inline void linear(const void* raw, Team& team) {
     const auto& args = *static_cast<const LinearArgs*>(raw);
+    if (args.tokens == 0) return;
     int64_t panels = 0;
     for (int64_t i = 0; i < args.num_parts; ++i) panels += round_up(args.parts[i].rows, kPanelRows) / kPanelRows;
     const size_t scratch = panel_scratch(args);
     std::byte* local = team.local(scratch + own_bytes(args));
+    if (!local) return;
     const Activations a = in_bytes(args, team, local + scratch);
     const int64_t chunk = claimed_panels(args, panels, team, tile_width(args) > 1 ? kTilePanels : kStreams);
     for (int64_t start = team.claim() * chunk; start < panels; start = team.claim() * chunk) {

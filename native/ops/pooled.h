@@ -96,7 +96,7 @@ inline void hash(const void* raw, Team& team) {
         bool hidden = false;
         for (int64_t i = 0; i < args.width; ++i) {
             hidden = hidden || window[i] < 0 || (i > 0 && args.stop >= 0 && window[i] == args.stop);
-            mixed ^= (hidden ? args.fill : window[i]) * args.multipliers[i];
+            mixed ^= int64_t(uint64_t(hidden ? args.fill : window[i]) * uint64_t(args.multipliers[i]));  // modulo 2^64
             for (int64_t h = (i - 1) * args.heads; i > 0 && h < i * args.heads; ++h) {
                 const int64_t left = mixed % args.primes[h];
                 out[h] = (left < 0 ? left + args.primes[h] : left) + args.offsets[h];

@@ -72,6 +72,7 @@ inline void gated_delta(const void* raw, Team& team) {
     const int64_t heads = args.value_heads, repeats = heads / args.key_heads, size = int64_t(args.k_dim) * args.v_dim;
     const int64_t padded = round_up(args.k_dim, 16);
     auto* q = reinterpret_cast<float*>(team.local(size_t(4 * 3 * padded)));
+    if (!q) return;
     float *k = q + padded, *keep = k + padded;
     for (int64_t claimed = team.claim(); claimed < args.sequences * heads; claimed = team.claim()) {
         const int64_t s = claimed / heads, head = claimed % heads;

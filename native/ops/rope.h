@@ -87,6 +87,7 @@ inline void rope_write(const void* raw, Team& team) {
     const Turn how{args.k_dim, args.half, args.offset, args.interleaved != 0, false};
     const int64_t k_bytes = row_bytes(args.page_type, args.k_dim), v_bytes = row_bytes(args.page_type, args.v_dim);
     auto* turned = reinterpret_cast<float*>(team.local(size_t(4 * args.k_dim)));
+    if (!turned) return;
     share_rows(team, args.places.num_tokens, (args.heads + args.kv_heads) * args.k_dim, [&](int64_t t) {
         const float* angles = args.angles + t * 2 * args.half;
         for (int64_t h = 0; h < args.heads; ++h)

@@ -59,6 +59,7 @@ inline void choose_experts(const RouteArgs& args, const float* choice, int32_t* 
 inline void route(const void* raw, Team& team) {
     const auto& args = *static_cast<const RouteArgs*>(raw);
     auto* scores = reinterpret_cast<float*>(team.local(size_t(8 * args.columns)));
+    if (!scores) return;
     float* choice = args.bias ? scores + args.columns : scores;
     share_rows(team, args.rows, 8 * args.columns, [&](int64_t t) {
         scores_of(args, args.logits + t * args.stride, scores);

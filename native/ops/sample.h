@@ -222,6 +222,7 @@ inline void sample(const void* raw, Team& team) {
     const auto& args = *static_cast<const SampleArgs*>(raw);
     const int64_t weights = round_up(Weights::bytes(args.columns), 64), ids = round_up(4 * args.columns, 64);
     std::byte* memory = team.local(size_t(weights + 2 * ids) + sizeof(Candidates));
+    if (!memory) return;
     auto& candidates = *reinterpret_cast<Candidates*>(memory + weights + 2 * ids);
     candidates.ids = reinterpret_cast<int32_t*>(memory + weights);
     candidates.order = reinterpret_cast<int32_t*>(memory + weights + ids);

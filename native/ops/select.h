@@ -156,6 +156,7 @@ inline void select(const void* raw, Team& team) {
     const auto& args = *static_cast<const SelectArgs*>(raw);
     const Selecting work(args, team.shared());
     auto* memory = reinterpret_cast<float*>(team.local(size_t(4 * kEntries * (2 * args.dim + kQueryRows + 1))));
+    if (!memory) return;
     for (int64_t first = 0; first < args.places.num_tokens; first += kSelectRows) {
         const int64_t rows = args.places.num_tokens - first < kSelectRows ? args.places.num_tokens - first : kSelectRows;
         if (args.within) {

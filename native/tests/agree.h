@@ -28,13 +28,14 @@ struct Answers {
 
 class Both {
 public:
-    Both(const Kernels& kernels, const Kernels& plain, Pool& pool) : kernels_(kernels), plain_(plain), pool_(pool) {}
+    // Where `starved`, each call is made again and again on new threads, short of memory in one place after the other.
+    Both(const Kernels& kernels, const Kernels& plain, Pool& pool, bool starved = false) : kernels_(kernels), plain_(plain), pool_(pool), starved_(starved) {}
 
     // `answer(kernels, run, answers)` runs kernels, by run(kernel, args, scratch bytes), and adds what they answered.
     template <class Answer> void hold(const char* what, int64_t detail, float tolerance, Answer answer) {
         Answers answers[2];
         for (int i = 0; i < 2; ++i)
-            answer(i ? plain_ : kernels_, [&](Kernel kernel, const auto& args, size_t scratch = 0) { run(pool_, kernel, args, scratch); }, answers[i]);
+            answer(i ? plain_ : kernels_, [&](Kernel kernel, const auto& args, size_t scratch = 0) { starved_ && !i ? run_starved(kernel, args, scratch) : run(pool_, kernel, args, scratch); }, answers[i]);
         const Floats &got = answers[0].all, &expected = answers[1].all;
         float largest = 0;
         for (float x : expected)
@@ -52,6 +53,7 @@ private:
     const Kernels& kernels_;
     const Kernels& plain_;
     Pool& pool_;
+    bool starved_;
 };
 
 void agree_on_products(Both& both);
@@ -60,5 +62,8 @@ void agree_on_pages(Both& both);
 
 // Several threads on one engine, each running the same step `runs` times.
 void stress(const Kernels& kernels, int runs);
+
+// Recorded tasks of which one finds no memory: those after it do not run, and the threads go on.
+void starve();
 
 }  // namespace parity::tests

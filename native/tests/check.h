@@ -73,6 +73,25 @@ template <class Args> void run(Pool& pool, Kernel kernel, const Args& args, size
     pool.run(&task, 1, scratch);
 }
 
+// From now on the allocation of working memory after `count` more fails, once; a negative number ends that. Says whether one has.
+bool fail_after(int count);
+
+// Runs a kernel on threads that have no memory yet, of which each allocation fails in turn, until none does.
+template <class Args> void run_starved(Kernel kernel, const Args& args, size_t scratch) {
+    for (int count = 0;; ++count) {
+        Pool pool(3);
+        fail_after(count);
+        bool thrown = false;
+        try {
+            run(pool, kernel, args, scratch);
+        } catch (const OutOfMemory&) {
+            thrown = true;
+        }
+        check(fail_after(-1) == thrown, "any", "an op without memory ends by an exception", count);
+        if (!thrown) return;
+    }
+}
+
 struct Pages {
     std::vector<int32_t> positions, starts{0}, lengths, pages;
     Places places{};

@@ -45,7 +45,7 @@ def linear(make: Make) -> Iterator[Case]:
         mixed: list[torch.Tensor | Packed] = [make.normal(3, 256)]
         for label, weight_ in weights(make, height, width):
             rule = Tolerance(width, 2, eight_bit=1)
-            for t in (1, 2, 33):
+            for t in (0, 1, 2, 33):
                 args = {"x": make.normal(t, weight_.shape[1]), "weight": weight_}
                 yield Case(f"{label}, {t} x {width} -> {height}", args, tolerance=rule, rows=("x",))
             args["bias"] = make.normal(weight_.shape[0])
