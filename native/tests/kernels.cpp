@@ -197,6 +197,38 @@ void selections(const Kernels& kernels, Pool& pool) {
             }
 }
 
+double gate_of(int64_t kind, double gate, double up, double limit, double beta, double linear) {
+    if (kind == 1) gate = std::fmin(gate, limit), up = std::fmax(std::fmin(up, limit), -limit);
+    if (kind == 2) up = linear * std::tanh(up / linear);
+    return (kind == 2 ? beta * std::tanh(gate / beta) : gate) / (1 + std::exp(-gate)) * up;
+}
+
+// Norms, with the mean taken out or not and two weights in turn, and gates of every kind, in double.
+void norms_and_gates(const Kernels& kernels, Pool& pool, int64_t columns) {
+    constexpr int64_t rows = 7;
+    const auto at = [&](const std::vector<float>& all, int64_t row, int64_t column) { return static_cast<double>(all[static_cast<size_t>(row * columns + column)]); };
+    const auto x = normal(static_cast<size_t>(2 * rows * columns)), residual = normal(static_cast<size_t>(rows * columns)), weight = normal(static_cast<size_t>(2 * columns)), bias = normal(static_cast<size_t>(columns));
+    std::vector<float> sum(residual.size()), out(residual.size());
+    for (const bool centred : {false, true}) {
+        run(pool, kernels.norm, NormArgs{{x.data(), columns, 1, 0}, residual.data(), weight.data(), centred ? bias.data() : nullptr, {nullptr, 0, 1, 0}, sum.data(), out.data(), rows, columns, 2, 1e-3f, 1, 0});
+        for (int64_t r = 0; r < rows; ++r) {
+            double mean = 0, squares = 0;
+            for (int64_t c = 0; c < columns; ++c) mean += centred ? (at(x, r, c) + at(residual, r, c)) / static_cast<double>(columns) : 0;
+            for (int64_t c = 0; c < columns; ++c) squares += std::pow(at(x, r, c) + at(residual, r, c) - mean, 2);
+            for (int64_t c = 0; c < columns; ++c) {
+                const double y = (at(x, r, c) + at(residual, r, c) - mean) / std::sqrt(squares / static_cast<double>(columns) + 1e-3);
+                check(std::fabs(y * (1 + at(weight, r % 2, c)) + (centred ? at(bias, 0, c) : 0) - at(out, r, c)) < 1e-4, kernels.isa, "norm", columns, r);
+            }
+        }
+    }
+    for (int64_t kind : {0, 1, 2}) {
+        run(pool, kernels.gated, GatedArgs{x.data(), out.data(), rows, columns, kind, 0.5f, 1.5f, 3.0f});
+        for (int64_t r = 0; r < rows; ++r)
+            for (int64_t c = 0; c < columns; ++c)
+                check(std::fabs(gate_of(kind, at(x, 2 * r, c), at(x, 2 * r + 1, c), 0.5, 1.5, 3) - at(out, r, c)) < 1e-5, kernels.isa, "a gated activation", kind, columns);
+    }
+}
+
 // Everything that is not a product: the same bits on one thread and on several, and for attention a sum in double.
 void others(const Kernels& kernels, Pool& pool, Pool& one) {
     const Pages pages({{0, 21}, {70, 1}, {5, 3}}, 8);
@@ -237,12 +269,7 @@ void others(const Kernels& kernels, Pool& pool, Pool& one) {
     int64_t chosen[2][3];
     for (int i = 0; i < 2; ++i) run(*pools[i], kernels.sample, SampleArgs{logits.data(), temperature, top_p, min_p, uniform, top_k, 3, 5000, 5000, chosen[i]});
     check(std::memcmp(chosen[0], chosen[1], sizeof chosen[0]) == 0, kernels.isa, "sample on several threads");
-    for (int64_t columns : {1, 15, 16, 45}) {
-        const auto x = normal(static_cast<size_t>(7 * 2 * columns));
-        std::vector<float> y(static_cast<size_t>(7 * columns)), z(static_cast<size_t>(7 * columns));
-        run(pool, kernels.gated, GatedArgs{x.data(), y.data(), 7, columns, 0, 0, 0, 0});
-        run(pool, kernels.norm, NormArgs{{x.data(), columns, 1, 0}, x.data(), nullptr, nullptr, {nullptr, 0, 1, 0}, z.data(), y.data(), 7, columns, 1, 1e-6f, 0, 0});
-    }
+    for (int64_t columns : {1, 15, 16, 45}) norms_and_gates(kernels, pool, columns);
 }
 
 void experts_of(const Kernels& kernels, Pool& pool, Pool& one) {
@@ -258,6 +285,28 @@ void experts_of(const Kernels& kernels, Pool& pool, Pool& one) {
         run(*pools[i], kernels.experts, args, kernels.experts_scratch(args));
     }
     check(out[0] == out[1], kernels.isa, "experts on several threads");
+    const auto dot = [](const float* a, const auto* b, int64_t n) {
+        double total = 0;
+        for (int64_t i = 0; i < n; ++i) total += static_cast<double>(a[i]) * static_cast<double>(b[i]);
+        return total;
+    };
+    for (int64_t t = 0; t < tokens; ++t) {
+        std::vector<double> expected(columns);
+        double size = 0;
+        for (int64_t k = t * top_k; k < (t + 1) * top_k; ++k) {
+            const int64_t expert = chosen[static_cast<size_t>(k)];
+            double hidden[inner];
+            for (int64_t i = 0; i < inner; ++i) {
+                const float *gate = up.data() + (expert * 2 * inner + i) * columns, *token = x.data() + t * columns;
+                hidden[i] = gate_of(0, dot(token, gate, columns), dot(token, gate + inner * columns, columns), 0, 0, 0);
+                size += std::fabs(hidden[i] * static_cast<double>(weights[static_cast<size_t>(k)]));
+            }
+            for (int64_t c = 0; c < columns; ++c)
+                expected[static_cast<size_t>(c)] += static_cast<double>(weights[static_cast<size_t>(k)]) * dot(down.data() + (expert * columns + c) * inner, hidden, inner);
+        }
+        for (int64_t c = 0; c < columns; ++c)
+            check(std::fabs(expected[static_cast<size_t>(c)] - static_cast<double>(out[0][static_cast<size_t>(t * columns + c)])) <= 2e-5 * size, kernels.isa, "experts", t, c);
+    }
 }
 
 // Plain numbers, on sizes that leave part of every tile, of a register and of a stretch of columns.
@@ -360,6 +409,7 @@ int main(int count, char** names) {
     for (const Kernels* kernels : tested.empty() ? usable_kernels() : tested) {
         for (int64_t format = kQ4_0; format < kNumFormats; ++format) {
             for (int64_t rows : {1, 16, 50}) linear_of(*kernels, pool, format, rows, 512);
+            if (format_info(format).columns == 32) linear_of(*kernels, pool, format, 19, 96);  // blocks that are left of every few
             for (int fill : {0x00, 0x7f, 0x80, 0xff})
                 if (format < kFirstGroups) linear_of(*kernels, pool, format, 17, 512, fill);
         }
