@@ -112,6 +112,7 @@ def hash_windows(make: Make) -> Iterator[Case]:
         }
         for stop in (None, 7):
             windows[-1, 1:] = 7
+            windows[0, 0] = 7  # a token does not hide itself
             args: Args = {"windows": windows.clone(), **constants, "fill": 3}
             options: Args = {} if stop is None else {"stop": stop}
             yield Case(f"{t} x {width}, {heads} heads, stop {stop}", args, options, equal=True, rows=("windows",))
