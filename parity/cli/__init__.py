@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Nobody reads: what is still buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         told = explain(error)
         if told is None:
             raise

@@ -55,10 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     from ..bench.run import Bench
     from ..bench.run import run as measure
     from ..core.errors import UsageError
+    from ..core.whole import write_whole
     from .pull import pull
 
     if arguments.peer_python and not arguments.vs:
         raise UsageError("--peer-python says where llama.cpp is: add --vs llama.cpp")
+    if arguments.json is not None and not arguments.json.parent.is_dir():
+        raise UsageError(f"--json: {arguments.json.parent} is no folder; make it first")
     name = options.model_of(arguments)
     path = pull(name)
     with waiting(f"loading {name}"):
@@ -75,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(table.summary(report))
     print_table(table.headings(report), table.cells(report))
     if arguments.json is not None:
-        arguments.json.write_text(text + "\n", "utf-8")
+        write_whole(arguments.json, f"{text}\n".encode())
     return 0
 
 

@@ -19,9 +19,14 @@ _REMEDIES = {
 }
 
 
-def explain(error: OSError) -> str | None:
+_NO_MEMORY = ("can't allocate memory", "out of memory", "failed to map segment")
+
+
+def explain(error: Exception) -> str | None:
     """One sentence and a remedy; None for an error that only a programmer can read."""
-    if error.errno not in _REMEDIES:
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return f"memory ran out; {_REMEDIES[errno.ENOMEM]}"
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
         return None
     where = f"{error.filename}: " if error.filename else ""
     return f"{where}{error.strerror}; {_REMEDIES[error.errno]}"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 from ..core.chat import Message
 from ..core.errors import FormatError, ParityError, RequestError, UsageError
 from ..core.request import SamplingParams
+from ..core.whole import naming
 from . import options
 from .conversation import user_turn
 from .parser import read_text
@@ -75,7 +76,7 @@ def run_file(arguments: argparse.Namespace, given: dict[str, object]) -> int:
     left = [job for job in jobs if job.index not in done]
     say(f"{len(jobs)} prompts, {len(done)} already answered")
     failed = 0
-    with open_output(arguments.output, keep=bool(done)) as file:
+    with naming(arguments.output), open_output(arguments.output, keep=bool(done)) as file:
         if not left:
             return 0
         with options.open_model(arguments) as llm, progress_bar(len(jobs), len(done)) as advance:

@@ -108,10 +108,14 @@ def _contents(path: str) -> dict[str, Any]:
     return {
         "architecture": checkpoint.config["model_type"],
         "context": checkpoint.config.get("max_position_embeddings"),
-        "weights": f"{weights / 1e9:.2f} billion in {len(checkpoint.tensors)} tensors",
+        "weights": f"{_count(weights)} in {len(checkpoint.tensors)} tensors",
         "formats": formats,
         "content_root": content_root(checkpoint),
     }
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e7 else f"{number:,}"
 
 
 def _product(shape: tuple[int, ...]) -> int:
@@ -123,8 +127,9 @@ def _product(shape: tuple[int, ...]) -> int:
 
 def _remove(name: str, *, sure: bool) -> int:
     from ..core.errors import UsageError
-    from ..hub import remove
+    from ..hub import check_pulled, remove
 
+    check_pulled(name)
     if not sure:
         if not sys.stdin.isatty():
             raise UsageError(f"removing {name} asks first, and nobody is at the terminal: add --yes")

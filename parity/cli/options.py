@@ -95,9 +95,9 @@ def model_of(arguments: argparse.Namespace) -> str:
     from ..hub import default_model
 
     word, flag = arguments.model_word, arguments.model_flag
-    if word and flag and word != flag:
+    if None not in (word, flag) and word != flag:
         raise UsageError(f"two models are given, {word} and --model {flag}; give one")
-    return word or flag or default_model()
+    return next((str(name) for name in (word, flag) if name is not None), default_model())
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:

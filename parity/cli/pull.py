@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from ..hub import default_model
 
-    print(pull(arguments.model or default_model(), arguments.revision))
+    print(pull(default_model() if arguments.model is None else arguments.model, arguments.revision))
     return 0
 
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 from ..core.errors import ContextExceeded, ParityError, UsageError
+from ..text.switches import layered, thinking_of
 from .conversation import Conversation
 from .terminal import messages, reply, say, write
 
 PROMPT = ">>> "
+_COMMAND = re.compile(r"/[a-z?]+( .*)?")  # on a line of its own: a path, a comment or a paste that begins with / is text
 _HELP = {
     "/help": "this list",
     "/clear": "forget the conversation; the system message stays",
     "/system [TEXT]": "show or set the system message; `/system none` takes it away",
+    "/think [on|off]": "show, or switch, whether the model thinks before it answers",
     "/save [PATH]": "write the conversation to a new JSON file",
     "/stats": "tokens and speed so far",
     "/quit": "leave (as do Ctrl-D, and Ctrl-C twice)",
@@ -43,7 +47,7 @@ def talk(conversation: Conversation) -> int:
             continue
         interrupted = False
         try:
-            if line.strip().startswith("/"):
+            if _COMMAND.fullmatch(line.strip()):
                 if not command(conversation, line.strip()):
                     break
             elif line.strip():
@@ -77,6 +81,7 @@ def command(conversation: Conversation, line: str) -> bool:
         "/help": _help,
         "/clear": _clear,
         "/system": _system,
+        "/think": _think,
         "/save": _save,
         "/stats": _stats,
     }
@@ -109,6 +114,15 @@ def _system(conversation: Conversation, rest: str) -> None:
     if rest:
         conversation.system = None if rest == "none" else rest
     reply(f"system: {conversation.system}" if conversation.system else "there is no system message of yours")
+
+
+def _think(conversation: Conversation, rest: str) -> None:
+    if rest not in ("", "on", "off"):
+        raise UsageError(f"/think is on or off, not {rest}")
+    if rest:
+        conversation.template = layered(conversation.template, {"enable_thinking": rest == "on"})
+    state = {None: "as the model likes", True: "on", False: "off"}[thinking_of(conversation.template)]
+    reply(f"thinking: {state}")
 
 
 def _save(conversation: Conversation, rest: str) -> None:

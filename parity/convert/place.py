@@ -31,8 +31,8 @@ def check_place(target: Path, source: Path, num_bytes: int, *, force: bool) -> N
     free = shutil.disk_usage(target.parent).free
     if num_bytes + _SPARE > free:
         raise CapacityError(
-            f"the model takes {num_bytes / 2**20:.0f} MiB and {target.parent} has {free / 2**20:.0f} MiB left; make room, or "
-            "write to another disk"
+            f"the model takes {num_bytes / 2**20:.1f} MiB, and {_SPARE / 2**20:.0f} MiB must stay free for headers and the "
+            f"tokenizer; {target.parent} has {free / 2**20:.1f} MiB left; make room, or write to another disk"
         )
 
 

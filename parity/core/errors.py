@@ -59,8 +59,9 @@ class ContextExceeded(RequestError):
 
     def __init__(self, num_prompt_tokens: int, max_model_len: int) -> None:
         super().__init__(
-            f"the prompt has {num_prompt_tokens} tokens and the context holds {max_model_len}, one of them generated; "
-            "shorten the prompt or raise --max-model-len",
+            # Agents make room by themselves where they read "prompt is too long: N tokens > M" or "maximum context length".
+            f"the prompt is too long: {num_prompt_tokens} tokens > {max_model_len - 1}; the maximum context length is "
+            f"{max_model_len} tokens, one of them generated: shorten the prompt or raise --max-model-len",
             field="messages",
         )
         self.num_prompt_tokens = num_prompt_tokens

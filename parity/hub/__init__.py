@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint, TensorInfo, open_checkpoint
     from .content import content_root
     from .gguf_writer import export_gguf, write_gguf
-    from .library import ModelRow, find, list_models, pull, remove, show
+    from .library import ModelRow, check_pulled, find, list_models, pull, remove, show
     from .safetensors import write_safetensors
     from .settings import HubSettings
     from .weights import Plan, account
@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "TensorInfo",
     "account",
+    "check_pulled",
     "content_root",
     "default_model",
     "export_gguf",
@@ -45,6 +46,7 @@ _HOMES = {
     "Plan": "weights",
     "TensorInfo": "checkpoint",
     "account": "weights",
+    "check_pulled": "library",
     "content_root": "content",
     "default_model": "catalogue",
     "export_gguf": "gguf_writer",

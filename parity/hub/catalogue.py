@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files as resources
 from pathlib import Path
@@ -103,9 +104,9 @@ def resolve(name: str, revision: str | None = None, more: Path | None = None) ->
         return Wanted(f"{name}@{revision}", known.repo, str(revision), sources=known.sources, licence=known.licence)
     match = _REPO.fullmatch(name)
     if not match or ".." in name:
-        raise ModelNotFound(
-            f"no model {name!r}: not a path, not organisation/repository, and the catalogue has {', '.join(catalogue(more))}"
-        )
+        near = get_close_matches(name.lower(), catalogue(more), n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "`parity models` lists it"
+        raise ModelNotFound(f"no model {name!r}: not a path, not organisation/repository, and not in the catalogue; {hint}")
     return Wanted(name, match["repo"], revision or match["revision"] or "main", match["pick"])
 
 

@@ -163,11 +163,20 @@ def remove(name: str, *, settings: HubSettings | None = None) -> int:
         ModelNotFound: it is not in the store.
     """
     settings = settings or HubSettings.from_environment()
+    return Store(settings.home).remove(check_pulled(name, settings=settings))
+
+
+def check_pulled(name: str, *, settings: HubSettings | None = None) -> Wanted:
+    """What a name means, if it is in the store.
+
+    Raises:
+        ModelNotFound: it is not.
+    """
+    settings = settings or HubSettings.from_environment()
     wanted = resolve(name, more=settings.catalogue)
-    store = Store(settings.home)
-    if not store.folder(wanted).is_dir():
-        raise ModelNotFound(f"{name} is not in {settings.home}")
-    return store.remove(wanted)
+    if not Store(settings.home).folder(wanted).is_dir():
+        raise ModelNotFound(f"{name} is not in {settings.home}; `parity models` lists what is")
+    return wanted
 
 
 class _Attempts:

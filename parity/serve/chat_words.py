@@ -152,10 +152,10 @@ class ChatWords:
         last = ask.messages[-1].content.strip()
         at = prompt.text.rfind(last)
         if not last or at < 0:
-            raise RequestError("the last message has no text that could be continued", field="continue_final_message")
+            raise RequestError("the last message has no text that could be continued", field="messages")
         closing = tuple(self.encode(prompt.text[at + len(last) :], add_special_tokens=False))
         if closing and prompt.tokens[-len(closing) :] != closing:
-            raise RequestError("the last message cannot be continued with this template", field="continue_final_message")
+            raise RequestError("the last message cannot be continued with this template", field="messages")
         return Prompt(prompt.tokens[: len(prompt.tokens) - len(closing)])
 
 

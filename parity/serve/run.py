@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -38,7 +39,9 @@ def bind(settings: Settings) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"cannot listen on {settings.host} port {settings.port}: {reason}; try another --port") from None
+        elsewhere = getattr(error, "errno", None) not in (errno.EADDRINUSE, errno.EACCES, None)
+        flag = "--host" if elsewhere else "--port"
+        raise UsageError(f"cannot listen on {settings.host} port {settings.port}: {reason}; try another {flag}") from None
     listener.setblocking(False)
     return listener
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -28,6 +28,7 @@ class TokenizeRequest(Strict):
     tools: list[ToolSpec] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool | None = None
+    add_generation_prompt: Literal[True] | None = None
     return_token_strs: bool | None = None
 
 

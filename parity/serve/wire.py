@@ -11,7 +11,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from .choices import choices_at
+from .choices import choices_at, meant_by
 from .refusals import Refusal
 
 T = TypeVar("T")
@@ -65,11 +65,13 @@ def parse(body: bytes, kind: type[T], prepare: Callable[[Any], Any] | None = Non
 def explain(text: str, kind: Any) -> Refusal:
     """A validation error in the words of the API: which field of `kind`, and what about it."""
     where = _WHERE.search(text)
-    path = where.group(1) if where else ""
+    path = where.group(1) if where and where.group(1) != "[...]" else ""  # "somewhere": the plain JSON itself is at fault
     what = text[: where.start()] if where else text
     if unknown := _UNKNOWN.fullmatch(what):
         name = ".".join(filter(None, (path, unknown.group(1))))
-        return Refusal(400, f"{name} is not a field that is supported here", name, "unsupported_field")
+        meant = meant_by(kind, path, unknown.group(1))
+        hint = f"; did you mean {meant}?" if meant else ""
+        return Refusal(400, f"{name} is not a field that is supported here{hint}", name, "unsupported_field")
     if missing := _MISSING.fullmatch(what):
         name = ".".join(filter(None, (path, missing.group(1))))
         return Refusal(400, f"{name} is required", name, "missing_field")
@@ -80,7 +82,9 @@ def explain(text: str, kind: Any) -> Refusal:
         return Refusal(400, f"{path}: {value} is not supported", path, "unsupported_value")
     what = what[:1].lower() + what[1:].replace("`", "")
     if what.startswith("invalid enum value") and (choices := choices_at(kind, path)):
-        what = f"{what.removeprefix('invalid enum value ')} is not one of {', '.join(choices)}"
+        value = what.removeprefix("invalid enum value ")
+        value = value.lower() if value in ("True", "False") else value
+        what = f"{value} is not {'one of ' if len(choices) > 1 else 'supported, only '}{', '.join(choices)}"
     return Refusal(400, f"{path}: {what}" if path else what, path or None)
 
 

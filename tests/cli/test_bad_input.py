@@ -145,7 +145,31 @@ def test_full_disk_while_writing(run: Run, model: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "in.jsonl"
     prompts.write_text('"hello"\n', "utf-8")
     words = ("generate", str(model), "-i", str(prompts), "-o", "/dev/full", "--overwrite", "--max-tokens", "2")
-    refused(run, *words, told=("No space left", "make room"))
+    refused(run, *words, told=("/dev/full: No space left", "make room"))
+
+
+def test_memory_that_runs_out(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("parity.cli.options.open_model", empty)
+    refused(run, "chat", str(model), "-p", "x", told=("memory ran out", "smaller model"))
+    monkeypatch.setattr("parity.cli.options.open_model", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):  # what only a programmer can read is not made to look like it
+        run("chat", str(model), "-p", "x")
+
+
+def test_a_name_that_is_near_a_model_of_the_catalogue(run: Run) -> None:
+    refused(run, "pull", "qwen3-0.6", told=("no model 'qwen3-0.6'", "did you mean qwen3-0.6b"))
+    refused(run, "pull", "abacus", told=("no model 'abacus'", "`parity models` lists it"))
+    refused(run, "pull", "", told=("no model ''",))
+    refused(run, "chat", "", "-p", "x", told=("no model ''",))
+    refused(run, "models", "rm", "qwen3-0.6", told=("did you mean qwen3-0.6b",))
+    refused(run, "models", "rm", "qwen3-8b", told=("qwen3-8b is not in",))
+
+
+def test_a_result_that_could_not_be_written(run: Run, model: Path, tmp_path: Path) -> None:
+    refused(run, "bench", str(model), "--json", str(tmp_path / "none" / "x.json"), told=("none is no folder",))
 
 
 def test_no_read_permission(run: Run, model: Path, tmp_path: Path) -> None:
@@ -163,7 +187,7 @@ def test_no_read_permission(run: Run, model: Path, tmp_path: Path) -> None:
 
 
 def test_prompt_longer_than_the_context(run: Run, model: Path) -> None:
-    told = ("the context holds 16", "--max-model-len")
+    told = ("the maximum context length is 16", "--max-model-len")
     refused(run, "chat", str(model), "-p", "hello " * 50, "--max-model-len", "16", told=told)
     refused(run, "generate", str(model), "-p", "hello " * 50, "--max-model-len", "16", "--json", told=told)
     refused(run, "chat", str(model), "-p", "x", "--max-model-len", "9999", told=("256", "lower it"))

@@ -71,6 +71,9 @@ def test_commands(chat: pexpect.spawn[str], tmp_path: Path) -> None:
         (f"/save {saved}", "exists; name another file"),
         ("/clear", "forgotten"),
         ("/wat", "there is no command /wat"),
+        ("/think", "thinking: as the model likes"),
+        ("/think off", "thinking: off"),
+        ("/think maybe", "/think is on or off, not maybe"),
         ("fail", "error: this prompt is refused"),
         ("word " * 250, "/clear makes room"),
         ("say: still here", "still here "),
@@ -85,6 +88,15 @@ def test_commands(chat: pexpect.spawn[str], tmp_path: Path) -> None:
         {"role": "user", "content": "say: hello"},
         {"role": "assistant", "content": "hello "},
     ]
+
+
+def test_a_path_or_a_comment_is_no_command(chat: pexpect.spawn[str]) -> None:
+    for line in ("/* say: one */", "/etc/say: two", "// say: three"):
+        chat.sendline(line)
+        chat.expect(r"prompt \d+ tokens")
+        chat.expect_exact(PROMPT)
+    chat.sendeof()
+    assert leave(chat) == 0
 
 
 def test_control_c_stops_the_answer_and_not_the_program(chat: pexpect.spawn[str]) -> None:

@@ -245,7 +245,7 @@ def test_bad_requests_are_refused_by_name() -> None:
         (RequestError, "empty", request("x", ())),
         (RequestError, "n must be 1", request("x", n=2)),
         (RequestError, "without prompt_logprobs", request("x", want="embedding", prompt_logprobs=0)),
-        (ContextExceeded, "100 tokens and the context holds 100", request("x", TEN * 10)),
+        (ContextExceeded, "100 tokens > 99; the maximum context length is 100", request("x", TEN * 10)),
         (CapacityError, "holds 20 in all", request("x", TEN * 2)),
     ]
     for kind, text, bad in refusals:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import anthropic
 import pytest
 
-from .scripted import ScriptedService
+from parity.serve.anthropic.asking import messages_ask
+from parity.serve.anthropic.types import MessagesRequest
+from parity.serve.wire import parse
+
+from .scripted import ScriptedService, make_desk
 from .test_openai import SCRIPT
 
 WEATHER = {"name": "weather", "description": "of a city", "input_schema": {"type": "object"}}
@@ -127,6 +133,21 @@ def test_structured_output(client):
     assert answer.content[0].text == '{"a":""}'
 
 
+def test_the_answer_goes_on_with_a_last_message_of_the_assistant():
+    def ask(*messages):
+        body = parse(json.dumps({"model": "scripted", "max_tokens": 9, "messages": messages}).encode(), MessagesRequest)
+        return messages_ask(body, make_desk(ScriptedService(), port=0))
+
+    question, begun = {"role": "user", "content": "x"}, {"role": "assistant", "content": "It is"}
+    assert ask(question, begun).continue_last
+    assert not ask(question, begun, question).continue_last
+
+
+def test_a_prompt_that_does_not_fit_is_told_in_the_words_that_agents_look_for(client):
+    with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 4095"):
+        client.messages.create(model="scripted", max_tokens=9, messages=user("x" * 5000))
+
+
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["scripted"]
 
@@ -136,7 +157,8 @@ def test_models(client):
     [
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, r"content\[0\].type: 'image' is not"),
         ({"extra_body": {"container": "x"}}, "container is not supported"),
-        ({"extra_body": {"wings": 2}}, "wings is not a field that is supported"),
+        ({"extra_body": {"wings": 2}}, r"wings is not a field that is supported here\b(?!;)"),
+        ({"extra_body": {"stop": ["x"]}}, r"stop is not a field .* did you mean stop_sequences\?"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search", "input_schema": {}}]}, r"tools\[0\].type"),
         ({"thinking": {"type": "enabled", "budget_tokens": 100}}, "budget_tokens must be at least 1 and below max_tokens"),
         ({"output_config": {"effort": "huge"}}, "output_config.effort: 'huge' is not one of high, low, max, medium, xhigh"),

@@ -12,6 +12,10 @@ import openai
 import pytest
 import yaml
 
+from parity.core.chat import Message
+from parity.verify.sides.endpoint import EndpointSide
+from parity.verify.suites import Item
+
 from .conftest import PATIENCE_S, client_of
 from .scripted import ScriptedService, answering, make_desk
 
@@ -278,3 +282,13 @@ def test_the_pages_files_point_here(url):
     assert httpx.post(f"{model['apiBase']}/chat/completions", json=CHATS["continue"], timeout=PATIENCE_S).status_code == 200
     base = exports("Open WebUI", url)["OPENAI_API_BASE_URL"]
     assert httpx.get(f"{base}/models", timeout=PATIENCE_S).status_code == 200
+
+
+def test_the_verifier_learns_the_tokens(serve):
+    url = serve(ScriptedService(SCRIPT))
+    side = EndpointSide(url)
+    texts = Item("text", "text", text="añb"), Item("chat", "chat", messages=(Message("user", "añb"),))
+    for item, counted in zip(texts, side.tokens(texts), strict=True):
+        asked = {"prompt": item.text} if item.text else {"messages": [{"role": "user", "content": "añb"}]}
+        assert counted.ids.tolist() == httpx.post(f"{url}/tokenize", json=asked).json()["tokens"]
+    assert "token ids" not in side.unreached()

@@ -119,5 +119,5 @@ def test_a_client_that_leaves_frees_its_pages(client, llm):
 
 
 def test_what_the_context_cannot_hold(client):
-    with pytest.raises(openai.BadRequestError, match="the context holds 1024"):
+    with pytest.raises(openai.BadRequestError, match="the maximum context length is 1024"):
         greedy(client, "word " * 2000)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import openai
 import pydantic
 import pytest
 
-from .scripted import ScriptedService, answering
+from parity.core.errors import RequestError
+from parity.serve.openai.asking import chat_ask
+from parity.serve.openai.chat_types import ChatRequest
+from parity.serve.wire import parse
+
+from .scripted import ScriptedService, answering, make_desk
 
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 SCRIPT = answering(
@@ -238,3 +245,56 @@ def test_embeddings(serve, openai_at):
     short = client.embeddings.create(model="scripted", input="one", dimensions=2, encoding_format="float")
     assert len(short.data[0].embedding) == 2
     assert sum(value * value for value in short.data[0].embedding) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"best_of": 1, "use_beam_search": False, "priority": 0, "cache_prompt": True, "echo": False, "include_reasoning": True},
+        {"skip_special_tokens": True, "spaces_between_special_tokens": True, "include_stop_str_in_output": False},
+        {"add_special_tokens": False},
+    ],
+)
+def test_what_other_servers_can_be_told_is_taken_where_it_is_what_is_done(client, same):
+    answer = client.chat.completions.create(model="scripted", messages=user("ünïcode"), extra_body=same)
+    assert answer.choices[0].message.content == "grüße 👋"
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ({"skip_special_tokens": False}, "skip_special_tokens: false is not supported, only true"),
+        ({"best_of": 2}, "best_of: 2 is not supported, only 1"),
+        ({"guided_json": {}}, r"guided_json is not a field .* did you mean structured_outputs.json\?"),
+        ({"tempreature": 1}, r"tempreature is not a field .* did you mean temperature\?"),
+        ({"wings": 2}, r"wings is not a field that is supported here\b(?!;)"),
+        ({"thinking": {"type": "auto"}}, "thinking.type: 'auto' is not supported"),
+    ],
+)
+def test_what_is_not_done_is_refused_and_what_was_meant_is_named(client, field, text):
+    with pytest.raises(openai.BadRequestError, match=text):
+        client.chat.completions.create(model="scripted", messages=user("x"), extra_body=field)
+
+
+def chat(*messages, **more):
+    body = {"model": "scripted", "messages": messages or user("x"), **more}
+    return chat_ask(parse(json.dumps(body).encode(), ChatRequest), make_desk(ScriptedService(), port=0))
+
+
+@pytest.mark.parametrize("more", [{"thinking": {"type": "disabled"}}, {"enable_thinking": False}, {"reasoning_effort": "none"}])
+def test_thinking_is_switched_as_the_vendors_services_are_told(more):
+    assert chat(**more).template == {"enable_thinking": False}
+
+
+@pytest.mark.parametrize("mark", ["prefix", "partial"])
+def test_an_answer_is_begun_as_the_vendors_services_are_told(mark):
+    begun = {"role": "assistant", "content": "It is", mark: True}
+    assert chat(*user("x"), begun).continue_last
+    with pytest.raises(RequestError, match="last message only") as refused:
+        chat(begun, *user("x"))
+    assert refused.value.field == "messages[0]"
+
+
+def test_a_prompt_that_does_not_fit_is_told_in_the_words_that_agents_look_for(client):
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 4096 tokens"):
+        client.chat.completions.create(model="scripted", messages=user("x" * 5000))

@@ -188,7 +188,7 @@ def test_a_tool_call_is_shown_and_answered(page):
 def test_an_error_is_told(page):
     ask(page, "x" * 6000)
     finished(page)
-    assert "the context holds 4096" in page.locator(".note.error").inner_text()
+    assert "the maximum context length is 4096" in page.locator(".note.error").inner_text()
     page.problems.clear()  # the browser logs the 400
 
 

@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         elif "messages" in body and self.server.dialect == "vllm":
             self.reply({"tokens": render(body)})
         else:
-            self.reply({"tokens": encode(body.get("content", ""))})
+            self.reply({"tokens": encode(body.get("prompt" if self.server.dialect == "vllm" else "content", ""))})
 
     def template(self, body: dict[str, Any]) -> None:
         if self.server.dialect == "llamacpp":

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parity.core.errors import FormatError, HashMismatch
+from parity.core.whole import write_whole
 from parity.verify.packs import Pack, PackWriter
 from parity.verify.packs.codec import decode_record, encode_record
 from parity.verify.packs.container import Reader, Writer, canonical_json, parse_json
@@ -63,6 +64,25 @@ def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "x.pack")
     with pytest.raises(FormatError, match="at most"), writer:
         writer.add("a.json", bytes(257 << 20))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.pack"
+    part = tmp_path / "x.pack.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full, Writer(path) as writer:
+        writer.add_json("a.json", list(range(10_000)))
+    assert full.value.filename == str(path)
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full, Writer(path):
+        pass  # what is buffered goes out at the end
+    assert full.value.filename == str(path)
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        write_whole(path, b"x")
+    assert full.value.filename == str(path)
     assert list(tmp_path.iterdir()) == []
 
 

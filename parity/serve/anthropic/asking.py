@@ -64,7 +64,8 @@ def conversation(body: CountRequest, desk: Desk) -> ChatAsk:
     template = layered(dict(desk.settings.default_template), _thinking(body))
     output = body.output_config
     form = JsonForm(output.format.schema, "output_config.format") if output is not None and output.format is not None else None
-    return ChatAsk(tuple(messages), tools, _policy(body), form=form, template=template)
+    begun = bool(messages) and messages[-1].role == "assistant"  # as in Anthropic's API, the answer goes on with such a message
+    return ChatAsk(tuple(messages), tools, _policy(body), form=form, template=template, continue_last=begun)
 
 
 def _thinking(body: CountRequest) -> dict[str, Any]:

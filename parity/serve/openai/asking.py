@@ -33,7 +33,13 @@ def chat_ask(body: ChatRequest, desk: Desk) -> ChatAsk:
     Raises:
         RequestError: a value is out of range, or fields contradict each other.
     """
-    template = layered(dict(desk.settings.default_template), thinking(body.reasoning_effort), body.chat_template_kwargs or {})
+    template = layered(
+        dict(desk.settings.default_template),
+        thinking(body.reasoning_effort),
+        {} if body.enable_thinking is None else {"enable_thinking": body.enable_thinking},
+        {} if body.thinking is None else {"enable_thinking": body.thinking.type == "enabled"},
+        body.chat_template_kwargs or {},
+    )
     if body.chat_template is not None and not desk.settings.request_templates:
         raise RequestError(
             "chat_template is refused: a template from a request needs --trust-request-chat-template", field="chat_template"
@@ -52,8 +58,16 @@ def chat_ask(body: ChatRequest, desk: Desk) -> ChatAsk:
         form=form_of(body),
         template=template,
         chat_template=body.chat_template,
-        continue_last=bool(body.continue_final_message),
+        continue_last=bool(body.continue_final_message) or _begun(body.messages),
     )
+
+
+def _begun(messages: Sequence[ChatMessage]) -> bool:
+    """Whether the last message is marked as the beginning of the answer, as the services of DeepSeek and Kimi are told."""
+    marked = [isinstance(message, AssistantMessage) and bool(message.prefix or message.partial) for message in messages]
+    if any(marked[:-1]):
+        raise RequestError("prefix and partial may stand on the last message only", field=f"messages[{marked.index(True)}]")
+    return bool(marked) and marked[-1]
 
 
 def sampling(body: Sampling, desk: Desk, *, max_tokens: int | None, **more: Any) -> SamplingParams:

@@ -53,7 +53,7 @@ class UserMessage(Strict, tag_field="role", tag="user"):
 
 
 class AssistantMessage(Strict, tag_field="role", tag="assistant"):
-    """What the model said, thought and called."""
+    """What the model said, thought and called; `prefix` (or `partial`) on the last message: the answer goes on with it."""
 
     content: str | list[TextPart] | None = None
     reasoning_content: str | None = None
@@ -62,6 +62,8 @@ class AssistantMessage(Strict, tag_field="role", tag="assistant"):
     name: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
+    prefix: bool | None = None
+    partial: bool | None = None
     audio: NotSupported = None
     function_call: NotSupported = None
 
@@ -145,6 +147,12 @@ class StreamOptions(Strict):
     include_obfuscation: Literal[False] | None = None
 
 
+class ThinkingSwitch(Strict):
+    """Whether to think, as the services of DeepSeek and Kimi are told."""
+
+    type: Literal["enabled", "disabled"]
+
+
 class Sampling(Strict):
     """What chat and plain completions share. Ranges are those of `parity.SamplingParams`."""
 
@@ -174,6 +182,15 @@ class Sampling(Strict):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
 
+    # What other servers can be told to do otherwise, and is done here: only that is accepted.
+    best_of: Literal[1] | None = None
+    use_beam_search: Literal[False] | None = None
+    skip_special_tokens: Literal[True] | None = None
+    spaces_between_special_tokens: Literal[True] | None = None
+    include_stop_str_in_output: Literal[False] | None = None
+    priority: Literal[0] | None = None
+    cache_prompt: Literal[True] | None = None
+
 
 class ChatRequest(Sampling, kw_only=True):
     """A conversation to be continued."""
@@ -187,6 +204,8 @@ class ChatRequest(Sampling, kw_only=True):
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    thinking: ThinkingSwitch | None = None
+    enable_thinking: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     chat_template: str | None = None
     add_generation_prompt: bool | None = None
@@ -206,6 +225,9 @@ class ChatRequest(Sampling, kw_only=True):
     # Metadata, as above.
     metadata: dict[str, str] | None = None
     store: bool | None = None
+    echo: Literal[False] | None = None
+    add_special_tokens: Literal[False] | None = None
+    include_reasoning: Literal[True] | None = None
 
 
 class PromptTokensDetails(msgspec.Struct):

@@ -40,7 +40,6 @@ class CompletionRequest(Sampling, kw_only=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     add_special_tokens: bool | None = None
-    best_of: NotSupported = None
     suffix: NotSupported = None
 
 

@@ -20,11 +20,13 @@ import os
 import re
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from ...core.errors import FormatError, HashMismatch
+from ...core.whole import naming
 
 MAGIC = b"PARITYPK"
 VERSION = 1
@@ -52,7 +54,8 @@ class Writer:
         assert name not in self._entries, name
         if len(data) > _MAX_ENTRY_BYTES:
             raise FormatError(f"{name} would hold {len(data)} bytes and an entry holds at most {_MAX_ENTRY_BYTES}")
-        self._file.write(data)
+        with naming(self._path):
+            self._file.write(data)
         self._entries[name] = (len(data), hashlib.sha256(data).hexdigest())
 
     def add_json(self, name: str, value: Any) -> None:
@@ -67,10 +70,16 @@ class Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is not None:
-            self._file.close()
+        try:
+            if kind is None:
+                with naming(self._path):
+                    self._finish()
+        finally:
+            with suppress(OSError):  # what could not be written cannot be flushed either
+                self._file.close()
             self._part.unlink(missing_ok=True)
-            return
+
+    def _finish(self) -> None:
         offset = self._file.tell()
         index = canonical_json({"entries": self.listed()})
         self._file.write(index)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ...core.errors import FormatError
+from ...core.whole import write_whole
 from ..record import Record
 from ..suites import Item
 from .codec import decode_record, encode_record
@@ -71,9 +71,7 @@ class Parts:
         text, arrays = encode_record(record)
         stem = _stem(record.id) + ending
         for suffix, data in (("safetensors", arrays), ("json", text)):
-            part = self._folder / f"{stem}.{suffix}.part"
-            part.write_bytes(data)
-            os.replace(part, self._folder / f"{stem}.{suffix}")
+            write_whole(self._folder / f"{stem}.{suffix}", data)
 
 
 def forget(path: Path) -> None:

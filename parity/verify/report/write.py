@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ...core.errors import FormatError
+from ...core.whole import write_whole
 from ..outcome import Outcome
 from ..packs.container import parse_json
 from ..packs.signature import Signer, check, read_signature
@@ -23,8 +23,8 @@ def write_report(outcome: Outcome, folder: Path, command: str, signer: Signer | 
     if signer is not None:
         data |= {"signature": msgspec.to_builtins(signer.sign(data))}
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(folder / "report.html", page(data))
+    write_whole(folder / "report.json", f"{json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)}\n".encode())
+    write_whole(folder / "report.html", page(data).encode())
     return folder / "report.html"
 
 
@@ -46,9 +46,3 @@ def read_report(path: Path) -> tuple[dict[str, Any], str | None]:
         return data, None
     found = read_signature(data.pop("signature"), what)
     return data, found.public_key if check(found, data, what) else None
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -90,14 +90,16 @@ class EndpointSide:
         return list(self._in_flight(self._tokens, items))
 
     def _tokens(self, item: Item) -> Tokens:
+        faults = list[str]()
         for ask in (self._tokenize, self._tokenize_in_two_steps):
             try:
                 ids = replies.token_ids(field(ask(item), "tokens"))
-            except EndpointError:
+            except EndpointError as error:
+                faults.append(str(error))
                 continue
             if ids is not None:
                 return Tokens(ids, len(ids))
-        self._unreached.setdefault("token ids", "the server has no /tokenize")
+        self._unreached.setdefault("token ids", "; ".join(faults)[:500] or "the server tells none")
         try:
             return Tokens(None, replies.count(field(self._count(item), "usage", "prompt_tokens")))
         except EndpointError as error:
@@ -106,11 +108,11 @@ class EndpointSide:
 
     def _tokenize(self, item: Item) -> Any:
         if item.kind == "text":
-            return self._http.post("/tokenize", {"model": self._model, "prompt": item.text, "content": item.text})
+            return self._http.post("/tokenize", {"model": self._model, "prompt": item.text})
         return self._http.post("/tokenize", {"model": self._model, "add_generation_prompt": True, **self._conversation(item)})
 
     def _tokenize_in_two_steps(self, item: Item) -> Any:
-        """llama.cpp's spelling: the template, then the tokenizer."""
+        """llama.cpp's spelling: the template if it is a conversation, then the tokenizer."""
         text = item.text
         if item.kind == "chat":
             text = field(self._http.post("/apply-template", self._conversation(item)), "prompt")
