@@ -234,7 +234,7 @@ class _Attempts:
 
 def _as_path(name: str) -> Path | None:
     path = Path(name).expanduser()
-    if path.exists():
+    if name and path.exists():  # an empty name is no folder, though its path is the present one
         return path
     if name.startswith(("/", "./", "../", "~")) or name.endswith((".gguf", ".safetensors")):
         raise ModelNotFound(f"{name} does not exist")
