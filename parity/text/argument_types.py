@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .json_scan import strict_json
+
 ANY = frozenset({"string", "number", "integer", "boolean", "null", "object", "array"})
 STRING = frozenset({"string"})
 
@@ -34,7 +36,7 @@ def json_text(value: str, types: frozenset[str]) -> str:
         return json.dumps(value, ensure_ascii=False)
     written = value.strip()
     try:
-        parsed = _WORDS[written] if written in _WORDS else json.loads(written)
+        parsed = _WORDS[written] if written in _WORDS else strict_json(written)
     except (ValueError, RecursionError):
         return json.dumps(value, ensure_ascii=False)
     allowed = types - STRING

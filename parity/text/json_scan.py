@@ -1,13 +1,28 @@
-"""Finding where a JSON value ends while it is still being written."""
+"""JSON as models write it: its values, and where one ends that is still being written."""
 
 from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 _STRUCTURE = re.compile(r'["{}\[\]<]')
 _IN_STRING = re.compile(r'["\\\x00-\x1f]')
 _SCALAR_END = re.compile(r"[\s,}\]<]")
+
+
+def strict_json(text: str) -> Any:
+    """The value of a JSON text. NaN and Infinity, which Python reads and others do not, are none.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON number")
 
 
 class JsonScanner:

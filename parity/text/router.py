@@ -100,8 +100,12 @@ class Router:
         """Reads thinking, and the call that ended it in place of its own mark."""
         thinking, form = self._dialect.thinking, self._format
         ends = (thinking.end,) if thinking else ()
-        openers = form.openers if form and form.ends_thinking else ()
+        openers = form.thinking_ends if form else ()
         part = _Part(lambda text: self._events.append(ReasoningDelta(text)), trim=True)
+        if thinking:  # some models write the mark again that the prompt ended in
+            space = yield from self._reader.spaces()
+            if not (yield from self._reader.accept(thinking.begin)):
+                part.push(space)
         mark = yield from self._reader.until((*ends, *openers), part.push)
         if mark is None:
             part.flush()

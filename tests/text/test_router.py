@@ -250,6 +250,61 @@ def test_calls_of_their_own_tokens_end_thinking() -> None:
     assert quoted == [ReasoningDelta("I could write <tool_call> here"), TextDelta("done")]
 
 
+THOUGHT = "so\n<tool_call>\n<function=f>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>"
+
+
+def test_a_call_of_qwens_tags_ends_thinking() -> None:
+    """As Qwen3.5 does, and vLLM reads it; a tag alone is thought about."""
+    form = dialect("qwen3_coder")
+    events = route(form, THOUGHT, in_reasoning=True)
+    assert [type(event) for event in events] == [ReasoningDelta, ToolCallStart, ToolCallDelta, ToolCallEnd]
+    assert arguments(events) == [{"n": 1}]
+    quoted = "I could write <tool_call> or <function=f> here"
+    assert route(form, f"{quoted}</think>done", in_reasoning=True) == [ReasoningDelta(quoted), TextDelta("done")]
+
+
+@names
+def test_the_mark_of_thinking_may_be_written_again(name: str) -> None:
+    form = dialect(name)
+    assert form.thinking is not None
+    for text in (f"{form.thinking.begin}a{form.thinking.end}b", f"\n{form.thinking.begin}\na\n{form.thinking.end}\n\nb"):
+        assert route(form, text, in_reasoning=True) == [ReasoningDelta("a"), TextDelta("b")]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("<function=f>\n<parameter=n>\n1\n</parameter>\n</function>", {"n": 1}),
+        ("<function=f>\n<parameter=n>\n1\n</parameter>\n</function>\n</tool_call>", {"n": 1}),
+        (
+            "<tool_call>\n<function=f>\n<parameter=n>\n1\n<parameter=s>\nx\n</parameter>\n</function>\n</tool_call>",
+            {"n": 1, "s": "x"},
+        ),
+        ("<tool_call>\n<function=f>\n<parameter=s>\nx\n<parameter=n>\n1\n</function>\n</tool_call>", {"n": 1, "s": "x"}),
+    ],
+)
+def test_tags_that_qwen_leaves_out(text: str, wanted: Any) -> None:
+    form = dialect("qwen3_coder")
+    events = route(form, f"a\n{text}\nb")
+    assert arguments(events) == [wanted]
+    assert next(event for event in events if isinstance(event, ToolCallEnd)).error is None
+    assert (events[0], events[-1]) == (TextDelta("a"), TextDelta("b"))
+    assert route(form, list(f"a\n{text}\nb")) == events
+
+
+def test_a_function_that_is_not_offered_is_text_without_its_outer_tag() -> None:
+    text = "write <function=g>\n</function> here"
+    assert route(dialect("qwen3_coder"), text) == [TextDelta(text)]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_python_alone_calls_a_number_is_none(number: str) -> None:
+    call = f"<tool_call>\n<function=f>\n<parameter=x>\n{number}\n</parameter>\n</function>\n</tool_call>"
+    assert arguments(route(dialect("qwen3_coder"), call)) == [{"x": number}]
+    events = route(dialect("hermes"), f'<tool_call>\n{{"name": "f", "arguments": {{"x": {number}}}}}\n</tool_call>')
+    assert "no JSON number" in str(next(event for event in events if isinstance(event, ToolCallEnd)).error)
+
+
 def test_kimi_keeps_the_models_own_ids() -> None:
     events = route(dialect("kimi_k2"), written(dialect("kimi_k2"), [("f", {})]))
     assert events[0] == ToolCallStart(0, "functions.f:0", "f")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from parity.core.chat import Event, Tool, ToolCallDelta, ToolCallEnd, ToolCallStart
 
+from ..json_scan import strict_json
 from ..reader import Reader, Reading
 from ..tokenizer import Tokenizer
 
@@ -29,7 +29,7 @@ class CallFormat(ABC):
     Args:
         tool_begin, tool_end: the marks around all calls of an answer, or around each where there is no outer pair.
         call_begin, call_end: the marks around one call inside them; empty where there is no inner pair.
-        ends_thinking: a call ends the thinking that was not ended; so where the marks are tokens of their own.
+        ends_thinking: any opener ends the thinking that was not ended; so where the marks are tokens of their own.
     """
 
     tool_begin: str
@@ -42,6 +42,11 @@ class CallFormat(ABC):
     def openers(self) -> tuple[str, ...]:
         """The texts at which calls begin."""
         return (self.tool_begin,)
+
+    @property
+    def thinking_ends(self) -> tuple[str, ...]:
+        """The openers at which a call ends the thinking that was not ended."""
+        return self.openers if self.ends_thinking else ()
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -142,7 +147,7 @@ class Calls:
 def argument_error(text: str) -> str | None:
     """What is wrong with the JSON text of arguments, if anything."""
     try:
-        value = json.loads(text)
+        value = strict_json(text)
     except RecursionError:
         return "the arguments are nested too deeply"
     except ValueError as error:
