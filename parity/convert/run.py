@@ -14,7 +14,6 @@ from ..engine.load import accounted
 from ..formats import FORMATS
 from ..hub.checkpoint import Checkpoint, open_checkpoint
 from ..hub.quantised import QuantisedCheckpoint, recipe_for
-from ..stacks.base import Stack
 from ..stacks.registry import dtype_of, open_stack
 from . import to_gguf, to_safetensors
 from .place import check_place, folder_when_whole
@@ -97,19 +96,19 @@ def _prepared(checkpoint: Checkpoint, to: Target, quantize: str | None, dtype: t
     if packed and quantize is not None:
         log.warning("%s is packed already (%s): packing it again loses more than packing the original", checkpoint.path, packed)
     stack, _ = open_stack(_REFERENCE)
-    exact = _exact(checkpoint, stack)
+    places = accounted(checkpoint, stack, torch.float32)
     found = checkpoint
     if packed or dtype is not None or to == "gguf":
-        found = _plain(checkpoint, to, dtype or (torch.bfloat16 if packed else None), exact)
+        found = _plain(checkpoint, to, dtype or (torch.bfloat16 if packed else None), places.exact)
     found = with_experts(found, "stacked" if to == "gguf" else "single")
     if quantize is None:
         return found
-    kept = _exact(found, stack)
+    kept = accounted(found, stack, torch.float32).exact
     if to == "safetensors":
         # The standard form is of linear layers alone, and by its readers' custom not of the head.
         kept |= {name for name, info in found.tensors.items() if "embed_tokens" in name or "lm_head" in name}
         kept |= {name for name, info in found.tensors.items() if len(info.shape) != 2}
-    result = QuantisedCheckpoint(found, recipe_for(quantize, _FORMATS[to]), kept)
+    result = QuantisedCheckpoint(found, recipe_for(quantize, _FORMATS[to]), kept, tied=places.model.tied)
     log.info("%s: %s", quantize, result.describe())
     return result
 
@@ -118,11 +117,6 @@ def _plain(checkpoint: Checkpoint, to: Target, dtype: torch.dtype | None, exact:
     """Expanded; in GGUF vectors and routers are float32, which its readers ask for."""
     vectors = frozenset(name for name, info in checkpoint.tensors.items() if len(info.shape) == 1)
     return expanded(checkpoint, dtype, exact | vectors if to == "gguf" else frozenset())
-
-
-def _exact(checkpoint: Checkpoint, stack: Stack) -> frozenset[str]:
-    found = accounted(checkpoint, stack, torch.float32)
-    return frozenset(found.plan.sources[name] for name, slot in found.slots.items() if slot.exact)
 
 
 def _only_dtype(checkpoint: Checkpoint) -> torch.dtype | None:

@@ -75,10 +75,15 @@ class Rename:
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
-    """Checkpoint tensors that are deliberately not loaded, and why."""
+    """Checkpoint tensors that are deliberately not loaded, and why.
+
+    Args:
+        repeats: the parameter whose numbers they repeat, or they cannot be left out.
+    """
 
     pattern: str
     why: str
+    repeats: str | None = None
 
 
 Rule: TypeAlias = "Rename | Ignore"

@@ -26,7 +26,7 @@ PLAIN = ("bfloat16", "float16", "float32")
 _FEWEST_ROWS = 32
 _WHOLE = (".kv_b_proj.", ".conv1d.")  # expanded by their layer whatever they come in
 _SENSITIVE = ("lm_head.", ".v_proj.", ".down_proj")
-_HEAD = "embed_tokens."  # where there is no other
+_EMBEDDING = "embed_tokens."
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,20 @@ class QuantisedCheckpoint(DerivedCheckpoint):
         checkpoint: bf16, fp16 or fp32.
         recipe: the formats.
         kept: names that stay as they are.
+        tied: the embedding is the head, too.
 
     Raises:
         Unsupported: the checkpoint is packed already, or has no matrix to pack.
     """
 
-    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, kept: Collection[str] = ()) -> None:
+    def __init__(self, checkpoint: Checkpoint, recipe: Recipe, kept: Collection[str] = (), *, tied: bool = False) -> None:
         packed = sorted({info.format for info in checkpoint.tensors.values() if info.format in FORMATS})
         if packed:
             raise Unsupported(
                 f"{checkpoint.path} is quantised already ({', '.join(packed)}); run it as it is, or quantise the original"
             )
         super().__init__(checkpoint)
-        sensitive = _SENSITIVE if "lm_head.weight" in checkpoint.tensors else (*_SENSITIVE, _HEAD)
+        sensitive = (*_SENSITIVE, _EMBEDDING) if tied else _SENSITIVE
         self._formats = {
             name: form
             for name, info in checkpoint.tensors.items()

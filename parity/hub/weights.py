@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from parity.core.errors import WeightError
-from parity.core.weights import Ignore, Rename, Rule
+from parity.core.weights import Ignore, Packed, Rename, Rule
 
 from .checkpoint import Checkpoint
 
@@ -25,23 +25,42 @@ _REFERENCE = re.compile(r"\\(\d+)|\\g<(\w+)>")
 class Plan:
     """The outcome: `sources` parameter to checkpoint tensor; `ignored` the reason to the tensors left out for it.
 
-    `zero` are among the ignored: they may be left out because all their numbers are zero, which reading them must show.
+    `zero` and `repeated` are among the ignored: they may be left out because all their numbers are zero, or those of another
+    tensor (name to name), which reading them must show.
     """
 
     sources: Mapping[str, str]
     ignored: Mapping[str, tuple[str, ...]]
     zero: tuple[str, ...] = ()
+    repeated: Mapping[str, str] = field(default_factory=dict)
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Reads what is left out for being zero.
+        """Reads what is left out for its numbers.
 
         Raises:
-            WeightError: it is not.
+            WeightError: it has others.
         """
         for name in self.zero:
             values = checkpoint.read(name)
             if not isinstance(values, torch.Tensor) or values.any():
                 raise WeightError(f"{name} in {checkpoint.path} is not zero and has no place in the model")
+        for name, other in self.repeated.items():
+            same = _same(checkpoint.read(name), checkpoint.read(other))
+            checkpoint.release(name)
+            if not same:
+                raise WeightError(
+                    f"{name} in {checkpoint.path} is not {other}, though the config ties them (tie_word_embeddings): set that "
+                    "to false in config.json if the model has a head of its own, or take the tensor out"
+                )
+
+
+def _same(one: torch.Tensor | Packed, other: torch.Tensor | Packed) -> bool:
+    """Whether two weights are the same bytes."""
+    if isinstance(one, Packed) and isinstance(other, Packed):
+        return one.format == other.format and all(_same(array, other.arrays[role]) for role, array in one.arrays.items())
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    return False
 
 
 def to_model(name: str, rules: Iterable[Rule]) -> str:
@@ -113,6 +132,7 @@ def account(
     """
     sources: dict[str, str] = {}
     ignored: dict[str, list[str]] = {}
+    repeated: dict[str, str] = {}
     wrong: list[str] = []
     targets = all_to_model(checkpoint.tensors, rules) if targets is None else targets
     for name, info in checkpoint.tensors.items():
@@ -125,8 +145,10 @@ def account(
             elif info.format in _CODES:
                 wrong.append(f"{name} is {info.format}, and the scales that say what it means are missing")
             sources.setdefault(target, name)
-        elif (why := _ignored(name, rules)) is not None:
-            ignored.setdefault(why, []).append(name)
+        elif (rule := _ignored(name, rules)) is not None:
+            ignored.setdefault(rule.why, []).append(name)
+            if rule.repeats is not None:
+                repeated[name] = rule.repeats
         elif _of_gptq(name, checkpoint):
             ignored.setdefault(_NO_BIAS, []).append(name)
         else:
@@ -136,7 +158,8 @@ def account(
         more = f"\n  and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
         listed = "".join(f"\n  {line}" for line in wrong[:_SHOWN])
         raise WeightError(f"the weights in {checkpoint.path} do not fit the model ({len(wrong)} problems):{listed}{more}")
-    return Plan(sources, {why: tuple(names) for why, names in ignored.items()}, tuple(ignored.get(_NO_BIAS, ())))
+    repeated = {name: sources[other] for name, other in repeated.items()}
+    return Plan(sources, {why: tuple(names) for why, names in ignored.items()}, tuple(ignored.get(_NO_BIAS, ())), repeated)
 
 
 def _of_gptq(name: str, checkpoint: Checkpoint) -> bool:
@@ -145,8 +168,5 @@ def _of_gptq(name: str, checkpoint: Checkpoint) -> bool:
     return name.endswith(".bias") and matrix is not None and matrix.format == "gptq"
 
 
-def _ignored(name: str, rules: Iterable[Rule]) -> str | None:
-    for rule in rules:
-        if isinstance(rule, Ignore) and re.match(rule.pattern, name):
-            return rule.why
-    return None
+def _ignored(name: str, rules: Iterable[Rule]) -> Ignore | None:
+    return next((rule for rule in rules if isinstance(rule, Ignore) and re.match(rule.pattern, name)), None)

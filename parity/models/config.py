@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -10,6 +11,7 @@ from .config_keys import HARMLESS, VISION_KEYS
 
 T = TypeVar("T")
 _MISSING: Any = object()
+_LARGEST = sys.float_info.max
 MOST_LAYERS = 10_000
 """What is said of each layer is made when the model is built, before a tensor is looked at."""
 
@@ -63,8 +65,10 @@ class Fields:
         return value
 
     def float(self, key: str, default: Any = _MISSING) -> Any:
-        """A number."""
+        """A number, not infinite."""
         value = self._take(key, (int, float), default)
+        if value is not None and not -_LARGEST <= value <= _LARGEST:
+            raise ConfigError(f"{self._where}: {key} must be a finite number, not {value}")
         return value if value is None else float(value)
 
     def bool(self, key: str, default: Any = _MISSING) -> Any:
@@ -167,7 +171,7 @@ def text_fields(fields: Fields, *kinds: str) -> Fields:
     merged = dict(text)
     tied = fields.bool("tie_word_embeddings", None)
     if tied is not None:
-        merged.setdefault("tie_word_embeddings", tied)
+        merged["tie_word_embeddings"] = tied
     inner = Fields(merged, "text_config of config.json")
     fields.nested.append(inner)
     return inner

@@ -81,7 +81,7 @@ def build(config: Mapping[str, Any], ops: Ops, dtype: torch.dtype, *, draft: boo
     return model, architecture
 
 
-TIED = Ignore(r"lm_head\.weight", "the head is tied to the embedding")
+TIED = Ignore(r"lm_head\.weight", "the head is tied to the embedding", repeats="model.embed_tokens.weight")
 # Kimi K2 and Moonlight are released with them, and not even with the model's own.
 FREQUENCIES = Ignore(r".*\.rotary_emb\.inv_freq$", "rotation frequencies follow from the config")
 

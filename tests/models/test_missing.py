@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import transformers
 
-from parity.core.errors import ModelNotFound, ParityError
+from parity.core.errors import ModelNotFound, ParityError, WeightError
 from parity.hub import open_checkpoint, write_safetensors
 from parity.hub.safetensors import INDEX, open_shards
 
 from . import test_formats, test_qwen4_exp, tiny
+from .test_dense import SIZES
 from .test_experts import HYBRID
 
 
@@ -91,3 +92,21 @@ def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(ParityError) as caught:
         tiny.open_engine(whole)
     assert re.search(said, str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize("quantize", [None, "q8"])
+def test_a_head_that_is_not_the_embedding_is_not_left_out(quantize: str | None, tmp_path: Path) -> None:
+    """Some tied models are released with the head beside the embedding (Qwen3-0.6B): the same numbers, or a wrong config."""
+    config = transformers.Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True)
+    model = tiny.save(transformers.Qwen3ForCausalLM, config, tmp_path / "made")
+    values = json.loads((tmp_path / "made" / "config.json").read_text())
+    tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    assert "lm_head.weight" in tensors
+    write_safetensors(tmp_path / "same", values, tensors)
+    tiny.open_engine(tmp_path / "same", quantize=quantize)
+    tensors["lm_head.weight"][5, 5] += 1
+    write_safetensors(tmp_path / "other", values, tensors)
+    with pytest.raises(WeightError, match=r"lm_head\.weight in .* is not model\.embed_tokens\.weight, though the config ties"):
+        tiny.open_engine(tmp_path / "other", quantize=quantize)
+    write_safetensors(tmp_path / "untied", values | {"tie_word_embeddings": False}, tensors)
+    tiny.open_engine(tmp_path / "untied", quantize=quantize)

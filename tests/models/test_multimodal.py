@@ -31,7 +31,7 @@ EYES = {
 }
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "kimi_k25": ("Kimi_K25", CASES["deepseek_v3"][1], {"projection_hidden_size": 32, "tie_word_embeddings": False}),
-    "qwen3_5": ("Qwen3_5", HYBRID | {"tie_word_embeddings": True}, {"tie_word_embeddings": True}),
+    "qwen3_5": ("Qwen3_5", HYBRID, {"tie_word_embeddings": True}),  # what is said of the whole counts
     "qwen3_5_moe": ("Qwen3_5Moe", CASES["qwen3_5_moe_text"][1], {}),
 }
 """(family, sizes of the text part, values beside it)."""
