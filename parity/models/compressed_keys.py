@@ -13,7 +13,7 @@ from .config import Fields, divides
 from .draft import shared, skipped
 from .dspark_keys import Spark
 from .layers.pooled import entry_rope
-from .layers.rope import Rope, make_rope
+from .layers.rope import PARTIAL, Rope, make_rope, rotated_dims
 from .standard import Sizes
 
 # The vendor's names, which transformers keeps when it saves, to those of transformers' modules.
@@ -112,11 +112,12 @@ def index_settings(fields: Fields, sizes: Sizes, attention: Mapping[str, Any], *
     }
 
 
-def read_ropes(fields: Fields, sizes: Sizes, dims: int, rates: Sequence[int]) -> dict[str, Rope]:
+def read_ropes(fields: Fields, sizes: Sizes, attention: Mapping[str, Any], rates: Sequence[int]) -> dict[str, Rope]:
     """The rotations: `main` where a layer sees the window alone, `compress` elsewhere, and one for the entries of each rate.
 
-    YaRN changes the frequencies of `compress` and never the magnitudes.
+    YaRN changes the frequencies of `compress`, and the magnitudes only where the config says so itself.
     """
+    dims, head_dim = attention["rope_dim"], attention["head_dim"]
     theta = fields.float("rope_theta", 10000.0)
     compress_theta = fields.float("compress_rope_theta", 160000.0)
     given = fields.mapping("rope_parameters", None) or {}
@@ -129,7 +130,11 @@ def read_ropes(fields: Fields, sizes: Sizes, dims: int, rates: Sequence[int]) ->
         main |= given.get("main") or {}
         scaling = {"rope_theta": compress_theta} | (given.get("compress") or {})
     compress = {"rope_type": scaling.pop("type", "default")} | scaling
-    if compress["rope_type"] == "yarn":
+    if compress["rope_type"] == "yarn" and compress.get("attention_factor") is None:
         compress["attention_factor"] = 1.0
+    for settings in (main, compress):
+        fraction = settings.pop(PARTIAL, None)
+        if fraction is not None and rotated_dims({PARTIAL: fraction}, head_dim, 1.0) != dims:
+            raise ConfigError(f"rope_parameters rotate {fraction} of head_dim = {head_dim}, and the config {dims} dimensions")
     ropes = {"main": make_rope(main, dims, sizes.max_position), "compress": make_rope(compress, dims, sizes.max_position)}
     return ropes | {entry_rope(rate): ropes["compress"].grouped(rate) for rate in rates}

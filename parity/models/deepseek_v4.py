@@ -42,7 +42,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
     mixers = [_attention(ops, kind, rates, attention, index) for kind in kinds]
     hashed = _hashed(fields, sizes)
     layers = [(mixer, experts(hashed=by_table)) for mixer, by_table in zip(mixers, hashed, strict=True)]
-    ropes = read_ropes(fields, sizes, attention["rope_dim"], sorted(set(rates.values())))
+    ropes = read_ropes(fields, sizes, attention, sorted(set(rates.values())))
     ahead = [draft_pair(ops, spark, attention, experts, head_norm=True) for _ in range(drafts)]
     streams = read_streams(fields)
     model = compressed_decoder(ops, dtype, sizes, streams, ropes, layers, lagged=False, drafts=ahead, spark=spark)

@@ -41,7 +41,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
     make, rates = _attentions(fields, ops, sizes, attention)
     experts = compressed_experts(fields, ops, sizes)
     layers = [(make(layer), experts()) for layer in range(sizes.num_layers)]
-    ropes = read_ropes(fields, sizes, attention["rope_dim"], rates)
+    ropes = read_ropes(fields, sizes, attention, rates)
     streams = read_streams(fields)
     engrams = _engrams(fields, ops, sizes, dtype, streams.count)
     before = {layer: (StreamsSite(ops), "engram", engram) for layer, engram in engrams.items()}
@@ -63,12 +63,16 @@ def _attentions(
     index = index_settings(fields, sizes, attention, heads=32)
     if len(ratios) < sizes.num_layers or not all(type(ratio) is int and 0 <= ratio <= 128 for ratio in ratios):
         raise ConfigError(f"compress_ratios must hold a ratio up to 128 for each of {sizes.num_layers} layers, not {ratios!r}")
+    if not all(type(layer) is int for layer in (*pools, *chooses)):
+        raise ConfigError(f"kv_source_layer_ids = {pools!r} and index_source_layer_ids = {chooses!r} must hold layers")
     for layer, ratio in enumerate(ratios):
         nearest = max((pool for pool in pools if pool <= layer), default=None)
         if ratio and (nearest is None or ratios[nearest] != ratio):
             raise ConfigError(f"compress_ratios[{layer}] = {ratio} has no layer of kv_source_layer_ids = {pools!r} to read")
     if not set(pools) <= set(chooses) or any(not 0 <= layer < sizes.num_layers or not ratios[layer] for layer in chooses):
         raise ConfigError(f"index_source_layer_ids = {chooses!r} must pool, and include kv_source_layer_ids = {pools!r}")
+    if source is not None and num_blocks and source not in chooses:
+        raise ConfigError(f"candidate_source_layer_id = {source} is not in index_source_layer_ids = {chooses!r}")
 
     def make(layer: int) -> SharedAttention:
         every, compressor, indexer = ratios[layer], None, None

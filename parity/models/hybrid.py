@@ -31,6 +31,7 @@ def hybrid_mixers(
     aliases: tuple[str, ...] = (),
     indexer: Callable[[], GroupIndexer] | None = None,
     activation: str = "silu",
+    rotated: float = 0.25,
 ) -> tuple[Mixer, dict[str, Rope]]:
     """Each layer's mixer, and the rotation.
 
@@ -39,6 +40,7 @@ def hybrid_mixers(
         aliases: other names of the full attention.
         indexer: makes what chooses the tokens that an attention sees.
         activation: of the gated delta layers' output gate.
+        rotated: the part of a head that is, where the config has none.
     """
     fields.expect("mamba_ssm_dtype", "float32")  # as the state is kept
     every = fields.size("full_attention_interval", 4)
@@ -48,7 +50,7 @@ def hybrid_mixers(
     fields.expect("attn_output_gate", True, default=True)
     head_dim = read_head_dim(fields, sizes, 256)
     parameters = rope_parameters(fields)
-    rope = make_rope(parameters, rotated_dims(fields, parameters, head_dim, 0.25), sizes.max_position)
+    rope = make_rope(parameters, rotated_dims(parameters, head_dim, rotated), sizes.max_position)
     delta = {
         "num_k_heads": fields.size("linear_num_key_heads", 16),
         "num_v_heads": fields.size("linear_num_value_heads", 32),

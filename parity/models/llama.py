@@ -16,7 +16,7 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     fields.expect("attention_bias", False)
     fields.expect("mlp_bias", False)
     sizes = read_sizes(fields)
-    mixer, ropes = standard_attention(fields, ops, sizes, theta=10000.0)
+    mixer, ropes = standard_attention(fields, ops, sizes)
     return assemble(ops, dtype, sizes, ropes, mixer, dense_mlp(fields, ops, sizes))
 
 

@@ -37,7 +37,9 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
     every, indexer = _indexer(fields, ops, sizes)
     activation = fields.expect("output_gate_type", "silu", "sigmoid", default="silu")
     names = ("indexed_attention",)
-    mixer, ropes = hybrid_mixers(fields, ops, sizes, packed=False, aliases=names, indexer=indexer, activation=activation)
+    mixer, ropes = hybrid_mixers(
+        fields, ops, sizes, packed=False, aliases=names, indexer=indexer, activation=activation, rotated=1.0
+    )
     if ropes["default"].dims > fields.size("indexer_head_dim"):
         raise ConfigError(f"indexer_head_dim must be at least the {ropes['default'].dims} rotated dimensions")
     ropes["groups"] = ropes["default"].grouped(every)

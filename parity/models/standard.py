@@ -123,14 +123,13 @@ def standard_attention(
     output_bias: bool = False,
     head_norm: bool = False,
     head_dim: int | None = None,
-    theta: float = 1e6,
 ) -> tuple[Mixer, dict[str, Rope]]:
     """Grouped-query attention that is the same in every layer, and its rotation.
 
     Args:
         bias: q, k and v have biases; `output_bias`: so has the output.
         head_norm: the heads of q and k are normed.
-        head_dim, theta: the defaults if the config has none.
+        head_dim: the default if the config has none.
     """
     dim = read_head_dim(fields, sizes, head_dim)
     fields.expect("layer_types", None, ["full_attention"] * sizes.num_layers)
@@ -147,7 +146,7 @@ def standard_attention(
             head_norm=sizes.eps if head_norm else None,
         )
 
-    return mixer, {"default": make_rope(rope_parameters(fields, theta), dim, sizes.max_position)}
+    return mixer, {"default": make_rope(rope_parameters(fields), dim, sizes.max_position)}
 
 
 def dense_mlp(fields: Fields, ops: Ops, sizes: Sizes) -> Callable[[int], nn.Module]:

@@ -64,6 +64,7 @@ CASES = {
         "ple_layer_ids": [3],
         "output_gate_type": None,
         "hc_count": 2,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},  # all of a head, and not the other Qwens' quarter
     },
 }
 

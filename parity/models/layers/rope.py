@@ -15,6 +15,9 @@ from ..config import Fields
 
 MOST_DIMS = 2**20
 """Of a head that are rotated; released models rotate up to 128."""
+MOST = 1e18
+"""Of any number here, so that nothing computed of them overflows."""
+PARTIAL = "partial_rotary_factor"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +46,14 @@ class Rope:
         return replace(self, shift=1 - every)
 
 
-def rope_parameters(fields: Fields, default_theta: float = 10000.0) -> dict[str, Any]:
-    """The rope settings of a config, whether it is written the old way (rope_theta, rope_scaling) or the new one."""
-    theta = fields.float("rope_theta", None)
-    merged: dict[str, Any] = {"rope_type": "default", "rope_theta": theta if theta is not None else default_theta}
+def rope_parameters(fields: Fields) -> dict[str, Any]:
+    """The rope settings of a config, whether it is written the old way (rope_theta, rope_scaling) or the new one.
+
+    What stands both beside and inside the new form's object counts inside; a base that stands nowhere is 10000.
+    """
+    merged: dict[str, Any] = {"rope_type": "default", "rope_theta": fields.float("rope_theta", 10000.0)}
+    if (fraction := fields.float(PARTIAL, None)) is not None:
+        merged[PARTIAL] = fraction
     for key in ("rope_scaling", "rope_parameters"):
         given = fields.mapping(key, None)
         if given:
@@ -56,13 +63,11 @@ def rope_parameters(fields: Fields, default_theta: float = 10000.0) -> dict[str,
     return merged
 
 
-def rotated_dims(fields: Fields, parameters: Mapping[str, Any], head_dim: int, default: float) -> int:
-    """How many of a head's dimensions are rotated, by `partial_rotary_factor` wherever the config has it."""
-    key = "partial_rotary_factor"
-    own = fields.float(key, None)
-    fraction = _above_zero({key: parameters.get(key) if own is None else own}, key, default)
+def rotated_dims(parameters: dict[str, Any], head_dim: int, default: float) -> int:
+    """How many of a head's dimensions are rotated, by the settings' `partial_rotary_factor`, which is taken out of them."""
+    fraction = _above_zero(parameters, PARTIAL, default)
     if fraction > 1:
-        raise ConfigError(f"{key} must be at most 1, not {fraction:g}")
+        raise ConfigError(f"{PARTIAL} must be at most 1, not {fraction:g}")
     return int(head_dim * fraction)
 
 
@@ -77,14 +82,17 @@ def make_rope(parameters: Mapping[str, Any], dims: int, max_position: int) -> Ro
     if not 0 < dims <= MOST_DIMS or dims % 2:
         raise ConfigError(f"{dims} dimensions cannot be rotated: an even number of them can, up to {MOST_DIMS}")
     # Text positions are the same in all three sections of a multimodal rope, which then is a plain one.
-    for key in ("mrope_section", "mrope_interleaved", "partial_rotary_factor"):
+    for key in ("mrope_section", "mrope_interleaved"):
         left.pop(key, None)
+    if left.get(PARTIAL) == 1:
+        del left[PARTIAL]
     if kind == "mrope":
         kind = "default"
-    plain = theta ** -(torch.arange(0, dims, 2, dtype=torch.float32) / dims)
+    # Rounded here and below as in the reference: a frequency's last digit is, at position 100,000, a cosine's third.
+    spans = theta ** (torch.arange(0, dims, 2, dtype=torch.float32) / dims)
     if kind not in tuple(_KINDS):
         raise ConfigError(f"rope_type {kind!r} is not supported: only {', '.join(_KINDS)}")
-    rope = _KINDS[kind](plain, theta, dims, max_position, left)
+    rope = _KINDS[kind](spans, theta, dims, max_position, left)
     if left:
         raise ConfigError(f"rope scaling {kind!r} has keys that are not computed: {', '.join(sorted(left))}")
     return rope
@@ -98,6 +106,8 @@ def _number(left: dict[str, Any], key: str, default: float | None = None) -> flo
         raise ConfigError(f"the config's rope lacks {key!r}")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{key} must be a number, not {value!r}")
+    if not -MOST <= value <= MOST:
+        raise ConfigError(f"{key} must be a number up to {MOST:g}, not {value}")
     return float(value)
 
 
@@ -108,26 +118,27 @@ def _above_zero(left: dict[str, Any], key: str, default: float | None = None) ->
     return value
 
 
-def _default(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
-    return Rope(plain)
+def _default(spans: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
+    return Rope(1.0 / spans)
 
 
-def _linear(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
-    return Rope(plain / _above_zero(left, "factor"))
+def _linear(spans: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
+    return Rope(1.0 / spans / _above_zero(left, "factor"))
 
 
-def _llama3(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
+def _llama3(spans: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
     """Llama 3.1: long wavelengths are divided by the factor, short ones kept, those between blended."""
     factor, low, high = (_above_zero(left, key) for key in ("factor", "low_freq_factor", "high_freq_factor"))
     original = _above_zero(left, "original_max_position_embeddings")
     if low >= high:
         raise ConfigError(f"low_freq_factor = {low:g} must be below high_freq_factor = {high:g}")
-    turns = original * plain / (2 * math.pi)
+    plain = 1.0 / spans
+    turns = original / (2 * math.pi / plain)
     blend = ((turns - low) / (high - low)).clamp(0, 1)
-    return Rope(plain * (blend + (1 - blend) / factor))
+    return Rope((1 - blend) * plain / factor + blend * plain)
 
 
-def _yarn(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
+def _yarn(spans: Tensor, theta: float, dims: int, max_position: int, left: dict[str, Any]) -> Rope:
     """YaRN (arXiv 2309.00071), with DeepSeek's two mscale keys.
 
     `attn_factor` multiplies the temperature, as in vLLM and llama.cpp: DeepSeek-R1-0528-Qwen3-8B undoes it so to the last
@@ -151,7 +162,8 @@ def _yarn(plain: Tensor, theta: float, dims: int, max_position: int, left: dict[
     if low == high:
         high += 0.001
     ramp = ((torch.arange(dims // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
-    inv_freq = plain / factor * ramp + plain * (1 - ramp)
+    kept = 1 - ramp
+    inv_freq = 1.0 / (factor * spans) * (1 - kept) + 1.0 / spans * kept
     own, everywhere = (_number(left, key, 0.0) for key in ("mscale", "mscale_all_dim"))
     given, times = left.pop("attention_factor", None), _number(left, "attn_factor", 1.0)
     if given is not None:
