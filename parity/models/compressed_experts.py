@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
+from ..core.errors import ConfigError
 from ..stacks.ops import Activation, Ops, Routing
 from .config import Fields
 from .layers.experts import Experts
@@ -40,7 +41,9 @@ def compressed_experts(fields: Fields, ops: Ops, sizes: Sizes) -> MakeExperts:
     fields.expect("intermediate_size", moe_size)
     shared_size = moe_size * fields.size("n_shared_experts", 1)
     limit = fields.float("swiglu_limit", 10.0)
-    activation = Activation(limit=limit if limit > 0 else None)
+    if limit <= 0:  # no limit to some, and to others one that leaves nothing
+        raise ConfigError(f"swiglu_limit must be above 0, not {limit:g}")
+    activation = Activation(limit=limit)
 
     def make(*, hashed: bool = False, counts: tuple[int, int] | None = None) -> nn.Module:
         count, top_k = counts or (num_experts, routing.top_k)

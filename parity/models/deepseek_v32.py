@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..core.errors import ConfigError
 from ..stacks.ops import Ops
 from .architecture import Architecture
 from .config import Fields
@@ -20,6 +21,10 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype, *, draft: bool = False) 
     fields.expect("mlp_bias", False)
     q_rank, num_heads = fields.size("q_lora_rank", 1536), fields.size("index_n_heads", 64)
     dim, top_k = fields.size("index_head_dim", 128), fields.size("index_topk", 2048)
+    if fields.has("q_lora_rank") and fields.size("q_lora_rank", None) is None:
+        raise ConfigError("q_lora_rank is null: the indexer's queries are made of that rank")
+    if dim < (rotated := fields.size("qk_rope_head_dim", 64)):
+        raise ConfigError(f"index_head_dim = {dim} must be at least the {rotated} rotated dimensions")
 
     def indexer(sizes: Sizes) -> nn.Module:
         return Indexer(ops, hidden_size=sizes.hidden, q_rank=q_rank, num_heads=num_heads, dim=dim, top_k=top_k)

@@ -211,6 +211,8 @@ def test_the_released_formats(tmp_path: Path) -> None:
         ({"num_experts_per_tok": 300}, "num_experts_per_tok"),
         ({"index_head_dim": 32}, "index_head_dim"),
         ({"hc_mult": 0}, "hc_mult"),
+        ({"swiglu_limit": 0}, "swiglu_limit must be above 0"),
+        ({"rope_parameters": {"main": {"partial_rotary_factor": 0.5}}}, "rotate 0.5 of head_dim = 512, and the config 64"),
         ({"new_key": 1}, "new_key"),
         ({"compress_rates": {SPARSE: 4}, "compress_rate_hca": 1}, "compress_rates"),
     ],

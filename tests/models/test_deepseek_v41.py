@@ -359,6 +359,8 @@ def test_the_released_config_is_accounted_for() -> None:
         ({"compress_ratios": [0, 2]}, "compress_ratios"),
         ({"kv_source_layer_ids": [8]}, "kv_source_layer_ids"),
         ({"index_source_layer_ids": [2, 8, 20]}, "index_source_layer_ids"),
+        ({"candidate_source_layer_id": 3}, "candidate_source_layer_id = 3 is not in index_source_layer_ids"),
+        ({"kv_source_layer_ids": ["2"]}, "kv_source_layer_ids"),
         ({"engram_num_embeddings": [384006168]}, "engram_num_embeddings"),
         ({"engram_layer_ids": [1, 40]}, "engram_layer_ids"),
         ({"gate_temp": 2.0}, "gate_temp"),

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import transformers
+
+from parity.core.errors import ConfigError
+from parity.models import registry
+from parity.stacks.reference import OPS
 
 from . import checks, tiny
 from .test_dense import SIZES, YARN
@@ -73,6 +79,20 @@ CASES = {
         },
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"q_lora_rank": None}, "q_lora_rank is null"),
+        ({"index_head_dim": 6}, "index_head_dim = 6 must be at least the 8 rotated dimensions"),
+    ],
+)
+def test_an_indexer_that_does_not_fit_is_refused(change: dict[str, Any], named: str) -> None:
+    config = transformers.DeepseekV32Config(**CASES["deepseek_v32"][1]).to_dict()
+    registry.build(config, OPS, torch.float32)
+    with pytest.raises(ConfigError, match=named):
+        registry.build(config | change, OPS, torch.float32)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -271,6 +271,11 @@ OF_EACH_FAMILY = (
 
 NOT_NUMBERS_OF_A_MODEL: tuple[tuple[str, Any, str], ...] = (
     ("rms_norm_eps", -1e-6, "rms_norm_eps must not be negative, not -1e-06"),
+    ("rms_norm_eps", math.inf, "rms_norm_eps must be a finite number, not inf"),
+    ("rope_theta", math.nan, "rope_theta must be a finite number, not nan"),
+    ("rope_parameters", {"rope_type": "yarn", "factor": 1e300}, r"factor must be a number up to 1e\+36, not 1e\+300"),
+    ("num_experts", 10**6, "1000000 experts in a layer are more than the 10000 that can be"),
+    ("n_routed_experts", 10**6, "1000000 experts in a layer are more than the 10000 that can be"),
     ("rope_theta", 0, "rope_theta must be above 0, not 0"),
     ("rope_parameters", {"rope_type": "default", "rope_theta": -1e6}, "rope_theta must be above 0, not -1000000"),
     ("rope_parameters", {"rope_theta": "much"}, "rope_theta must be a number, not 'much'"),

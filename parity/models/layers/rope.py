@@ -15,7 +15,7 @@ from ..config import Fields
 
 MOST_DIMS = 2**20
 """Of a head that are rotated; released models rotate up to 128."""
-MOST = 1e18
+MOST = 1e36
 """Of any number here, so that nothing computed of them overflows."""
 PARTIAL = "partial_rotary_factor"
 

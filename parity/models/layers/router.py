@@ -12,6 +12,9 @@ from ...stacks.ops import Ops, Routing
 from ..step import Step
 from .weight import Parameter, Place, Slot
 
+MOST_EXPERTS = 10_000
+"""In a layer; of each one's tensors a note is made before any is looked at. Released models have up to 896."""
+
 
 class Router(nn.Module):
     """Chooses a token's experts from float32 scores.
@@ -68,6 +71,8 @@ class HashRouter(nn.Module):
 
 
 def _check_counts(routing: Routing, num_experts: int) -> None:
+    if num_experts > MOST_EXPERTS:
+        raise ConfigError(f"{num_experts} experts in a layer are more than the {MOST_EXPERTS} that can be")
     if routing.top_k > num_experts:
         raise ConfigError(f"num_experts_per_tok = {routing.top_k} is above the number of experts, {num_experts}")
     if num_experts % routing.num_groups or routing.top_groups > routing.num_groups:
