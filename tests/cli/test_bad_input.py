@@ -104,7 +104,7 @@ def test_gguf_with_a_flipped_bit_in_its_header(run: Run, default_model: Path, tm
 
 
 def test_unknown_models(run: Run, tmp_path: Path) -> None:
-    refused(run, "chat", "no-such-model", "-p", "x", told=("'no-such-model'", "qwen2.5-coder-0.5b"))
+    refused(run, "chat", "no-such-model", "-p", "x", told=("'no-such-model'", "`parity models` lists it"))
     refused(run, "chat", "./no/such/folder", "-p", "x", told=("./no/such/folder does not exist",))
     refused(run, "chat", str(tmp_path / "gone.gguf"), "-p", "x", told=("gone.gguf does not exist",))
     refused(run, "chat", str(tmp_path), "-p", "x", told=("no config.json and no .gguf",))
