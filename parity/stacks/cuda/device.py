@@ -30,6 +30,7 @@ class CudaDevice:
     def __init__(self, index: int, *, records: bool = False) -> None:
         self.torch_device = torch.device("cuda", index)
         self._records = records
+        self._side: torch.cuda.Stream | None = None
 
     def memory(self) -> Memory:
         """The GPU's memory; what PyTorch holds and does not use counts as free."""
@@ -57,17 +58,22 @@ class CudaDevice:
         """
         if not self._records:
             return None, run()
-        # On another stream, as recording asks for; the default one waits for it.
-        stream = torch.cuda.Stream(self.torch_device)
-        stream.wait_stream(torch.cuda.current_stream(self.torch_device))
+        # On another stream, as recording asks for; the default one waits for it. One for all recordings: libraries keep
+        # memory of their own for each stream that they have seen.
+        if self._side is None:
+            self._side = torch.cuda.Stream(self.torch_device)
+        stream, main = self._side, torch.cuda.current_stream(self.torch_device)
+        stream.wait_stream(main)
         with torch.cuda.stream(stream):
             first = run()
-        torch.cuda.current_stream(self.torch_device).wait_stream(stream)
+        main.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         assert beside is None or isinstance(beside, CudaGraph)
         pool = torch.cuda.graph_pool_handle() if beside is None else beside.graph.pool()
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=stream):
+            # What other threads ask of the device does not spoil the recording. The outer context brings the stream back
+            # where the inner one cannot: it does not after an error.
+            with torch.cuda.stream(main), torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
                 result = run()
         except RuntimeError as error:
             log.warning("steps on %s cannot be recorded: %s", self.torch_device, error)

@@ -27,18 +27,23 @@ class FakeCuda:
         self.recording: FakeGraph | None = None
         self.fails = False
         self.pools: list[object] = []
+        self.streams: list[FakeStream] = []
+        self.modes: set[str] = set()
+        self.current = FakeStream(self, "main")
 
     def Stream(self, device: torch.device) -> FakeStream:
         return FakeStream(self, "side")
 
     def current_stream(self, device: torch.device) -> FakeStream:
-        return FakeStream(self, "main")
+        return self.current
 
     @contextlib.contextmanager
     def stream(self, stream: FakeStream) -> Iterator[None]:
-        self.log.append(f"on {stream.name}")
-        yield
-        self.log.append(f"off {stream.name}")
+        before, self.current = self.current, stream
+        try:
+            yield
+        finally:
+            self.current = before
 
     def CUDAGraph(self) -> FakeGraph:
         return FakeGraph()
@@ -47,16 +52,19 @@ class FakeCuda:
         return object()
 
     @contextlib.contextmanager
-    def graph(self, graph: FakeGraph, pool: object, stream: FakeStream) -> Iterator[None]:
+    def graph(self, graph: FakeGraph, pool: object, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
         self.pools.append(pool)
+        self.streams.append(stream)
+        self.modes.add(capture_error_mode)
         graph.memory = pool
-        self.recording = graph
+        self.recording, before, self.current = graph, self.current, stream
         try:
             yield
         finally:
             self.recording = None
-        if self.fails:
+        if self.fails:  # as PyTorch does, which then leaves the stream as it is
             raise RuntimeError("operation not permitted when stream is capturing")
+        self.current = before
 
 
 class FakeStream:
@@ -93,6 +101,7 @@ class Counter:
             self.state.add_(1)
             out.copy_(self.x + self.state)
 
+        self.fake.log.append(f"run on {self.fake.current.name}")
         if self.fake.recording is None:
             compute()
         else:
@@ -114,7 +123,8 @@ def test_recording_moves_the_state_on_once_and_gives_the_result(fake: FakeCuda) 
     assert graph is not None
     assert step.state.tolist() == [1, 1, 1]
     assert result.tolist() == [2, 2, 2]
-    assert fake.log == ["side waits for main", "on side", "off side", "main waits for side"]
+    assert fake.log == ["side waits for main", "run on side", "main waits for side", "run on side"]
+    assert fake.current.name == "main"
     step.x.fill_(10)
     graph.replay()
     assert result.tolist() == [12, 12, 12]
@@ -129,6 +139,8 @@ def test_graphs_that_never_run_at_once_share_a_pool_of_memory(fake: FakeCuda) ->
     device.capture(Counter(fake))
     assert fake.pools[0] is fake.pools[1]
     assert fake.pools[2] is not fake.pools[0]
+    # PyTorch keeps the memory of a pool apart by streams, and libraries keep some for each stream.
+    assert len(set(map(id, fake.streams))) == 1
     assert first is not None
     assert first.num_bytes == result.nbytes
 
@@ -141,6 +153,7 @@ def test_a_step_that_cannot_be_recorded_is_computed_once_and_said(fake: FakeCuda
     assert result.tolist() == [2, 2, 2]
     assert step.state.tolist() == [1, 1, 1]
     assert "cannot be recorded: operation not permitted" in caplog.text
+    assert fake.current.name == "main"
     device.capture(step)
     assert len(fake.pools) == 1  # it is not tried again
 
@@ -164,6 +177,11 @@ def test_tokens_are_fetched_by_a_copy_of_their_own(fake: FakeCuda, monkeypatch: 
     data.fill_(9)  # by a later step
     assert wait().tolist() == [3, 4]
     assert log == ["recorded on main", "waited"]
+
+
+def test_other_threads_do_not_spoil_a_recording(fake: FakeCuda) -> None:
+    CudaDevice(0, records=True).capture(Counter(fake))
+    assert fake.modes == {"thread_local"}
 
 
 def test_the_reference_table_is_not_recorded(fake: FakeCuda) -> None:
