@@ -15,13 +15,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, power, precision, tile_of
+from .common import inner, kernel, power, precision, sequence_block, tile_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
 
 
-@triton.jit
+@kernel
 def _attend(
     q, k_pages, v_pages, sinks, out, partial, stats, starts, lengths, positions, pages,
     num_sequences, pages_stride, scale, window, num_rows, num_heads, dim, v_dim,
@@ -107,7 +107,7 @@ def attend(
         sequences, batch.pages.stride(0), scale, window or 0, num_rows, num_heads, dim, v_dim,
         q.stride(0), q.stride(1), *k_pages.stride()[:3], *v_pages.stride()[:3],
         groups, window is not None, sinks is not None, splits, precision(q.dtype),
-        k_pages.shape[1], block_m, block_n, power(dim, 16), power(v_dim, 16), power(sequences),
+        k_pages.shape[1], block_m, block_n, power(dim, 16), power(v_dim, 16), sequence_block(sequences),
         num_warps=4 if block_m <= 32 else 8,
     )  # fmt: skip
     return join(out, partial, stats, splits)

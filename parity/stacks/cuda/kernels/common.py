@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
@@ -9,6 +11,15 @@ from torch import Tensor
 
 # Triton's interpreter multiplies bfloat16 matrices as if they were integers, so there they are widened first.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
+
+_BY_BATCH = (
+    *("num_rows", "num_sequences", "num_items", "first_row", "pages_stride"),
+    *("starts", "lengths", "positions", "pages", "slots"),
+    *("temperature", "top_k", "top_p", "min_p", "uniform"),
+)
+kernel = functools.partial(triton.jit, do_not_specialize=_BY_BATCH)
+"""Makes a kernel that is launched. Triton compiles one anew for a number that is 1 or a multiple of 16, and for an address that
+is a multiple of 16: of what changes from batch to batch nothing gains by that, and a step would wait for the compiler."""
 
 
 @triton.jit
@@ -80,6 +91,11 @@ def tanh(x):
 def power(n: int, least: int = 1) -> int:
     """The next power of two, at least `least`: the size of a block."""
     return max(int(triton.next_power_of_2(max(n, 1))), least)
+
+
+def sequence_block(num_sequences: int) -> int:
+    """A block of a batch's sequences: the same for all small batches, since each size is compiled."""
+    return power(num_sequences, 16)
 
 
 def row_strides(x: Tensor) -> tuple[Tensor, int, int, int]:

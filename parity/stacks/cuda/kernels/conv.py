@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, power, sigmoid
+from .common import inner, kernel, power, sequence_block, sigmoid
 
 _ACTIVATIONS = {None: 0, "sigmoid": 1, "silu": 2}
 
@@ -24,7 +24,7 @@ def _finish(y, bias, c, has, BIAS: tl.constexpr, ACTIVATION: tl.constexpr):
     return y
 
 
-@triton.jit
+@kernel
 def _convolve(
     x, weight, state, bias, out, starts, slots, num_rows, num_sequences, channels, x_s, w_c, s_slot, s_c, s_k,
     WIDTH: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr,
@@ -54,7 +54,7 @@ def _convolve(
     tl.store(out + row[:, None].to(tl.int64) * channels + c[None, :], y.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@kernel
 def _leave(
     x, state, starts, slots, channels, x_s, s_slot, s_c, s_k,
     WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -76,7 +76,7 @@ def _leave(
         tl.store(here + k * s_k, value, mask=mask)
 
 
-@triton.jit
+@kernel
 def _step(
     x, weight, state, bias, out, slots, channels, x_s, w_c, s_slot, s_c, s_k,
     WIDTH: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -122,7 +122,7 @@ def causal_conv(
     block_r, block_c = 16, min(block_c, 64)
     _convolve[(triton.cdiv(num_rows, block_r), triton.cdiv(channels, block_c))](
         x, weight, state, some, out, batch.starts, batch.slots, num_rows, sequences, channels, *shared,
-        width, bias is not None, kind, block_r, block_c, power(sequences),
+        width, bias is not None, kind, block_r, block_c, sequence_block(sequences),
     )  # fmt: skip
     _leave[(sequences, triton.cdiv(channels, block_c))](
         x, state, batch.starts, batch.slots, channels, x.stride(0), *state.stride(), width, block_c, block_k

@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, power, precision
+from .common import inner, kernel, power, precision
 
 _CHUNK = 16
 
@@ -29,7 +29,7 @@ def _unit(x, axis: tl.constexpr):
     return x * tl.expand_dims(1.0 / tl.sqrt(tl.sum(x * x, axis=axis) + 1e-6), axis)
 
 
-@triton.jit
+@kernel
 def _recurrent(
     q, k, v, decay, beta, state, out, starts, slots, scale, dim, v_dim, repeats, num_heads,
     q_s, q_t, k_s, k_t, v_s, v_t, d_s, d_t, b_s, s_slot, s_head, s_d,
@@ -58,7 +58,7 @@ def _recurrent(
     tl.store(state + at, memory.to(state.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def _chunked(
     q, k, v, decay, beta, state, out, starts, slots, scale, dim, v_dim, repeats, num_heads,
     q_s, q_t, k_s, k_t, v_s, v_t, d_s, d_t, b_s, s_slot, s_head, s_d,

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from ....core.weights import Packed
 from ...ops import Activation
-from .common import inner, power, precision, tile_of
+from .common import inner, kernel, power, precision, tile_of
 from .packed import DENSE, matrix, multiply
 from .pointwise import gated_activation
 
 _PAIRS = 1024  # (row, expert) pairs looked at in one step
 
 
-@triton.jit
+@kernel
 def _order(experts, order, starts, num_pairs, num_experts, BLOCK: tl.constexpr):
     """Stable order of the pairs by expert: one program an expert finds its own pairs, after those of lower experts."""
     expert = tl.program_id(0)
@@ -41,7 +41,7 @@ def _order(experts, order, starts, num_pairs, num_experts, BLOCK: tl.constexpr):
             place += tl.sum(mine, axis=0)
 
 
-@triton.jit
+@kernel
 def _grouped(
     x, weight, scale, zeros, order, starts, out, num_experts, height, width, x_s, per_row, w_expert, w_row, s_expert, s_row,
     row_group,
@@ -67,7 +67,7 @@ def _grouped(
         tl.store(out + at, acc.to(out.dtype.element_ty), mask=valid[None, :] & has[:, None])
 
 
-@triton.jit
+@kernel
 def _weighted_sum(parts, weights, out, width, top_k, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -14,13 +14,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import dot, inner, power, precision, sequence_of, tile_of
+from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of, tile_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
 
 
-@triton.jit
+@kernel
 def _attend_latent(
     q, q_rope, latent_pages, rope_pages, selected, out, partial, stats, starts, positions, pages,
     num_sequences, pages_stride, scale, num_rows, num_selected, dim, rope_dim,
@@ -113,14 +113,14 @@ def attend_latent(
     split = not fixed and (selected is not None or num_rows == sequences)
     splits = num_splits(tiles, longest, block_n, q.device) if split else 1
     partial, stats = buffers(splits, num_rows, num_heads, dim, q.device)
-    chosen = batch.positions if selected is None else inner(selected)
+    chosen = q if selected is None else inner(selected)
     _attend_latent[(tiles, splits)](
         q, q_rope, latent_pages, rope_pages, chosen, out, partial, stats, batch.starts, batch.positions, batch.pages,
         sequences, batch.pages.stride(0), scale, num_rows, longest, dim, rope_dim,
         q.stride(0), q.stride(1), q_rope.stride(0), q_rope.stride(1),
         *latent_pages.stride()[:2], *rope_pages.stride()[:2], chosen.stride(0),
         num_heads, selected is not None, splits, precision(q.dtype),
-        latent_pages.shape[1], block_m, block_n, power(dim, 16), power(rope_dim, 16), power(sequences),
+        latent_pages.shape[1], block_m, block_n, power(dim, 16), power(rope_dim, 16), sequence_block(sequences),
         num_warps=8 if dim > 256 else 4,
     )  # fmt: skip
     return join(out, partial, stats, splits)

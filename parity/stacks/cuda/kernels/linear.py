@@ -15,7 +15,7 @@ from ....core.weights import Packed, Rows, Weight
 from ...ops import Activation
 from ...reference import embed as _plain_embed
 from ...reference import linear as _plain
-from .common import inner, precision
+from .common import inner, kernel, precision
 from .packed import DENSE, Matrix, expand, matrix, multiply
 from .pointwise import gated_activation
 from .split import num_splits
@@ -23,7 +23,7 @@ from .split import num_splits
 _MANY = 256  # rows above which a packed weight is expanded: that costs less than a twentieth of the product
 
 
-@triton.jit
+@kernel
 def _linear(
     x, weight, scale, zeros, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, row_group, part,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr,

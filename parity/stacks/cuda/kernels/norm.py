@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import power, row_strides, sigmoid
+from .common import kernel, power, row_strides, sigmoid
 
 _TILE = 4096  # elements of a program
 
 
-@triton.jit
+@kernel
 def _rms_norm(
     x, gate, weight, out, num_rows, width, x_n, x_s, x_t, gate_n, gate_s, gate_t, eps,
     HAS_WEIGHT: tl.constexpr, ZERO_CENTRED: tl.constexpr, GATE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -37,7 +37,7 @@ def _rms_norm(
     tl.store(out + rows[:, None] * width + d[None, :], y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def _add_rms_norm(
     x, residual, weight, out, total, num_rows, width, x_stride, residual_stride, eps,
     HAS_WEIGHT: tl.constexpr, ZERO_CENTRED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -59,7 +59,7 @@ def _add_rms_norm(
     tl.store(out + rows[:, None] * width + d[None, :], y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def _layer_norm(
     x, weight, bias, out, num_rows, width, x_n, x_s, x_t, eps, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip

@@ -26,7 +26,7 @@ from ....core.weights import Packed, Rows, Weight
 from ....formats import expand as expand_reference
 from ....formats import laid_by_rows
 from ....formats.int_groups import unpack_words
-from .common import INTERPRETED, dot
+from .common import INTERPRETED, dot, kernel
 
 log = logging.getLogger("parity")
 
@@ -146,7 +146,7 @@ def multiply(
     return acc
 
 
-@triton.jit
+@kernel
 def _expand(
     weight, scale, zeros, index, out, num_rows, width, w_row, s_row, row_group,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, CHOSEN: tl.constexpr, BLOCK_R: tl.constexpr,

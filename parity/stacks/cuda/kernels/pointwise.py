@@ -8,12 +8,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops import Activation
-from .common import row_strides, sigmoid, softplus, tanh
+from .common import kernel, row_strides, sigmoid, softplus, tanh
 
 _BLOCK = 1024
 
 
-@triton.jit
+@kernel
 def _gated_activation(x, out, size, width, x_n, x_s, x_t, limit, beta, linear, KIND: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
@@ -31,7 +31,7 @@ def _gated_activation(x, out, size, width, x_n, x_s, x_t, limit, beta, linear, K
     tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def _sigmoid_gate(
     x, gate, out, size, width, x_n, x_s, x_t, gate_n, gate_s, gate_t, ONE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -46,7 +46,7 @@ def _sigmoid_gate(
     tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def _activate(x, out, size, width, x_n, x_s, x_t, scale, factor, SILU: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
@@ -58,7 +58,7 @@ def _activate(x, out, size, width, x_n, x_s, x_t, scale, factor, SILU: tl.conste
     tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def _delta_gates(
     a, b, a_log, dt_bias, decay, beta, num_rows, num_heads, width, a_s, a_t, b_s, bound,
     BOUNDED: tl.constexpr, BLOCK: tl.constexpr,

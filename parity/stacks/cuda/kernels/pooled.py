@@ -10,13 +10,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, power, precision, sequence_of
+from .common import inner, kernel, power, precision, sequence_block, sequence_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
 
 
-@triton.jit
+@kernel
 def _pool(
     values, gates, bias, tail, out, starts, positions, slots, num_sequences, channels, v_s, g_s, t_slot, t_entry,
     EVERY: tl.constexpr, OVERLAP: tl.constexpr, GATES: tl.constexpr, BIAS: tl.constexpr,
@@ -59,7 +59,7 @@ def _pool(
         tl.store(out + row * channels + c, y.to(out.dtype.element_ty), mask=c < channels)
 
 
-@triton.jit
+@kernel
 def _keep(
     values, gates, tail, starts, lengths, slots, channels, v_s, g_s, t_slot, t_entry,
     WIDTH: tl.constexpr, GATES: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -79,7 +79,7 @@ def _keep(
             tl.store(here + channels, gate.to(tail.dtype.element_ty), mask=c < channels)
 
 
-@triton.jit
+@kernel
 def _attend_pooled(
     q, window_pages, pooled_pages, selected, sinks, out, partial, stats, starts, positions, pages,
     num_sequences, pages_stride, scale, window, num_rows, num_selected, num_heads, dim,
@@ -153,7 +153,7 @@ def pool(
     _pool[(num_rows, triton.cdiv(channels, block_c))](
         values, gate, values if bias is None else bias.contiguous(), tail, out, batch.starts, batch.positions, batch.slots,
         sequences, channels, values.stride(0), gate.stride(0), *tail.stride()[:2],
-        every, overlap, gates is not None, bias is not None, block_w, block_c, power(sequences),
+        every, overlap, gates is not None, bias is not None, block_w, block_c, sequence_block(sequences),
     )  # fmt: skip
     block = min(power(wide), 1024)
     _keep[(sequences, min(width, num_rows), triton.cdiv(wide, block))](
@@ -186,7 +186,7 @@ def attend_pooled(
     block_m, block_n = (16, 16 if dim > 256 else 32) if full else (min(power(num_heads, 16), 32 if dim > 256 else 64), 32)
     tiles = triton.cdiv(num_heads, block_m)
     entries = pages if pooled is None else pooled
-    chosen = batch.positions[:, None] if selected is None else inner(selected)
+    chosen = q if selected is None else inner(selected)
     longest = batch.pages.shape[1] * entries.shape[1] if selected is None else selected.shape[1]
     splits = 1 if fixed or pooled is None else num_splits(num_rows * tiles, longest, block_n, q.device)
     partial, stats = buffers(splits, num_rows, num_heads, dim, q.device)
@@ -195,7 +195,7 @@ def attend_pooled(
         batch.starts, batch.positions, batch.pages, sequences, batch.pages.stride(0), scale, window, num_rows,
         chosen.shape[1], num_heads, dim, q.stride(0), q.stride(1), *pages.stride()[:2], *entries.stride()[:2],
         chosen.stride(0), pooled is not None, selected is not None, sinks is not None, splits, every,
-        pages.shape[1], entries.shape[1], precision(q.dtype), block_m, block_n, power(dim, 16), power(sequences),
+        pages.shape[1], entries.shape[1], precision(q.dtype), block_m, block_n, power(dim, 16), sequence_block(sequences),
         num_warps=8 if dim > 256 and not full else 4,
     )  # fmt: skip
     return join(out, partial, stats, splits)

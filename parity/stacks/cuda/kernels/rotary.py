@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, power, sequence_of
+from .common import inner, kernel, power, sequence_block, sequence_of
 
 _HEADS = 8  # heads of a program
 
@@ -51,7 +51,7 @@ def _place(
     return page, entry % PAGE
 
 
-@triton.jit
+@kernel
 def _rope(
     x, out, cos_sin, num_heads, dim, x_s, x_t, half, offset,
     INTERLEAVED: tl.constexpr, INVERSE: tl.constexpr, HEADS: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -62,7 +62,7 @@ def _rope(
     _rotate(x, y, cos_sin, row, heads, num_heads, dim, x_s, x_t, dim, half, offset, INTERLEAVED, INVERSE, BLOCK_D)
 
 
-@triton.jit
+@kernel
 def _rope_write(
     q, k, v, cos_sin, out, k_pages, v_pages, positions, starts, pages,
     num_sequences, pages_stride, num_heads, num_keys, dim, v_dim, q_tiles, k_tiles,
@@ -92,7 +92,7 @@ def _rope_write(
             tl.store(to_v, values.to(v_pages.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@kernel
 def _write(
     target, values, positions, starts, pages, num_sequences, pages_stride, width, values_stride, target_page, target_entry,
     PAGE: tl.constexpr, EVERY: tl.constexpr, BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
@@ -132,7 +132,7 @@ def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> Non
     block = min(power(width), 1024)
     _write[(values.shape[0], triton.cdiv(width, block))](
         pages, values, batch.positions, batch.starts, batch.pages, batch.num_sequences, batch.pages.stride(0),
-        width, values.stride(0), pages.stride(0), pages.stride(1), pages.shape[1], every, block, power(batch.num_sequences),
+        width, values.stride(0), pages.stride(0), pages.stride(1), pages.shape[1], every, block, sequence_block(batch.num_sequences),
     )  # fmt: skip
 
 
@@ -159,6 +159,6 @@ def rope_write(
         batch.num_sequences, batch.pages.stride(0), num_heads, num_keys, dim, v_dim, q_tiles, k_tiles,
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         *k_pages.stride()[:3], *v_pages.stride()[:3], angles.shape[-1], offset,
-        k_pages.shape[1], interleaved, heads, power(dim), power(v_dim), power(batch.num_sequences),
+        k_pages.shape[1], interleaved, heads, power(dim), power(v_dim), sequence_block(batch.num_sequences),
     )  # fmt: skip
     return out

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ...ops import Routing
-from .common import inner, power, sigmoid, softplus
+from .common import inner, kernel, power, sigmoid, softplus
 
 _SCORES = {"softmax": 0, "sigmoid": 1, "sqrtsoftplus": 2}
 
 
-@triton.jit
+@kernel
 def _route(
     logits, bias, weights, experts, stride, num_experts, group_size, num_groups, top_k, top_groups, scale,
     SCORE: tl.constexpr, BIAS: tl.constexpr, GROUPED: tl.constexpr, TOP2: tl.constexpr, RENORMALIZE: tl.constexpr,
@@ -65,7 +64,7 @@ def _route(
     tl.store(experts + row * top_k + k, chosen, mask=k < top_k)
 
 
-@triton.jit
+@kernel
 def _route_to(
     logits, tokens, table, weights, experts, stride, num_experts, top_k, scale,
     SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,

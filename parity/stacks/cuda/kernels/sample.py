@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import inner, power
+from .common import inner, kernel, power
 from .nucleus import draw, kth, mass, nucleus
 
 _PIECE = 4096
@@ -38,7 +38,7 @@ together weigh less than the last bit of a float32 sum."""
 _FINENESS = tl.constexpr(6.4)  # bin = sqrt(distance * fineness): 16 at the farthest, narrow near the best
 
 
-@triton.jit
+@kernel
 def _best(bests, r, num_pieces, BLOCK_P: tl.constexpr):
     """A row's largest logit, 0 where nothing is allowed."""
     piece = tl.arange(0, BLOCK_P)
@@ -69,7 +69,7 @@ def _bin_of(distance, inside):
     return tl.where(near, tl.minimum(index, 15), 16)
 
 
-@triton.jit
+@kernel
 def _survey(logits, bests, places, poisoned, size, stride, num_pieces, PIECE: tl.constexpr, BLOCK: tl.constexpr):
     """Of each piece: its largest logit, the lowest index of it, and whether a logit is NaN or +inf."""
     r, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -92,7 +92,7 @@ def _survey(logits, bests, places, poisoned, size, stride, num_pieces, PIECE: tl
     tl.store(poisoned + at, bad)
 
 
-@triton.jit
+@kernel
 def _weigh(
     logits, temperature, top_k, top_p, min_p, bests, counts, weights, size, stride, num_pieces,
     PIECE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
@@ -126,7 +126,7 @@ def _weigh(
         tl.store(weights + at, weight)
 
 
-@triton.jit
+@kernel
 def _edge(
     temperature, top_k, top_p, uniform, counts, weights, edges, aims, offsets, lengths, size, num_pieces,
     BLOCK_P: tl.constexpr,
@@ -168,7 +168,7 @@ def _edge(
         tl.store(aims + r, aim)
 
 
-@triton.jit
+@kernel
 def _gather(
     logits, temperature, top_k, top_p, min_p, bests, counts, edges, offsets, lengths, values, ids,
     size, stride, num_pieces, most, PIECE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
@@ -205,7 +205,7 @@ def _gather(
                 tl.store(lengths + r, written)
 
 
-@triton.jit
+@kernel
 def _choose(
     logits, temperature, top_k, top_p, min_p, uniform, bests, places, poisoned, aims, lengths, values, ids, out,
     size, stride, num_pieces, most, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,

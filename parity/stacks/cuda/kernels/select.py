@@ -10,14 +10,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import dot, inner, power, precision, sequence_of
+from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of
 from .keys import digit_of, key_of, walk_down
 
 _WORKSPACE = 64 << 20  # scores held at a time
 _BLOCK = 1024
 
 
-@triton.jit
+@kernel
 def _scores(
     q, weights, k_pages, out, starts, positions, pages, first_row, num_sequences, pages_stride,
     num_heads, dim, q_s, q_t, w_s, k_page, k_entry, out_stride, every, within, num_blocks, within_stride, block,
@@ -56,7 +56,7 @@ def _scores(
         tl.store(out + tl.program_id(0).to(tl.int64) * out_stride + entry, sums, mask=exists)
 
 
-@triton.jit
+@kernel
 def _block_scores(
     scores, out, positions, first_row, scores_stride, out_stride, every, block, BLOCK: tl.constexpr, BLOCK_B: tl.constexpr
 ):
@@ -72,7 +72,7 @@ def _block_scores(
     tl.store(out + here * out_stride + index, best, mask=index * block < count)
 
 
-@triton.jit
+@kernel
 def _best(scores, out, positions, first_row, scores_stride, top_k, every, block, BLOCK: tl.constexpr):
     """The top_k blocks of entries of a row above -inf, ascending; ties at the last place go to the lowest."""
     here = tl.program_id(0).to(tl.int64)
@@ -116,7 +116,7 @@ def _parts(
     """(first row, scores [rows, entries]) of some rows after the other, as many as the workspace holds."""
     num_rows, num_heads, dim = q.shape
     q, given = inner(q), q if weights is None else inner(weights)
-    blocks = batch.pages if within is None else inner(within)
+    blocks = q if within is None else inner(within)
     longest = batch.pages.shape[1] * k_pages.shape[1]
     step = max(1, min(num_rows, _WORKSPACE // longest))
     scores = torch.empty(step, longest, dtype=torch.float32, device=q.device)
@@ -128,7 +128,7 @@ def _parts(
             batch.pages.stride(0), num_heads, dim, q.stride(0), q.stride(1), given.stride(0),
             *k_pages.stride()[:2], longest, every, blocks, blocks.shape[1], blocks.stride(0), block,
             weights is not None, within is not None, precision(q.dtype), k_pages.shape[1],
-            min(power(num_heads, 16), 64), block_n, power(dim, 16), power(sequences),
+            min(power(num_heads, 16), 64), block_n, power(dim, 16), sequence_block(sequences),
         )  # fmt: skip
         yield first, scores[:rows]
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, power, precision, sequence_of
+from .common import inner, kernel, power, precision, sequence_block, sequence_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
 
 
-@triton.jit
+@kernel
 def _attend_selected(
     q, k_pages, v_pages, selected, out, partial, stats, starts, positions, pages,
     num_sequences, pages_stride, scale, num_rows, num_selected, num_heads, dim, v_dim,
@@ -88,7 +87,7 @@ def attend_selected(
         sequences, batch.pages.stride(0), scale, num_rows, selected.shape[1], num_heads, dim, v_dim,
         q.stride(0), q.stride(1), *k_pages.stride()[:3], *v_pages.stride()[:3], selected.stride(0),
         groups, splits, every, k_pages.shape[1], precision(q.dtype),
-        block_m, block_n, power(dim, 16), power(v_dim, 16), power(sequences), num_warps=4 if block_m <= 32 else 8,
+        block_m, block_n, power(dim, 16), power(v_dim, 16), sequence_block(sequences), num_warps=4 if block_m <= 32 else 8,
     )  # fmt: skip
     return join(out, partial, stats, splits)
 

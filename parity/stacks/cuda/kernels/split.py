@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import power
+from .common import kernel, power
 
 _MAX_SPLITS = 32
 _LEAST_BLOCKS = 4  # a split of fewer blocks costs more to join than it saves
@@ -26,7 +26,7 @@ def split_range(begin, end, split, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr):
     return begin, end
 
 
-@triton.jit
+@kernel
 def _join(partial, stats, out, num_items, width, SPLITS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):
     item = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -48,7 +48,7 @@ def _processors(device: torch.device) -> int:
 
 
 def num_splits(programs: int, longest: int, block: int, device: torch.device) -> int:
-    """Splits that fill the device twice over, from shapes alone.
+    """Splits that fill the device at least once and at most twice over, from shapes alone: a power of two, as each is compiled.
 
     Args:
         programs: without splitting.
@@ -56,7 +56,8 @@ def num_splits(programs: int, longest: int, block: int, device: torch.device) ->
         block: entries of a step.
     """
     wanted = -(-2 * _processors(device) // max(programs, 1))
-    return max(1, min(wanted, longest // (block * _LEAST_BLOCKS), _MAX_SPLITS))
+    splits = max(1, min(wanted, longest // (block * _LEAST_BLOCKS), _MAX_SPLITS))
+    return 1 << (splits.bit_length() - 1)
 
 
 def buffers(splits: int, num_rows: int, num_heads: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, power, sigmoid
+from .common import inner, kernel, power, sigmoid
 
 _PART = 512  # numbers of a part of the sum
 _MAX_PARTS = 64
 _BLOCK = 1024
 
 
-@triton.jit
+@kernel
 def _hyper_parts(
     streams, fn, parts, num_rows, rows, size, part, s_t,
     BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -51,7 +51,7 @@ def _total(parts, row, columns, inside, num_parts, BLOCK_P: tl.constexpr, BLOCK_
     return tl.sum(tl.load(parts + at, mask=(p < num_parts)[:, None] & inside[None, :], other=0.0), axis=0)
 
 
-@triton.jit
+@kernel
 def _hyper_weights(
     parts, base, scale, pre, post, comb, size, num_parts, norm_eps, eps, iterations,
     N: tl.constexpr, READS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -87,7 +87,7 @@ def _hyper_weights(
         tl.store(comb + row * N * N + n[:, None] * N + n[None, :], grid, mask=inside)
 
 
-@triton.jit
+@kernel
 def _hyper_read(streams, pre, out, width, s_t, s_n, N: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -98,7 +98,7 @@ def _hyper_read(streams, pre, out, width, s_t, s_n, N: tl.constexpr, BLOCK: tl.c
     tl.store(out + row * width + d, y.to(out.dtype.element_ty), mask=d < width)
 
 
-@triton.jit
+@kernel
 def _hyper_write(
     streams, y, post, comb, out, width, s_t, s_n, y_t, N: tl.constexpr, MIXED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
@@ -117,7 +117,7 @@ def _hyper_write(
         tl.store(out + (row * N + k) * width + d, z.to(out.dtype.element_ty), mask=has)
 
 
-@triton.jit
+@kernel
 def _stream_norm(streams, weight, out, width, s_t, s_n, eps, N: tl.constexpr, ZERO_CENTRED: tl.constexpr, BLOCK: tl.constexpr):
     row, n = tl.program_id(0).to(tl.int64), tl.program_id(1)
     d = tl.arange(0, BLOCK)
@@ -130,7 +130,7 @@ def _stream_norm(streams, weight, out, width, s_t, s_n, eps, N: tl.constexpr, ZE
     tl.store(out + (row * N + n) * width + d, (y * scale).to(out.dtype.element_ty), mask=has)
 
 
-@triton.jit
+@kernel
 def _gated_mean(streams, gates, out, width, s_t, s_n, g_t, g_n, N: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -142,7 +142,7 @@ def _gated_mean(streams, gates, out, width, s_t, s_n, g_t, g_n, N: tl.constexpr,
     tl.store(out + row * width + d, (y / N).to(out.dtype.element_ty), mask=has)
 
 
-@triton.jit
+@kernel
 def _stream_gate(queries, keys, out, width, shrink, q_t, q_n, k_t, k_n, N: tl.constexpr, BLOCK: tl.constexpr):
     row, n = tl.program_id(0).to(tl.int64), tl.program_id(1)
     d = tl.arange(0, BLOCK)
@@ -154,7 +154,7 @@ def _stream_gate(queries, keys, out, width, shrink, q_t, q_n, k_t, k_n, N: tl.co
     tl.store(out + row * N + n, sigmoid(root))
 
 
-@triton.jit
+@kernel
 def _mix(values, norm, proj, out, width, strides, eps, N: tl.constexpr, BLOCK: tl.constexpr):
     """One row: scores joined as they come, each value weighed by what is known so far."""
     row = tl.program_id(0).to(tl.int64)
@@ -181,7 +181,7 @@ def _named(tokens, mask, ids, IDS: tl.constexpr):
     return tl.load(ids + token, mask=mask, other=0).to(tl.int32) if IDS else token.to(tl.int32)
 
 
-@triton.jit
+@kernel
 def _token_windows(
     tokens, history, ids, out, starts, slots, h_slot,
     IDS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
