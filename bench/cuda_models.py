@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from cuda_rows import Row
 from shapes import SHAPES, tiny
+from torch import Tensor
 
 from parity.core.batch import Batch
 from parity.core.state import PerToken
@@ -62,21 +63,28 @@ class Models:
     def fill(self, decoder: Decoder, format: str | None) -> tuple[int, int]:
         """Random weights; (bytes read for every token, bytes of the routed experts)."""
         common = routed = 0
-        generator = torch.Generator(self.device).manual_seed(0)
+        torch.manual_seed(0)
         for name, slot in decoder.all_slots().items():
-            dtype = torch.float32 if slot.exact else self.dtype
-            numbers = torch.randn(slot.shape, generator=generator, device=self.device, dtype=dtype)
-            numbers = numbers * 0.02 if len(slot.shape) > 1 else 1 + 0.1 * numbers
+            numbers = self.numbers(slot.shape, torch.float32 if slot.exact else self.dtype)
             packs = (
                 format is not None and not slot.exact and len(slot.shape) == 2 and "embed" not in name and "lm_head" not in name
             )
-            weight: Weight = pack(numbers, format) if packs and format is not None else numbers
+            weight: Weight = self.pack(numbers, format) if packs and format is not None else numbers
             slot.put(weight, self.stack.prepare if isinstance(weight, Packed) else lambda given: given)
             if ".experts." in name:
                 routed += weight.nbytes
             elif "embed_tokens" not in name or decoder.tied:
                 common += weight.nbytes
         return common, routed
+
+    def numbers(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Random weights: a matrix's small, a vector's about 1."""
+        drawn = torch.randn(shape, device=self.device, dtype=dtype)
+        return drawn.mul_(0.02) if len(shape) > 1 else drawn.mul_(0.1).add_(1)
+
+    def pack(self, numbers: Tensor, format: str) -> Packed:
+        """A matrix in a packed format."""
+        return pack(numbers, format)
 
     # Limits
 

@@ -28,7 +28,7 @@ from parity.stacks import registry
 _REPOSITORY = Path(__file__).parents[1]
 _NOISE = 2.0  # times the reference's own
 _FLOAT32 = 1e-4
-_LENGTHS = (37, 12, 3)
+LENGTHS = (37, 12, 3)
 _SEEDS = (1, 2, 3, 4)
 
 
@@ -77,7 +77,7 @@ def _agreement(name: str, folder: Path, stack: str, has_fixed: bool) -> Agreemen
 
     def logits(spec: str) -> list[np.ndarray]:
         engine = tiny.open_engine(folder, stack=spec)
-        return [tiny.logits(engine, tiny.prompt(_LENGTHS[0], engine.info.vocab_size, seed)) for seed in _SEEDS]
+        return [tiny.logits(engine, tiny.prompt(LENGTHS[0], engine.info.vocab_size, seed)) for seed in _SEEDS]
 
     def noise_of(spec: str) -> float:
         errors = [
@@ -104,7 +104,7 @@ def _invariant(folder: Path, stack: str) -> bool:
 
     def tokens(numbers: tuple[int, ...]) -> list[list[int]]:
         engine = tiny.open_engine(folder, stack=stack, deterministic=True)
-        prompts = {n: tiny.prompt(_LENGTHS[n], engine.info.vocab_size, seed=n + 2) for n in numbers}
+        prompts = {n: tiny.prompt(LENGTHS[n], engine.info.vocab_size, seed=n + 2) for n in numbers}
         outputs = tiny.finish(engine, [tiny.greedy(str(n), prompt, 8) for n, prompt in prompts.items()])
         return [tiny.generated(outputs[str(n)]) for n in numbers]
 

@@ -3,7 +3,8 @@
     python bench/cuda_stack.py --json out.json                            # everything that fits into ten minutes
     python bench/cuda_stack.py --json out.json --parts rows --rows 8B     # some rows
 
-Three parts, in this order: `conformance` (every op against the reference, as `parity stacks --check`), `parity` (tiny
+First of all `compile` compiles what the others launch, on all processors, since the compiler would else take most of the time.
+Then three parts, in this order: `conformance` (every op against the reference, as `parity stacks --check`), `parity` (tiny
 checkpoints of every architecture against the cpu's reference), and `rows`: speeds on released shapes with random weights made
 on the device. The device's copy bandwidth and matrix rate are measured first; each row then says tokens a second, its limit
 by those two numbers, and the fraction reached. Where transformers is installed, the same work runs there too. A part or row
@@ -24,6 +25,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cuda_compile
 import cuda_transformers
 import random_checkpoint
 import torch
@@ -77,7 +79,7 @@ class Bench(Models):
             return cuda_transformers.measure(self, row)
         if how == "(deterministic)":
             self.forget()
-            fixed = Bench(with_table(self.stack, "deterministic"), small=self.small)
+            fixed = type(self)(with_table(self.stack, "deterministic"), small=self.small)
             return replace(fixed.measure(replace(row, kind=kind), rates), row=row)
         if how == "(in order)":
             return self.in_order(row)
@@ -155,14 +157,19 @@ class Bench(Models):
             config = replace(config, num_pages=row.batch * 4)
         engine = make_engine(decoder, checkpoint, self.stack, self.dtype, row.model, config)
         work = self.work(row)
-        for number, (prompt, count) in enumerate(work):
-            params = SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True)
-            engine.add(Request(id=str(number), tokens=tuple(prompt), params=params, cache=False))
-        start, steps = time.perf_counter(), 0
-        while engine.has_work:
-            engine.step()
-            steps += 1
-        seconds = time.perf_counter() - start
+
+        def run(name: str) -> tuple[float, int]:
+            for number, (prompt, count) in enumerate(work):
+                params = SamplingParams(temperature=0.0, max_tokens=count, ignore_eos=True)
+                engine.add(Request(id=f"{name} {number}", tokens=tuple(prompt), params=params, cache=False))
+            start, steps = time.perf_counter(), 0
+            while engine.has_work:
+                engine.step()
+                steps += 1
+            return time.perf_counter() - start, steps
+
+        run("recorded and compiled")
+        seconds, steps = run("measured")
         return Measured(row, sum(count for _, count in work) / seconds, None, f"{seconds:.1f} s, {steps} steps")
 
 
@@ -245,7 +252,21 @@ def speeds(bench: Bench, chosen: str, budget_s: float, record: Record) -> bool:
     return all(item.given for item in results)
 
 
-PARTS = ("conformance", "parity", "rows")
+def compiled(options: argparse.Namespace, budget_s: float, record: Record) -> bool:
+    """Compiles ahead what the other parts launch; whether all could be. What is late is compiled when it is launched."""
+    start, fine = time.monotonic(), True
+    wanted = list(cuda_compile.jobs(options.parts, options.rows, options.ops, options.architectures))
+    left = {job.name for job in wanted}
+    for done in cuda_compile.compile_ahead(wanted, cuda_compile.Gpu.here(), budget_s):
+        left.discard(done.job.name)
+        fine &= not done.problem
+        record.add("compiled", asdict(done))
+    record.put("compile", {"seconds": time.monotonic() - start, "late": sorted(left)})
+    Console(stderr=True).print(f"compiled ahead in {time.monotonic() - start:.0f} s; late: {len(left)} of {len(wanted)}")
+    return fine
+
+
+PARTS = ("compile", "conformance", "parity", "rows")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -262,7 +283,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = time.monotonic() + options.minutes * 60
     stack, _ = open_stack(options.stack)
     record = Record(options.json, {"device": dict(stack.device.describe())})
+    if not any(stack.ops.origin(name).startswith("parity.stacks.cuda") for name in stack.ops.names()):
+        options.parts = [part for part in options.parts if part != "compile"]
     parts: dict[str, Callable[[], bool]] = {
+        "compile": lambda: compiled(options, (end - time.monotonic()) / 2, record),
         "conformance": lambda: conformance(stack, options.ops, record),
         "parity": lambda: agreement(options.stack, options.architectures, record),
         "rows": lambda: speeds(Bench(stack, small=options.small), options.rows, end - time.monotonic(), record),

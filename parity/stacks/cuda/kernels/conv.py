@@ -108,7 +108,7 @@ def causal_conv(
     out = torch.empty(num_rows, channels, dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    x, weight, kind = inner(x), inner(weight), _ACTIVATIONS[activation]
+    x, weight, kind = inner(x), weight.contiguous(), _ACTIVATIONS[activation]
     sequences, block_k = batch.lengths.shape[0], power(width)
     block_c = min(power(channels), 256)
     columns = triton.cdiv(channels, block_c)

@@ -132,7 +132,8 @@ def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> Non
     block = min(power(width), 1024)
     _write[(values.shape[0], triton.cdiv(width, block))](
         pages, values, batch.positions, batch.starts, batch.pages, batch.num_sequences, batch.pages.stride(0),
-        width, values.stride(0), pages.stride(0), pages.stride(1), pages.shape[1], every, block, sequence_block(batch.num_sequences),
+        width, values.stride(0), pages.stride(0), pages.stride(1), pages.shape[1], every, block,
+        sequence_block(batch.num_sequences),
     )  # fmt: skip
 
 

@@ -35,9 +35,12 @@ def _join(partial, stats, out, num_items, width, SPLITS: tl.constexpr, BLOCK_P: 
     at = part * num_items + item
     top = tl.load(stats + at * 2, mask=exists, other=float("-inf"))
     total = tl.load(stats + at * 2 + 1, mask=exists, other=0.0)
-    weight = tl.exp(top - tl.max(top, axis=0))
+    highest = tl.max(top, axis=0)
+    weight = tl.exp(top - tl.where(highest == float("-inf"), 0.0, highest))
     values = tl.load(partial + at[:, None] * width + d[None, :], mask=exists[:, None] & (d < width)[None, :], other=0.0)
-    y = tl.sum(values * weight[:, None], axis=0) / tl.sum(total * weight, axis=0)
+    # As where nothing is split, a row without entries is 0.
+    whole = tl.sum(total * weight, axis=0)
+    y = tl.sum(values * weight[:, None], axis=0) / tl.where(whole == 0.0, 1.0, whole)
     tl.store(out + item * width + d, y.to(out.dtype.element_ty), mask=d < width)
 
 
