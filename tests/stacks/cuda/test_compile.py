@@ -41,7 +41,8 @@ def test_what_the_benchmark_launches_is_gone_through_without_a_gpu() -> None:
     root = Path(__file__).parents[3]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_DEFAULT_FP_FUSION": "1", "PYTHONPATH": str(root)}
-    command = [sys.executable, str(root / "bench/cuda_compile.py"), "--count", "--parts", "conformance", "--ops", "add_rms_norm"]
+    script = str(root / "bench/cuda_compile.py")
+    command = [sys.executable, script, "--count", "--parts", "conformance", "--ops", "add_rms_norm"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     assert done.stdout.splitlines()[-1] == "21 kernels"
