@@ -23,12 +23,14 @@ class Packed:
         shape: the logical shape; the last dimension is the one summed over.
         arrays: the format's arrays by role (`data`, `scale`, ...), as stored.
         meta: the format's numbers, such as `group_size` or `block_rows`.
+        row_arrays: how many rows an entry of each array covers, where a stack has put other arrays in place of the format's.
     """
 
     format: str
     shape: tuple[int, ...]
     arrays: Mapping[str, torch.Tensor]
     meta: Mapping[str, int] = field(default_factory=dict)
+    row_arrays: Mapping[str, int] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -67,10 +69,14 @@ Weight: TypeAlias = "torch.Tensor | Packed | Rows"
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """A checkpoint's name to ours by regular expression, and back: `pattern` and `replacement` use the same groups in order."""
+    """A checkpoint's name to ours by regular expression, and back: `pattern` and `replacement` use the same groups in order.
+
+    Where not `back`, it is another spelling, which is read and never written.
+    """
 
     pattern: str
     replacement: str
+    back: bool = True
 
 
 @dataclass(frozen=True, slots=True)

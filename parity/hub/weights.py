@@ -86,7 +86,7 @@ def all_to_model(names: Iterable[str], rules: Iterable[Rule]) -> dict[str, str]:
 def to_checkpoint(name: str, rules: Sequence[Rule]) -> str:
     """The inverse of `to_model`: the checkpoint's name of a parameter."""
     for rule in reversed(rules):
-        if isinstance(rule, Rename):
+        if isinstance(rule, Rename) and rule.back:
             back = inverse(rule)
             name = re.sub(back.pattern, back.replacement, name)
     return name

@@ -31,7 +31,8 @@ VENDOR_NAMES: tuple[Rule, ...] = (
     Rename(r"\.attn\.", ".self_attn."),
     Rename(r"\.ffn\.", ".mlp."),
     Rename(r"\.attn_sink$", ".sinks"),
-    Rename(r"\.(self_attn|compressor)\.norm\.", r".\1.kv_norm."),
+    Rename(r"\.compressor\.norm\.", ".compressor.kv_norm."),
+    Rename(r"\.self_attn\.norm\.", ".self_attn.kv_norm.", back=False),  # as transformers writes it
     Rename(r"\.ape$", ".position_bias"),
     Rename(r"\.wq_a\.", ".q_a_proj."),
     Rename(r"\.wq_b\.", ".q_b_proj."),

@@ -43,6 +43,12 @@ def test_many_names_at_once_are_each_by_itself() -> None:
         assert all_to_model(some, RULES) == {name: to_model(name, RULES) for name in some}
 
 
+def test_another_spelling_is_read_and_never_written() -> None:
+    rules = [Rename(r"\.attn\.", ".self_attn."), Rename(r"\.self_attn\.norm\.", ".self_attn.kv_norm.", back=False)]
+    assert to_model("0.attn.norm.weight", rules) == to_model("0.attn.kv_norm.weight", rules) == "0.self_attn.kv_norm.weight"
+    assert to_checkpoint("0.self_attn.kv_norm.weight", rules) == "0.attn.kv_norm.weight"
+
+
 def test_irreversible_rules_are_refused() -> None:
     with pytest.raises(ValueError, match="same groups"):
         inverse(Rename(r"a\.(\d+)\.(\d+)", r"b.\2.\1"))

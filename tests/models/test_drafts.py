@@ -227,7 +227,7 @@ def random_tensors(config: dict[str, Any]) -> dict[str, Tensor]:
             values = values * (0.2 if len(slot.shape) == 1 else slot.shape[-1] ** -0.5)
             if name.endswith("norm.weight") and config["model_type"] == "deepseek_v4":
                 values = values + 1
-        tensors[to_checkpoint(name, registry.rules(model, architecture)).replace(".attn.norm.", ".attn.kv_norm.")] = values
+        tensors[to_checkpoint(name, registry.rules(model, architecture))] = values
     return tensors
 
 
