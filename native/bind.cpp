@@ -119,7 +119,6 @@ void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Addre
     want_large_pages(at<void>(panels), static_cast<size_t>((num_rows + kPanelRows - 1) / kPanelRows * info.panel_bytes) * blocks);
     const PackArgs args{at<const uint8_t>(rows), format, num_rows, columns, at<uint8_t>(panels)};
     state().submit("pack", state().kernels->pack, args, num_rows * columns);
-    drop_mapped(at<const void>(rows), static_cast<size_t>(num_rows * info.bytes) * blocks);
 }
 
 void pack_groups(Address data, Address scale, Address zeros, int64_t format, int64_t rows, int64_t columns, int64_t group_rows, int64_t group_columns, int64_t scale_format, Address panels) {
@@ -129,7 +128,6 @@ void pack_groups(Address data, Address scale, Address zeros, int64_t format, int
     want_large_pages(at<void>(panels), static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows * info.panel_bytes * (columns / info.columns)));
     const PackGroupsArgs args{at<const uint8_t>(data), at<const void>(scale), at<const uint8_t>(zeros), format, rows, columns, group_rows, group_columns, scale_format, at<uint8_t>(panels)};
     state().submit("pack", state().kernels->pack_groups, args, rows * columns);
-    drop_mapped(at<const void>(data), static_cast<size_t>(rows * info.bytes * (columns / info.columns)));
 }
 
 void need_page_type(int32_t type) { need(type >= kPageFloat && type <= kPageByte, "no such type of pages"); }
@@ -275,9 +273,11 @@ void hash_windows(Address windows, Address multipliers, Address primes, Address 
     state().submit("hash_windows", state().kernels->hash, args, tokens * width * heads * 16);
 }
 
-void gather(Address rows, Address data, Address out, int64_t count, int64_t first, int64_t num_rows, int64_t columns, int64_t format) {
-    need(format == kF32 || format == kF16 || format == kBf16, "not a plain number format");
-    const GatherArgs args{at<const int64_t>(rows), at<const void>(data), at<float>(out), count, first, num_rows, columns, format};
+void gather(Address rows, Address data, Address scale, Address out, int64_t count, int64_t first, int64_t num_rows, int64_t columns, int64_t format, int64_t group_rows, int64_t group_columns, int64_t scale_format) {
+    need(format >= 0 && format < kNumFormats && (!scale || format >= kFirstFloatPanels), "no format of a table");
+    need(!format_info(format).columns || columns % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
+    need(group_rows > 0 && group_columns > 0, "a scale belongs to some rows and columns");
+    const GatherArgs args{at<const int64_t>(rows), at<float>(out), count, first, {at<const uint8_t>(data), at<const void>(scale), nullptr, format, num_rows, columns, group_rows, group_columns, scale_format, nullptr}};
     state().submit("gather", state().kernels->gather, args, count * columns);
 }
 

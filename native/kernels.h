@@ -345,9 +345,9 @@ struct HashArgs {
 // The rows of a table that are in one of its parts.
 struct GatherArgs {
     const int64_t* rows;
-    const void* data;
     float* out;
-    int64_t count, first, num_rows, columns, format;
+    int64_t count, first;
+    PackGroupsArgs table;  // as the file has it: plain numbers, or blocks, without scales beside them; `panels` is not used
 };
 
 struct SampleArgs {

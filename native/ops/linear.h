@@ -157,6 +157,12 @@ template <class W> void copy_numbers(const W* from, int64_t n, float* out) {
     if (c < n) store_some(out + c, load_last(from + c, n - c), n - c);
 }
 
+inline void copy_plain(int64_t format, const uint8_t* from, int64_t n, float* out) {
+    if (format == kF32) copy_numbers(reinterpret_cast<const float*>(from), n, out);
+    if (format == kF16) copy_numbers(reinterpret_cast<const Half*>(from), n, out);
+    if (format == kBf16) copy_numbers(reinterpret_cast<const Bfloat*>(from), n, out);
+}
+
 inline void embed(const void* raw, Team& team) {
     const auto& args = *static_cast<const EmbedArgs*>(raw);
     for (int64_t t = team.claim(); t < args.num_tokens; t = team.claim()) {
@@ -166,10 +172,7 @@ inline void embed(const void* raw, Team& team) {
         const auto* data = static_cast<const uint8_t*>(args.data);
         const FormatInfo& info = format_info(args.format);
         if (!info.columns) {
-            data += row * args.columns * info.bytes;
-            if (args.format == kF32) copy_numbers(reinterpret_cast<const float*>(data), args.columns, out);
-            if (args.format == kF16) copy_numbers(reinterpret_cast<const Half*>(data), args.columns, out);
-            if (args.format == kBf16) copy_numbers(reinterpret_cast<const Bfloat*>(data), args.columns, out);
+            copy_plain(args.format, data + row * args.columns * info.bytes, args.columns, out);
             continue;
         }
         if (in_float_panels(args.format)) embed_float_row(args.format, data, args.columns, row, out);

@@ -105,21 +105,33 @@ inline void hash(const void* raw, Team& team) {
     });
 }
 
+// Row `row` of a table of packed numbers: it alone becomes a panel, and that is read.
+inline void gather_packed(const PackGroupsArgs& table, int64_t row, uint8_t* panel, float* out) {
+    if (!table.scale) {
+        const FormatInfo& info = format_info(table.format);
+        const int64_t row_bytes = table.columns / info.columns * info.bytes;
+        return with_block_codec(table.format, [&]<class C>(C) {
+            pack_panel<C>(table.data + row * row_bytes, 1, row_bytes, info.bytes, panel);
+            embed_row<C>(panel, table.columns, 0, out);
+        });
+    }
+    with_float_codec(table.format, [&]<class C>(C) {
+        for (int64_t b = 0; b < table.columns / C::columns; ++b) place_float_group<C>(table, row, b * C::columns, panel + b * C::bytes);
+    });
+    embed_float_row(table.format, panel, table.columns, row % kPanelRows, out);
+}
+
 inline void gather(const void* raw, Team& team) {
     const auto& args = *static_cast<const GatherArgs*>(raw);
-    share_rows(team, args.count, args.columns, [&](int64_t i) {
+    const PackGroupsArgs& table = args.table;
+    const FormatInfo& info = format_info(table.format);
+    auto* panel = info.columns ? reinterpret_cast<uint8_t*>(team.local(size_t(table.columns / info.columns * info.panel_bytes))) : nullptr;
+    share_rows(team, args.count, table.columns, [&](int64_t i) {
         const int64_t row = args.rows[i] - args.first;
-        if (row < 0 || row >= args.num_rows) return;
-        float* out = args.out + i * args.columns;
-        const auto* half = static_cast<const uint16_t*>(args.data) + row * args.columns;
-        const auto* whole = static_cast<const float*>(args.data) + row * args.columns;
-        if (args.format == kF32) return void(__builtin_memcpy(out, whole, size_t(4 * args.columns)));
-        int64_t c = 0;
-        for (; c + 16 <= args.columns; c += 16) store(out + c, args.format == kF16 ? load_half(half + c) : load_bfloat(half + c));
-        if (c == args.columns) return;
-        uint16_t last[16] = {};
-        __builtin_memcpy(last, half + c, size_t(2 * (args.columns - c)));
-        store_some(out + c, args.format == kF16 ? load_half(last) : load_bfloat(last), args.columns - c);
+        if (row < 0 || row >= table.rows) return;
+        float* out = args.out + i * table.columns;
+        if (info.columns) return gather_packed(table, row, panel, out);
+        copy_plain(table.format, table.data + row * table.columns * info.bytes, table.columns, out);
     });
 }
 

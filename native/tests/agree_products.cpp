@@ -35,11 +35,14 @@ public:
             run(kernels.pack, PackArgs{data_.data(), format_, rows_, columns_, panels.data()});
             return panels;
         }
-        const std::mt19937 others = random_bits;
-        random_bits = codes_;
-        pack_groups_of(format_, rows_, columns_, panels.data(), [&](const PackGroupsArgs& args) { run(kernels.pack_groups, args); });
-        random_bits = others;
+        in_groups(panels.data(), [&](const PackGroupsArgs& args) { run(kernels.pack_groups, args); });
         return panels;
+    }
+
+    // Calls fn with the arrays as a file has them, for those that tables are read in.
+    template <class Fn> void table(Fn fn) const {
+        if (format_ < kFirstGroups) fn(PackGroupsArgs{data_.data(), nullptr, nullptr, format_, rows_, columns_, 1, 1, kF32, nullptr});
+        if (format_ >= kFirstFloatPanels) in_groups(nullptr, fn);
     }
 
     Part part(const std::vector<uint8_t>& packed, int64_t first) const {
@@ -47,6 +50,13 @@ public:
     }
 
 private:
+    template <class Fn> void in_groups(uint8_t* panels, Fn fn) const {
+        const std::mt19937 others = random_bits;
+        random_bits = codes_;
+        pack_groups_of(format_, rows_, columns_, panels, fn);
+        random_bits = others;
+    }
+
     int64_t format_, rows_, columns_;
     std::mt19937 codes_;
     std::vector<uint8_t> data_;
@@ -73,6 +83,12 @@ void linear_in(Both& both, int64_t format) {
         const auto packed = first.packed(kernels, run);
         Floats out = room(4 * columns);
         run(kernels.embed, EmbedArgs{ids.data(), 4, columns, packed.data(), format, rows, out.data()});
+        answers.add(out);
+    });
+    const std::vector<int64_t> wanted{136, 90, 117, 105, 100, 137};  // some are not in this part of the table
+    both.hold("gather", format, kClose, [&](const Kernels& kernels, auto run, Answers& answers) {
+        Floats out = room(6 * columns);
+        first.table([&](const PackGroupsArgs& table) { run(kernels.gather, GatherArgs{wanted.data(), out.data(), 6, 100, table}); });
         answers.add(out);
     });
 }

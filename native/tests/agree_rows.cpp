@@ -101,7 +101,10 @@ void recurrences(Both& both) {
         run(kernels.windows, WindowsArgs{ids.data(), nullptr, history.data(), starts.data(), slots.data(), sequences, 3, windows.data()});
         run(kernels.hash, HashArgs{windows.data(), multipliers.data(), primes.data(), offsets.data(), rows.data(), tokens, 3, 2, 3, 7});
         answers.add(history), answers.add(windows), answers.add(rows);
-        for (int64_t format : {kF32, kF16, kBf16}) run(kernels.gather, GatherArgs{rows.data(), kept.data(), out.data(), tokens * 4, 20, 150, 17, format}), answers.add(out);
+        for (int64_t format : {kF32, kF16, kBf16}) {
+            const PackGroupsArgs table{reinterpret_cast<const uint8_t*>(kept.data()), nullptr, nullptr, format, 150, 17, 1, 1, kF32, nullptr};
+            run(kernels.gather, GatherArgs{rows.data(), out.data(), tokens * 4, 20, table}), answers.add(out);
+        }
     });
 }
 

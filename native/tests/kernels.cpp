@@ -388,8 +388,10 @@ void choices(const Kernels& kernels, Pool& pool, Pool& one) {
         run(on, kernels.stream_gate, StreamGateArgs{streams, streams, room(tokens * 3), tokens, 3, 21});
         run(on, kernels.mix, MixArgs{{x.data(), x.data() + 1000}, x.data(), x.data() + 40, room(tokens * 21), tokens, 21, 2, 1e-6f});
         run(on, kernels.hash, HashArgs{windows.data(), multipliers, primes, offsets, rows[i].data(), tokens, 3, 2, 3, 7});
-        run(on, kernels.gather, GatherArgs{rows[i].data(), x.data(), room(tokens * 4 * 17), tokens * 4, 0, 240, 17, kF32});
-        run(on, kernels.gather, GatherArgs{rows[i].data(), x.data(), room(tokens * 4 * 17), tokens * 4, 0, 240, 17, kBf16});
+        for (int64_t format : {kF32, kBf16}) {
+            const PackGroupsArgs table{reinterpret_cast<const uint8_t*>(x.data()), nullptr, nullptr, format, 240, 17, 1, 1, kF32, nullptr};
+            run(on, kernels.gather, GatherArgs{rows[i].data(), room(tokens * 4 * 17), tokens * 4, 0, table});
+        }
     }
     check(std::memcmp(floats[0].data(), floats[1].data(), floats[0].size() * 4) == 0, kernels.isa, "choices on several threads");
     check(integers[0] == integers[1] && rows[0] == rows[1], kernels.isa, "what is chosen on several threads");

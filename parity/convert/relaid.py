@@ -141,8 +141,4 @@ def _stack(checkpoint: Checkpoint, names: list[str]) -> Read:
 
 
 def _one(checkpoint: Checkpoint, name: str, index: int) -> Read:
-    def read() -> torch.Tensor | Packed:
-        weight = checkpoint.read(name)
-        return unstack(weight)[index] if isinstance(weight, Packed) else weight[index]
-
-    return read
+    return lambda: unstack(checkpoint.read(name))[index]

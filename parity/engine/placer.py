@@ -21,30 +21,38 @@ class Placer:
     def __init__(self, stack: Stack, dtype: torch.dtype) -> None:
         self._stack, self._dtype = stack, dtype
         self._upload = Upload(stack.device)
-        self._expanded: dict[str, tuple[int, int]] = {}
+        self._expanded: dict[tuple[str, torch.dtype], tuple[int, int]] = {}
 
-    def exact(self, weight: Weight) -> Tensor:
+    def exact(self, weight: Weight, *, plain: bool = True) -> Tensor:
         """A small weight that is kept in float32."""
         return self._upload.tensor(expand(weight, torch.float32))
 
-    def place(self, weight: Weight) -> Weight:
-        """A matrix."""
-        if all(_format(part) in self._stack.formats for part in _parts(weight)):
-            return self._stack.prepare(self._upload.weight(weight))
-        for part in _parts(weight):
-            if isinstance(part, Packed):
-                before, after = self._expanded.get(part.format, (0, 0))
-                size = torch.Size(part.shape).numel() * self._dtype.itemsize
-                self._expanded[part.format] = (before + part.nbytes, after + size)
-        return expand(self._upload.weight(weight), self._dtype)
+    def place(self, weight: Weight, *, plain: bool = False) -> Weight:
+        """A matrix; where `plain`, as plain numbers."""
+        if not plain and all(_format(part) in self._stack.formats for part in _parts(weight)):
+            placed = self._stack.prepare(self._upload.weight(weight))
+        else:
+            placed = expand(self._upload.weight(weight), self._dtype)
+        self._count(weight, placed)
+        return placed
+
+    def _count(self, weight: Weight, placed: Weight) -> None:
+        """Notes what was packed and no longer is; of `Rows`, all parts may have become one tensor."""
+        parts, after = _parts(weight), _parts(placed)
+        dtypes = [part.dtype if isinstance(part, Tensor) else None for part in after]
+        for part, dtype in zip(parts, dtypes * len(parts) if len(dtypes) == 1 else dtypes, strict=False):
+            if isinstance(part, Packed) and dtype is not None:
+                before, size = self._expanded.get((part.format, dtype), (0, 0))
+                numbers = torch.Size(part.shape).numel() * dtype.itemsize
+                self._expanded[part.format, dtype] = before + part.nbytes, size + numbers
 
     def report(self) -> None:
         """Says which formats were expanded, and what that costs."""
-        for name, (before, after) in self._expanded.items():
+        for (name, dtype), (before, after) in self._expanded.items():
             log.info(
-                "%s weights are expanded to %s on %s, which does not compute on them: %.0f MiB become %.0f MiB",
+                "%s weights are expanded to %s on %s, whose kernels do not compute on them: %.0f MiB become %.0f MiB",
                 name,
-                dtype_name(self._dtype),
+                dtype_name(dtype),
                 self._stack.name,
                 before / 2**20,
                 after / 2**20,

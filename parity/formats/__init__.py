@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from dataclasses import replace
+from functools import cache
+from typing import TypeVar, overload
 
 import torch
 
@@ -15,7 +18,7 @@ from parity.core.weights import Packed, Rows, Weight
 from . import columns, float_blocks, gguf_blocks, gguf_super, int_groups
 from .base import Format, Packer
 
-__all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "stack", "unstack"]
+__all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "rows_per_entry", "stack", "unstack"]
 
 T = TypeVar("T")
 
@@ -40,6 +43,11 @@ def format_of(name: str) -> Format:
     if name not in FORMATS:
         raise Unsupported(f"no weight format {name!r}; there are {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def rows_per_entry(weight: Packed) -> Mapping[str, int]:
+    """How many rows an entry of each array covers; arrays that have no entry for some rows each are left out."""
+    return format_of(weight.format).rows_per_entry(weight) if weight.row_arrays is None else weight.row_arrays
 
 
 def expand(weight: Weight, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -133,8 +141,13 @@ def _in_threads(work: Callable[[T], None], places: Sequence[T], device: torch.de
         with torch.inference_mode(inference):
             work(place)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        list(threads.map(one, places))
+    list(_threads(torch.get_num_threads(), os.getpid()).map(one, places))
+
+
+@cache
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Threads that stay: a thread's first use of PyTorch starts others for it, which takes longer than a small matrix."""
+    return ThreadPoolExecutor(count)
 
 
 def rows(weight: torch.Tensor | Packed, index: torch.Tensor) -> torch.Tensor | Packed:
@@ -191,10 +204,16 @@ def laid_by_rows(weight: Packed) -> Packed | None:
     return joined
 
 
-def unstack(weight: Packed) -> list[Packed]:
+@overload
+def unstack(weight: torch.Tensor) -> list[torch.Tensor]: ...
+@overload
+def unstack(weight: Packed) -> list[Packed]: ...
+def unstack(weight: torch.Tensor | Packed) -> list[torch.Tensor] | list[Packed]:
     """The matrices of a stack [n, out, in], as views."""
+    if isinstance(weight, torch.Tensor):
+        return list(weight.unbind())
     return [
-        Packed(weight.format, weight.shape[1:], {role: array[index] for role, array in weight.arrays.items()}, weight.meta)
+        replace(weight, shape=weight.shape[1:], arrays={role: array[index] for role, array in weight.arrays.items()})
         for index in range(weight.shape[0])
     ]
 

@@ -2,7 +2,7 @@
 
 `fp8_block`: `data` float8_e4m3fn [..., out, in]; `scale` float32, bfloat16 or e8m0
 [..., ceil(out / block_rows), ceil(in / block_columns)].
-`fp8_tensor`: `data` as above, one matrix; `scale` a single number, for tables whose rows are read one by one.
+One scale for a matrix is one block as large as that.
 `mxfp4`: `data` uint8 [..., out, in / 2], the low nibble first; `scale` e8m0 [..., out, in / 32] (OCP Microscaling 1.0).
 """
 
@@ -56,10 +56,6 @@ def _pack_fp8(tensor: torch.Tensor, meta: Mapping[str, int]) -> Packed:
     )
 
 
-def _expand_fp8_tensor(arrays: Mapping[str, torch.Tensor], shape: tuple[int, int], meta: Mapping[str, int]) -> torch.Tensor:
-    return arrays["data"].float() * scale_values(arrays["scale"])
-
-
 def _expand_mxfp4(arrays: Mapping[str, torch.Tensor], shape: tuple[int, int], meta: Mapping[str, int]) -> torch.Tensor:
     data = arrays["data"].view(torch.uint8)
     codes = torch.stack((data & 15, data >> 4), -1).reshape(shape[0], -1, MX_GROUP)
@@ -89,6 +85,5 @@ def e2m1_codes(x: torch.Tensor) -> torch.Tensor:
 
 FORMATS = (
     Format("fp8_block", 8.002, 1, _expand_fp8, {"data": 1, "scale": "block_rows"}, _pack_fp8),
-    Format("fp8_tensor", 8, 1, _expand_fp8_tensor, {"data": 1}),
     Format("mxfp4", 4.25, MX_GROUP, _expand_mxfp4, {"data": 1, "scale": 1}, _pack_mxfp4),
 )

@@ -44,6 +44,8 @@ class FolderCheckpoint:
         arrays = {role: self._shards[source].read(source) for role, source in folded.sources.items()}
         if folded.format is None:
             return arrays["data"]
+        if folded.one_scale:
+            arrays["scale"] = arrays["scale"].view(1, 1)
         return Packed(folded.format, folded.shape, arrays, folded.meta)
 
     def release(self, name: str | None = None) -> None:

@@ -18,12 +18,16 @@ Entries = Mapping[str, Entry]
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """One logical tensor: its arrays' names in the files by role; `format` None is a plain tensor in role `data`."""
+    """One logical tensor: its arrays' names in the files by role; `format` None is a plain tensor in role `data`.
+
+    Where `one_scale`, the scale is a single number of any shape, to be read as [1, 1]: one block as large as the matrix.
+    """
 
     sources: Mapping[str, str]
     shape: tuple[int, ...]
     format: str | None = None
     meta: Mapping[str, int] = field(default_factory=dict)
+    one_scale: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def fold(entries: Entries, config: Mapping[str, Any]) -> dict[str, Folded]:
             break
     for name in _sharing(entries, used):
         sources = {"data": name, "scale": _shared_scale(name)}
-        folded[name] = Folded(sources, entries[name].shape, "fp8_tensor")
+        folded[name] = _one_block(sources, entries[name].shape)
         used.update(sources.values())
     plain = {name: Folded({"data": name}, entry.shape) for name, entry in entries.items() if name not in used}
     clash = sorted(plain.keys() & folded.keys())
@@ -160,7 +164,7 @@ def _blocked(sources: Mapping[str, str], entries: Entries, settings: Mapping[str
     if scale.dtype not in SCALES:
         raise Unsupported(f"{name} has scales of {scale.dtype}: float32, bfloat16, float16 and e8m0 (or its bytes) are read")
     if _one_number(scale) and len(data.shape) == 2:
-        return Folded(sources, data.shape, "fp8_tensor")
+        return _one_block(sources, data.shape)
     if len(data.shape) < 2 or len(scale.shape) != len(data.shape) or scale.shape[:-2] != data.shape[:-2]:
         raise FormatError(f"{name} {data.shape} has scales of shape {scale.shape}")
     block = settings.get("weight_block_size")
@@ -170,6 +174,12 @@ def _blocked(sources: Mapping[str, str], entries: Entries, settings: Mapping[str
         wanted = (int(block[axis]),) if block else ()
         lengths.append(_divide(whole, parts, (*wanted, 1 if parts == whole else whole, 128, 64, 32, whole), name))
     return Folded(sources, data.shape, "fp8_block", {"block_rows": lengths[0], "block_columns": lengths[1]})
+
+
+def _one_block(sources: Mapping[str, str], shape: tuple[int, ...]) -> Folded:
+    """An FP8 matrix with one scale for all of it."""
+    block = {"block_rows": max(shape[0], 1), "block_columns": max(shape[1], 1)}
+    return Folded(sources, shape, "fp8_block", block, one_scale=True)
 
 
 def _mxfp4(sources: Mapping[str, str], entries: Entries, settings: Mapping[str, Any]) -> Folded:

@@ -10,7 +10,7 @@ from parity.core.weights import Packed
 
 from .checkpoint import Checkpoint
 
-_SWEPT_BYTES = 32 << 20
+_SWEPT_BYTES = 16 << 20
 """What is read before memory is given back: each time costs a call for every tensor that is no longer held."""
 
 

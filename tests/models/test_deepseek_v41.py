@@ -103,7 +103,7 @@ def random_tensors(config: dict[str, Any], *, draft: bool = False) -> dict[str, 
     tensors = {}
     for name, slot in model.all_slots().items():
         values = torch.randn(slot.shape, generator=generator)
-        vendor = to_checkpoint(name, architecture.rules).replace(".attn.norm.", ".attn.kv_norm.")
+        vendor = to_checkpoint(name, architecture.rules)
         is_norm = len(slot.shape) == 1 and "norm" in vendor
         if is_norm or re.search(r"\.[qk]_weight$", vendor):
             values = 1 + 0.2 * values
@@ -222,10 +222,10 @@ def test_every_path_computes_what_mlx_vlm_computes(tmp_path: Path, monkeypatch: 
     checks.check_all(checks.Case(tmp_path, logits, tokens, 160))
 
 
-def test_a_packed_table_is_read_row_by_row_from_the_file(tmp_path: Path) -> None:
-    """The released form: FP8 with a scale for 32 columns. The table is kept as it was mapped, and only rows are expanded."""
-    save_tokenizer(tmp_path)
-    count = max(engram.fold_tokens(tmp_path)) + 1
+def save_packed_tables(folder: Path) -> None:
+    """With n-gram tables as they are released: FP8 with a power of two for 32 columns of a row."""
+    save_tokenizer(folder)
+    count = max(engram.fold_tokens(folder)) + 1
     config = config_of(**ENGRAM | {"engram_compressed_vocab_size": count, "engram_head_dim": 32})
     tensors = random_tensors(config)
     for layer in ENGRAM["engram_layer_ids"]:
@@ -233,7 +233,12 @@ def test_a_packed_table_is_read_row_by_row_from_the_file(tmp_path: Path) -> None
         arrays = pack(tensors[name], "fp8_block", block_rows=1, block_columns=32, e8m0=1).arrays
         tensors[name], tensors[f"layers.{layer}.engram.embed.scale"] = arrays["data"], arrays["scale"]
     quantised = config | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [32, 32], "scale_fmt": "ue8m0"}}
-    write_safetensors(tmp_path, quantised, tensors)
+    write_safetensors(folder, quantised, tensors)
+
+
+def test_a_packed_table_is_read_row_by_row_from_the_file(tmp_path: Path) -> None:
+    """The table is kept as it was mapped, and only rows are expanded."""
+    save_packed_tables(tmp_path)
     checkpoint = open_checkpoint(tmp_path)
     stack, dtype = open_stack("cpu:reference:float32")
     assert dtype is not None

@@ -95,11 +95,11 @@ def as_released_in_fp8(name: str, tensor: Tensor, scale: Tensor) -> tuple[dict[s
     return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor}, tensor.bfloat16().float()
 
 
-def test_the_released_fp8_is_its_numbers(tmp_path: Path) -> None:
-    """As Qwen3.8-Flash-Next-FP8's files are: only routed experts and the tables of n-grams in FP8."""
+def save_in_fp8(folder: Path, **options: Any) -> None:
+    """As Qwen3.8-Flash-Next-FP8's files are: only routed experts and the tables of n-grams in FP8; `twin` has the numbers."""
     layers = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "indexed_attention"], "ple_layer_ids": [1]}
-    save(tmp_path / "source", **layers)
-    checkpoint = open_checkpoint(tmp_path / "source")
+    save(folder / "source", **layers | options)
+    checkpoint = open_checkpoint(folder / "source")
     stored: dict[str, Tensor] = {}
     plain: dict[str, Tensor] = {}
     for name in checkpoint.tensors:
@@ -108,10 +108,14 @@ def test_the_released_fp8_is_its_numbers(tmp_path: Path) -> None:
         arrays, numbers = as_released_in_fp8(name, tensor, torch.tensor(0.0123, dtype=torch.bfloat16))
         stored |= arrays
         plain[name] = numbers if tensor.is_floating_point() else tensor
-    write_safetensors(tmp_path / "twin", checkpoint.config, plain)
+    write_safetensors(folder / "twin", checkpoint.config, plain)
     quantization = FP8 | {"weight_block_size": [16, 16]}
-    write_safetensors(tmp_path, dict(checkpoint.config) | {"quantization_config": quantization}, stored)
+    write_safetensors(folder, dict(checkpoint.config) | {"quantization_config": quantization}, stored)
     assert {tensor.dtype for tensor in stored.values()} == {torch.float8_e4m3fn, torch.float32, torch.bfloat16, torch.int64}
+
+
+def test_the_released_fp8_is_its_numbers(tmp_path: Path) -> None:
+    save_in_fp8(tmp_path)
     model = transformers.Qwen4ExpForCausalLM.from_pretrained(tmp_path / "twin", dtype=torch.float32).eval()
     checks.check_logits(checks.case_from_transformers(model, tmp_path, 25))
 

@@ -61,9 +61,11 @@ MAKERS: dict[str, Callable[[Path], object]] = {
     "deepseek_v4": test_deepseek_v4.save,
     "deepseek_v41": lambda folder: test_deepseek_v41.save(folder, test_deepseek_v41.config_of()),
     "deepseek_v41-memory": with_memory,
+    "deepseek_v41-memory-fp8": test_deepseek_v41.save_packed_tables,
     "kimi_k3": lambda folder: test_kimi_k3.save(folder, test_kimi_k3.config_of()),
     "qwen4_exp": lambda folder: test_qwen4_exp.save(folder, ple_layer_ids=[]),
     "qwen4_exp-memory": test_qwen4_exp.save,
+    "qwen4_exp-memory-fp8": lambda folder: test_qwen4_exp.save_in_fp8(folder, ple_embed_dim=128),
 }
 AS_OTHERS = {"kimi_k25": "deepseek_v3"}
 """Architectures that are another's text part under other names."""

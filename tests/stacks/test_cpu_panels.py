@@ -25,6 +25,16 @@ def test_neighbours_share_a_region() -> None:
     assert second.data_ptr() - first.data_ptr() == 1 << 20
 
 
+def test_the_latest_place_is_given_out_again_when_nobody_holds_it() -> None:
+    kept, dropped = empty_panels(1, 100).fill_(1), empty_panels(1, 1 << 20)
+    place = dropped.data_ptr()
+    del kept, dropped
+    first, second = empty_panels(1, 1 << 19).fill_(2), empty_panels(1, 1 << 20).fill_(3)
+    assert first.data_ptr() == place
+    assert bool((first == 2).all())
+    assert second.data_ptr() == place + (1 << 19)
+
+
 def test_what_is_too_large_has_a_region_of_its_own() -> None:
     large = empty_panels(1, 65 << 20)
     assert large.data_ptr() % LARGE_PAGE == 0 or not hasattr(mmap, "MADV_HUGEPAGE")

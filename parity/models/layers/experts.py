@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -11,8 +12,7 @@ from torch import Tensor, nn
 
 from ...core.errors import Unsupported
 from ...core.weights import Packed, Weight
-from ...formats import expand, format_of
-from ...formats.columns import by_rows
+from ...formats import rows_per_entry, unstack
 from ...stacks.ops import Activation, Ops
 from .mlp import SILU
 from .weight import Place, Put, Slot
@@ -24,7 +24,7 @@ class Experts(nn.Module):
     """Experts stacked into two weights, [E, 2 I, D] and [E, D, I], whichever way they were released:
 
     one by one (`7.gate_proj.weight`), stacked (`gate_proj.weight` [E, I, D]), or fused (`gate_up_proj` [E, 2 I, D]).
-    Each tensor is copied into the stack as it is read, so no second copy of all is held.
+    Each tensor is laid into the stack as it is read, so no second copy of all is held.
     """
 
     def __init__(
@@ -64,77 +64,86 @@ class Experts(nn.Module):
 
 
 class Stacked:
-    """One weight [E, out, in] that arrives in parts."""
+    """One weight [E, out, in] that arrives in parts. Each is placed by itself and then laid into the stack, so that beside it
+    only one matrix is there in two forms."""
 
     def __init__(self, num_experts: int, outputs: int, inputs: int) -> None:
         self.shape = (num_experts, outputs, inputs)
-        self._stack: Weight | None = None
-        self._missing = num_experts * outputs
-        self.value: Weight
+        self._value: Weight | None = None
+
+    @property
+    def value(self) -> Weight:
+        """The weight, plain or packed."""
+        assert self._value is not None, "the experts were not loaded"
+        return self._value
 
     def whole(self, weight: Weight, place: Place) -> None:
         """Takes all of it at once."""
-        self.value = place(weight)
+        self._value = place(weight)
 
     def part(self, expert: int | None, row: int) -> Put:
         """Takes rows from `row` on, of one expert [n, in] or of all [E, n, in]."""
 
         def put(weight: Weight, place: Place) -> None:
             assert isinstance(weight, (Tensor, Packed))
-            if isinstance(weight, Packed) and not format_of(weight.format).row_arrays:
-                weight = _with_rows_apart(weight)
-            if self._stack is None:
-                self._stack = self._empty_like(weight)
-            self._copy(weight, expert, row)
-            rows = weight.shape[-2] * (self.shape[0] if expert is None else 1)
-            self._missing -= rows
-            if not self._missing:
-                self.value, self._stack = place(self._stack), None
+            matrices: Sequence[Tensor | Packed] = unstack(weight) if expert is None else [weight]
+            for index, matrix in enumerate(matrices, expert or 0):
+                self._lay(self._placed(matrix, row, place), index, row)
 
         return put
 
-    def _empty_like(self, weight: Tensor | Packed) -> Weight:
+    def _placed(self, weight: Tensor | Packed, row: int, place: Place) -> Tensor | Packed:
+        placed = place(weight)
+        if isinstance(placed, Packed) and not self._cut(placed, row):
+            said(_kind(weight))
+            placed = place(weight, plain=True)
+        assert isinstance(placed, (Tensor, Packed))
+        return placed
+
+    def _cut(self, weight: Packed, row: int) -> bool:
+        """Whether the entries of all its arrays begin and end where its rows do."""
+        per_entry, stop = rows_per_entry(weight), row + weight.shape[0]
+        whole = all(row % per == 0 and (stop % per == 0 or stop == self.shape[1]) for per in per_entry.values())
+        return whole and per_entry.keys() == weight.arrays.keys()
+
+    def _lay(self, weight: Tensor | Packed, expert: int, row: int) -> None:
+        if self._value is None:
+            self._value = self._empty_like(weight)
+        stack = self._value
+        assert isinstance(stack, (Tensor, Packed))
+        if _kind(weight) != _kind(stack):
+            raise Unsupported(f"the experts of one layer are in different formats: {_kind(weight)} and {_kind(stack)}")
+        if isinstance(weight, Packed) and isinstance(stack, Packed):
+            for role, per in rows_per_entry(weight).items():
+                array = weight.arrays[role]
+                _bytes(stack.arrays[role][expert, row // per : row // per + len(array)]).copy_(_bytes(array))
+        elif isinstance(weight, Tensor) and isinstance(stack, Tensor):
+            stack[expert, row : row + len(weight)] = weight
+
+    def _empty_like(self, weight: Tensor | Packed) -> Tensor | Packed:
         if isinstance(weight, Tensor):
             return weight.new_empty(self.shape)
-        arrays, per_entry = {}, format_of(weight.format).rows_per_entry(weight)
-        for role, array in weight.arrays.items():
-            per_row = per_entry[role]
-            tail = array.shape[len(weight.shape) - 1 :]
-            arrays[role] = array.new_empty(self.shape[0], -(-self.shape[1] // per_row), *tail)
-        return Packed(weight.format, self.shape, arrays, weight.meta)
-
-    def _copy(self, weight: Tensor | Packed, expert: int | None, row: int) -> None:
-        index = slice(None) if expert is None else expert
-        if isinstance(weight, Tensor) and isinstance(self._stack, Tensor):
-            self._stack[index, row : row + weight.shape[-2]] = weight
-            return
-        stack = self._stack
-        kinds = [(one.format, one.meta) if isinstance(one, Packed) else None for one in (weight, stack)]
-        if not isinstance(weight, Packed) or not isinstance(stack, Packed) or kinds[0] != kinds[1]:
-            raise Unsupported(f"the experts of one layer are in different formats: {kinds[0]} and {kinds[1]}")
-        per_entry = format_of(weight.format).rows_per_entry(weight)
-        for role, array in weight.arrays.items():
-            per_row = per_entry[role]
-            if row % per_row:
-                raise Unsupported(f"{weight.format}: {row} rows of a gate do not end at a block of {per_row} rows")
-            target = stack.arrays[role][index, row // per_row : row // per_row + -(-weight.shape[-2] // per_row)]
-            _bytes(target).copy_(_bytes(array))
+        num_experts, outputs, _ = self.shape
+        arrays = {
+            role: weight.arrays[role].new_empty(num_experts, -(-outputs // per), *weight.arrays[role].shape[1:])
+            for role, per in rows_per_entry(weight).items()
+        }
+        return replace(weight, shape=self.shape, arrays=arrays)
 
 
-def _with_rows_apart(weight: Packed) -> Tensor | Packed:
-    """The same numbers in a form whose rows can be stacked with others'."""
-    found = by_rows(weight)
-    if found is not None and "order" not in found.arrays:
-        return found
-    _say_expanded(weight.format)
-    return expand(weight)
+def _kind(weight: Tensor | Packed) -> str:
+    if isinstance(weight, Tensor):
+        return str(weight.dtype).removeprefix("torch.")
+    return " ".join([weight.format, *(f"{name} {value}" for name, value in weight.meta.items())])
 
 
 @cache
-def _say_expanded(format: str) -> None:
+def said(kind: str) -> None:
+    """Says once for a kind of weights that they are expanded, and why."""
     log.warning(
-        "%s experts are expanded while loading: their inputs are in an order of their own, so no stack can be made of them",
-        format,
+        "%s: such experts are expanded while loading, since they make no stack: a scale covers rows of two matrices, "
+        "or their inputs are in an order of their own",
+        kind,
     )
 
 

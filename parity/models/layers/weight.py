@@ -11,8 +11,14 @@ from torch import Tensor, nn
 
 from ...core.weights import Weight
 
-Place: TypeAlias = Callable[[Weight], Weight]
-"""Brings a weight to the stack: device, dtype or expansion, the kernels' order. Given by the loader."""
+
+class Place(Protocol):
+    """Brings a weight to the stack: device, dtype or expansion, the kernels' order. Given by the loader."""
+
+    def __call__(self, weight: Weight, *, plain: bool = False) -> Weight:
+        """The weight as it is computed on; where `plain`, as plain numbers, whatever the stack computes on."""
+
+
 Put: TypeAlias = Callable[[Weight, Place], None]
 """Takes a weight, raw as read, with what places it."""
 

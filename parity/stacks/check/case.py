@@ -36,6 +36,7 @@ class Case:
         equal: the results are copies, so they must be equal.
         rows: arguments whose first dimension is the batch's rows: cut when a row is computed alone.
         state: arguments that the op may change, at the batch's places.
+        as_read: arguments that stay on the host, and weights among them as files have them.
         judged: the rows of the result that are compared, or all.
         result: the dtype of floating results, where it is not the compute dtype.
     """
@@ -47,6 +48,7 @@ class Case:
     equal: bool = False
     rows: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    as_read: tuple[str, ...] = ()
     judged: tuple[int, ...] | None = None
     result: torch.dtype | None = None
 

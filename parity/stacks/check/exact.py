@@ -13,7 +13,7 @@ from torch import Tensor
 from ..base import Stack
 from .case import Case
 from .oracle import exact, upcast
-from .run import placed
+from .run import given
 from .whole import WHOLE
 from .whole_make import Whole
 
@@ -51,8 +51,7 @@ def right_digest(name: str) -> str:
 
 def kernel_results(stack: Stack, name: str, case: Case) -> list[Tensor]:
     """What the op returns and leaves in the state, on the host."""
-    args = {key: placed(value, stack) for key, value in case.args.items()}
-    options = {key: placed(value, stack) for key, value in case.options.items()}
+    args, options = given(case, stack)
     with torch.inference_mode():
         result = getattr(stack.ops, name)(*args.values(), **options)
         stack.device.synchronize()

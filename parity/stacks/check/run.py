@@ -140,8 +140,7 @@ def _check_op(
 
 
 def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype, rows_alone: bool) -> _Outcome:
-    args = {key: placed(value, stack) for key, value in case.args.items()}
-    options = {key: placed(value, stack) for key, value in case.options.items()}
+    args, options = given(case, stack)
     before = {key: _copies(value) for key, value in {**args, **options}.items()}
     kernel = getattr(stack.ops, name)
     try:
@@ -165,6 +164,15 @@ def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype, rows_alone: bo
             problems.append(f"changed its argument {key} in place")
     same = None if problems or not rows_alone else _alone(kernel, case, args, options, before, result)
     return _Outcome("; ".join(problems) or None, worst, same)
+
+
+def given(case: Case, stack: Stack) -> tuple[dict[str, object], dict[str, object]]:
+    """(arguments, options) of a case as the stack takes them."""
+
+    def each(values: Mapping[str, object]) -> dict[str, object]:
+        return {key: value if key in case.as_read else placed(value, stack) for key, value in values.items()}
+
+    return each(case.args), each(case.options)
 
 
 def placed(value: object, stack: Stack) -> object:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 
+from ...core.weights import Packed
 from .case import DECODES, MIXED, PROMPT, Args, Case, Make
 from .tolerance import Tolerance
+from .weights import by_rows, one, weights
 
 _F32 = torch.float32
 _SHAPES = ((1, 4, 32), (7, 4, 65), (3, 2, 16))
@@ -121,7 +124,30 @@ def hash_windows(make: Make) -> Iterator[Case]:
 def gather(make: Make) -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for num_rows, part_rows, d in ((20, 20, 16), (37, 10, 33)):
-            table = make.normal(num_rows, d, dtype=dtype)
-            args: Args = {"rows": make.integers(0, num_rows, 7, 3, dtype=torch.int64), "parts": table.split(part_rows)}
-            args |= {"part_rows": part_rows, "dtype": make.dtype}
-            yield Case(f"{num_rows} rows of {d} by {part_rows}, {dtype}", args, rows=("rows",))
+            yield _gathered(make, make.normal(num_rows, d, dtype=dtype).split(part_rows), part_rows, str(dtype))
+    for label, weight in weights(make, 21, 256):
+        if by_rows(label.split()[0]):
+            yield _gathered(make, (weight,), 21, label)
+    # As FP8 tables are released: a power of two for 32 columns, or one number for all parts.
+    if "fp8_block" in make.formats:
+        powers = one(make, "fp8_block", 21, 96, {"block_rows": 1, "block_columns": 32, "e8m0": 1})
+        yield _gathered(make, (powers,), 21, "FP8 with powers of two")
+        for d, dtype in ((160, torch.bfloat16), (256, torch.float32)):
+            whole = one(make, "fp8_block", 24, d, {"block_rows": 24, "block_columns": d})
+            assert isinstance(whole, Packed)
+            parts = tuple(_part(whole, start, start + 9, dtype) for start in range(0, 24, 9))
+            yield _gathered(make, parts, 9, f"FP8 with one scale, {dtype}")
+
+
+def _part(table: Packed, start: int, stop: int, scale: torch.dtype) -> Packed:
+    """Rows of an FP8 table with one scale, of another dtype."""
+    data = table.arrays["data"].view(torch.uint8)[start:stop].view(torch.float8_e4m3fn)
+    meta = {"block_rows": len(data), "block_columns": data.shape[1]}
+    return Packed("fp8_block", tuple(data.shape), {"data": data, "scale": table.arrays["scale"].to(scale)}, meta)
+
+
+def _gathered(make: Make, parts: tuple[Tensor | Packed, ...], part_rows: int, kind: str) -> Case:
+    num_rows = sum(part.shape[0] for part in parts)
+    args: Args = {"rows": make.integers(0, num_rows, 7, 3, dtype=torch.int64), "parts": parts}
+    args |= {"part_rows": part_rows, "dtype": make.dtype}
+    return Case(f"{num_rows} rows of {parts[0].shape[1]} by {part_rows}, {kind}", args, rows=("rows",), as_read=("parts",))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -66,10 +67,27 @@ def prepare(weight: Packed) -> Packed | Tensor:
             *(0 if array is None else array.data_ptr() + array.nbytes // len(panels) * index for array in (data, scale, zeros)),
             number, rows, width, group_rows, group_columns, number_format, target.data_ptr(),
         )  # fmt: skip
-    arrays = {"panels": panels.view(*leading, -1)}
-    if "order" in by_rows.arrays:
-        arrays["order"] = by_rows.arrays["order"].contiguous()
-    return Packed(weight.format, weight.shape, arrays, {"layout": number})
+    order = {"order": by_rows.arrays["order"].contiguous()} if "order" in by_rows.arrays else {}
+    return panelled(weight, panels, number, order)
+
+
+def panelled(weight: Packed, panels: Tensor, layout: int, others: Mapping[str, Tensor] = MappingProxyType({})) -> Packed:
+    """A weight [..., out, in] as panels uint8 [matrices, bytes] of a layout, and what else the kernels read."""
+    *leading, rows, _ = weight.shape
+    height = native().PANEL_ROWS
+    shaped = panels.view(*leading, -(-rows // height), -1)
+    return Packed(weight.format, weight.shape, {"panels": shaped, **others}, {"layout": layout}, {"panels": height})
+
+
+def table(weight: Packed) -> tuple[int, int, int, int, int, int] | None:
+    """An FP8 weight as `weights.table` has it; none whose scales would have to be copied into another form."""
+    layout, data, scale = _layout(weight), weight.arrays["data"], _plain_bytes(weight.arrays["scale"])
+    if layout is None or (scale.dtype == torch.uint8) != (layout == "fp8_power"):
+        return None
+    if not (data.is_contiguous() and scale.is_contiguous()):
+        return None
+    number_format = native().formats()[_SCALES.get(scale.dtype, "f32")][0]
+    return data.data_ptr(), scale.data_ptr(), native().formats()[layout][0], *_group(weight), number_format
 
 
 def _group(weight: Packed) -> tuple[int, int]:

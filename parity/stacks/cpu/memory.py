@@ -11,7 +11,7 @@ from .. import reference_memory as reference
 from .arena import empty
 from .fallback import told
 from .native import native
-from .weights import PLAIN, native_format
+from .weights import table
 
 
 def _whole(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
@@ -47,16 +47,16 @@ def hash_windows(
 
 
 def gather(rows: Tensor, parts: tuple[Tensor | Packed, ...], part_rows: int, dtype: torch.dtype) -> Tensor:
-    plain = all(isinstance(part, Tensor) and part.dtype in PLAIN and part.is_contiguous() for part in parts)
-    if not (plain and dtype == torch.float32 and _whole(torch.int64, rows)):
+    tables = [table(part) for part in parts]
+    if not (all(tables) and dtype == torch.float32 and _whole(torch.int64, rows)):
         told("gather", rows, parts[0])
         return reference.gather(rows, parts, part_rows, dtype)
     columns = parts[0].shape[1]
     out = empty(rows.shape[0], rows.shape[1] * columns)
-    for index, part in enumerate(parts):
-        assert isinstance(part, Tensor)
-        first = index * part_rows
+    for index, (part, found) in enumerate(zip(parts, tables, strict=True)):
+        assert found is not None
+        data, scale, *form = found
         native().gather(
-            rows.data_ptr(), part.data_ptr(), out.data_ptr(), rows.numel(), first, len(part), columns, native_format(part)
+            rows.data_ptr(), data, scale, out.data_ptr(), rows.numel(), index * part_rows, part.shape[0], columns, *form
         )
     return out

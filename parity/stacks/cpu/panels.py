@@ -22,20 +22,29 @@ _ALIGNMENT = 64
 
 
 class _Regions:
-    """Gives out pieces of a region, one after the other; who holds a piece keeps its region, and nobody else does."""
+    """Gives out pieces of a region, one after the other; who holds a piece keeps its region, and nobody else does.
+
+    The place of the latest piece is given out again if nobody holds it any more: an expert's panels are copied into its stack
+    and dropped.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._region: weakref.ref[npt.NDArray[np.uint8]] | None = None
         self._used = 0
+        self._latest: weakref.ref[npt.NDArray[np.uint8]] | None = None
+        self._start = 0
 
     def take(self, size: int) -> npt.NDArray[np.uint8]:
         with self._lock:
             region = None if self._region is None else self._region()
+            if self._latest is not None and self._latest() is None:
+                self._used = self._start
             if region is None or self._used + size > region.size:
                 region = _region(max(size, _REGION_BYTES))
                 self._region, self._used = weakref.ref(region), -region.ctypes.data % _LARGE_PAGE
             piece = region[self._used : self._used + size]
+            self._latest, self._start = weakref.ref(piece), self._used
             self._used += -(-size // _ALIGNMENT) * _ALIGNMENT
             return piece
 

@@ -54,7 +54,18 @@ def prepare(weight: Weight) -> Weight:
     packed = empty_panels(math.prod(stack), panels * (columns // layout.columns) * layout.panel_bytes)
     for source, target in zip(data.view(packed.shape[0], -1), packed, strict=True):
         native().pack(source.data_ptr(), layout.number, rows, columns, target.data_ptr())
-    return Packed(weight.format, weight.shape, {"panels": packed.view(*stack, -1)}, {"layout": layout.number})
+    return groups.panelled(weight, packed, layout.number)
+
+
+def table(weight: Tensor | Packed) -> tuple[int, int, int, int, int, int] | None:
+    """A weight [out, in] as its file has it, to be read row by row: the addresses of its numbers and of their scales (0 for
+    none), its native format, the rows and columns that share a scale, and the scales' format; None if no kernel reads it."""
+    if isinstance(weight, Tensor):
+        plain = weight.dtype in PLAIN and weight.is_contiguous()
+        return (weight.data_ptr(), 0, native_format(weight), 1, 1, 0) if plain else None
+    if weight.format in BLOCKS and weight.arrays["data"].is_contiguous():
+        return weight.arrays["data"].data_ptr(), 0, LAYOUTS[weight.format].number, 1, 1, 0
+    return groups.table(weight) if weight.format == "fp8_block" else None
 
 
 def orders(weight: Weight) -> list[Tensor | None]:

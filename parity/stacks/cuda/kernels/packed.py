@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ....core.weights import Packed, Rows, Weight
 from ....formats import expand as expand_reference
-from ....formats import laid_by_rows
+from ....formats import laid_by_rows, rows_per_entry
 from ....formats.int_groups import unpack_words
 from .common import INTERPRETED, dot, kernel
 
@@ -216,13 +216,13 @@ def prepare(weight: Weight) -> Weight:
         log.warning("%s in groups of %d columns is expanded: kernels take multiples of 16", given.format, _group(weight))
         return expand_reference(given, torch.bfloat16)
     arrays = {role: array.contiguous() for role, array in weight.arrays.items()}
-    nibbles = _NIBBLES.get(weight.format)
+    nibbles, row_arrays = _NIBBLES.get(weight.format), dict(rows_per_entry(weight))
     if nibbles is not None:
-        data = arrays.pop("data")
+        data, row_arrays["words"] = arrays.pop("data"), row_arrays.pop("data")
         stacked = data.view(-1, *data.shape[-2:])
         words = torch.stack([_words(nibbles(matrix), weight.shape[-1]) for matrix in stacked])
         arrays["words"] = words.view(*data.shape[:-2], *words.shape[-2:])
-    return Packed(weight.format, weight.shape, arrays, weight.meta)
+    return Packed(weight.format, weight.shape, arrays, weight.meta, row_arrays)
 
 
 def _group(weight: Packed) -> int:
