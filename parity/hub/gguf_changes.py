@@ -50,7 +50,7 @@ def undo(change: Change, weight: Weight, config: Mapping[str, Any], name: str) -
 def shape_after(change: Change, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that `undo` gives."""
     if change == "row":
-        return (1, *shape)
+        return (1, math.prod(shape))  # some files have the 1, others do not
     if change in ("tiled_convolution", "convolution"):
         return (shape[0], 1, *shape[1:])
     if change in ("left", "right"):

@@ -86,9 +86,12 @@ def export_gguf(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Wri
     """Writes a model given by Hugging Face's config and names; `extra` is further metadata, such as the tokenizer's.
 
     Raises:
-        Unsupported: GGUF has no such architecture, or no name for a tensor.
+        Unsupported: GGUF has no such architecture, no name for a tensor, or another value for what it has no key for.
     """
     architecture, layout = _layout(config)
+    for key, value in layout.constants.items():
+        if config.get(key) not in (None, value):
+            raise Unsupported(f"{key} = {config[key]!r} has no place in GGUF's {architecture}, which computes it as {value!r}")
     metadata: dict[str, Any] = {"general.architecture": architecture, "general.type": "model"}
     for key, target in layout.numbers.items():
         value = config.get(key, config.get(_ALIASES.get(key, key)))

@@ -39,6 +39,6 @@ ARCHITECTURE = Architecture(
     model_types=("deepseek_v2",),
     build=build,
     checkpoints="DeepSeek-V2, V2-Lite, V2.5, Coder-V2",
-    formats="bf16",
+    formats="bf16, GGUF",
     reference="transformers 5.23",
 )

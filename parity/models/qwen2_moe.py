@@ -34,6 +34,6 @@ ARCHITECTURE = Architecture(
     model_types=("qwen2_moe",),
     build=build,
     checkpoints="Qwen1.5-MoE-A2.7B, Qwen2-57B-A14B",
-    formats="bf16, GPTQ",
+    formats="bf16, GPTQ, GGUF",
     reference="transformers 5.23",
 )
