@@ -28,11 +28,12 @@ def test_neighbours_share_a_region() -> None:
 def test_the_latest_place_is_given_out_again_when_nobody_holds_it() -> None:
     kept, dropped = empty_panels(1, 100).fill_(1), empty_panels(1, 1 << 20)
     place = dropped.data_ptr()
-    del kept, dropped
+    del dropped
     first, second = empty_panels(1, 1 << 19).fill_(2), empty_panels(1, 1 << 20).fill_(3)
     assert first.data_ptr() == place
     assert bool((first == 2).all())
     assert second.data_ptr() == place + (1 << 19)
+    assert bool((kept == 1).all())
 
 
 def test_what_is_too_large_has_a_region_of_its_own() -> None:
