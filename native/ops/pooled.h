@@ -126,6 +126,7 @@ inline void gather(const void* raw, Team& team) {
     const PackGroupsArgs& table = args.table;
     const FormatInfo& info = format_info(table.format);
     auto* panel = info.columns ? reinterpret_cast<uint8_t*>(team.local(size_t(table.columns / info.columns * info.panel_bytes))) : nullptr;
+    if (info.columns && !panel) return;
     share_rows(team, args.count, table.columns, [&](int64_t i) {
         const int64_t row = args.rows[i] - args.first;
         if (row < 0 || row >= table.rows) return;
