@@ -14,7 +14,6 @@
 #endif
 
 #include "isa/choose.h"
-#include "memory.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -114,9 +113,6 @@ void embed(Address tokens, int64_t num_tokens, int64_t columns, Address data, in
 void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Address panels) {
     need(format >= 0 && format < kNumFormats && format_info(format).columns > 0, "not a packed format");
     need(columns > 0 && columns % format_info(format).columns == 0, "the columns of a packed weight are a whole number of blocks");
-    const FormatInfo& info = format_info(format);
-    const auto blocks = static_cast<size_t>(columns / info.columns);
-    want_large_pages(at<void>(panels), static_cast<size_t>((num_rows + kPanelRows - 1) / kPanelRows * info.panel_bytes) * blocks);
     const PackArgs args{at<const uint8_t>(rows), format, num_rows, columns, at<uint8_t>(panels)};
     state().submit("pack", state().kernels->pack, args, num_rows * columns);
 }
@@ -124,8 +120,6 @@ void pack(Address rows, int64_t format, int64_t num_rows, int64_t columns, Addre
 void pack_groups(Address data, Address scale, Address zeros, int64_t format, int64_t rows, int64_t columns, int64_t group_rows, int64_t group_columns, int64_t scale_format, Address panels) {
     need(format >= 0 && format < kNumFormats && format_info(format).columns > 0, "not a packed format");
     need(columns > 0 && columns % format_info(format).columns == 0 && group_rows > 0 && group_columns > 0, "the columns of a packed weight are a whole number of blocks");
-    const FormatInfo& info = format_info(format);
-    want_large_pages(at<void>(panels), static_cast<size_t>((rows + kPanelRows - 1) / kPanelRows * info.panel_bytes * (columns / info.columns)));
     const PackGroupsArgs args{at<const uint8_t>(data), at<const void>(scale), at<const uint8_t>(zeros), format, rows, columns, group_rows, group_columns, scale_format, at<uint8_t>(panels)};
     state().submit("pack", state().kernels->pack_groups, args, rows * columns);
 }
