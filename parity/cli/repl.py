@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..core.errors import ContextExceeded, ParityError, UsageError
-from ..text.switches import layered, thinking_of
 from .conversation import Conversation
 from .terminal import messages, reply, say, write
 
@@ -117,6 +116,8 @@ def _system(conversation: Conversation, rest: str) -> None:
 
 
 def _think(conversation: Conversation, rest: str) -> None:
+    from ..text.switches import layered, thinking_of
+
     if rest not in ("", "on", "off"):
         raise UsageError(f"/think is on or off, not {rest}")
     if rest:
