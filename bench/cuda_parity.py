@@ -53,7 +53,7 @@ def architectures() -> dict[str, Callable[[Path], object]]:
     """Name to what makes a tiny checkpoint of it, from the tests of this repository."""
     if str(_REPOSITORY) not in sys.path:
         sys.path.insert(0, str(_REPOSITORY))
-    from tests.models.test_recorded import MAKERS
+    from tests.models.makers import MAKERS
 
     return dict(MAKERS)
 

@@ -12,7 +12,7 @@ import pytest
 from parity.engine.engine import Engine
 from parity.stacks import registry
 from tests.models import tiny
-from tests.models.test_recorded import MAKERS
+from tests.models.makers import MAKERS
 
 from .interpreted import POINT
 

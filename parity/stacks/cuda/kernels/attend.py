@@ -96,7 +96,7 @@ def attend(
     decoding = num_rows == sequences
     block_m = 64 if fixed or not decoding else power(groups, 16)
     block_m = min(block_m, 64)
-    block_n = 64 if dim <= 128 and q.dtype.itemsize == 2 else 32
+    block_n = 16 if q.dtype.itemsize == 4 else 64 if dim <= 128 else 32
     tiles = triton.cdiv(num_rows * groups, block_m) + sequences
     longest = batch.pages.shape[1] * batch.page_size
     splits = 1 if fixed or not decoding else num_splits(tiles * num_keys, longest, block_n, q.device)
