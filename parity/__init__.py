@@ -1,4 +1,4 @@
-"""Run, serve, tune and verify DeepSeek, Qwen and Kimi models on any hardware stack."""
+"""Run, serve and verify DeepSeek, Qwen and Kimi models on any hardware stack."""
 
 from __future__ import annotations
 

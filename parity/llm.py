@@ -358,9 +358,9 @@ class LLM:
             )
             for prompt, sample in jobs
         ]
-        self.service.submit_all(requests, outputs.put)
         index_of = {request.id: index for index, request in enumerate(requests)}
         try:
+            self.service.submit_all(requests, outputs.put)
             open_ids = set(index_of)
             while open_ids:
                 output = outputs.get()

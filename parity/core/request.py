@@ -105,7 +105,6 @@ class SamplingParams:
         return replace(self, **changes)
 
 
-_INF = math.inf
 _RANGES: tuple[tuple[str, float, float, type], ...] = (
     ("temperature", 0, 100, float),
     ("top_p", 0, 1, float),
@@ -155,6 +154,7 @@ class Request:
         deadline_s: on the monotonic clock; the request ends with `timeout` when it passes.
         want: `logits` returns the logits of every prompt position, `embedding` the last hidden state, each with no token.
         constraint: restricts the tokens chosen.
+        adapter: changes the weights for this request, and so its state: none is shared with requests of another.
         cache: whether prompt state may be taken from, and left in, the prefix cache.
     """
 

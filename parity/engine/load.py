@@ -268,6 +268,8 @@ def make_engine(
     num_pages = config.num_pages
     if num_pages is None:
         fraction = config.memory_fraction if config.memory_fraction is not None else stack.memory_fraction
+        if not 0 < fraction <= 1:
+            raise UsageError(f"memory_fraction must be above 0 and at most 1, not {fraction}")
         free = int(stack.device.memory().free * fraction) - per_slot * (config.max_num_seqs + num_snapshots)
         num_pages = choose_num_pages(free, per_page, page_size, max_model_len, config.max_num_seqs)
     if config.max_model_len is None:
@@ -278,7 +280,7 @@ def make_engine(
         num_pages=num_pages,
         max_model_len=max_model_len,
         max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=max(config.max_num_batched_tokens or stack.step_tokens, config.max_num_seqs),
+        max_num_batched_tokens=config.max_num_batched_tokens or max(stack.step_tokens, config.max_num_seqs),
         max_num_waiting=config.max_num_waiting,
         eos_token_ids=eos,
         prefix_caching=config.enable_prefix_caching,

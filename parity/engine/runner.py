@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.batch import Batch, Chunk, Plan, Probe, Result
+from ..core.request import TokenLogprobs
 from ..models.decoder import Decoder
 from ..stacks.base import Stack
 from .memory import StateMemory
@@ -170,16 +171,17 @@ class Runner:
             return Result(array=hidden[-1].float().cpu().numpy())
         if chunk.rows != "all":
             return result
-        array, logprobs = None, []
-        if request.want == "logits":
-            array = np.empty((len(hidden), self.model.vocab_size), np.float32)
-            for start, part in zip(itertools.count(0, self._stack.head_rows), self._head(hidden)):
+        count = request.params.prompt_logprobs
+        following = () if count is None else request.tokens[chunk.start + 1 : chunk.length + 1]
+        array = np.empty((len(hidden), self.model.vocab_size), np.float32) if request.want == "logits" else None
+        logprobs: list[TokenLogprobs] = []
+        start = 0
+        for part in self._head(hidden[: len(following)] if array is None else hidden):
+            if array is not None:
                 array[start : start + len(part)] = part.cpu().numpy()
-        elif request.params.prompt_logprobs is not None:
-            following = request.tokens[chunk.start + 1 : chunk.length + 1]
-            for start, part in zip(itertools.count(0, self._stack.head_rows), self._head(hidden[: len(following)])):
-                part_tokens = following[start : start + len(part)]
-                logprobs += token_logprobs(part, part_tokens, request.params.prompt_logprobs)
+            if tokens := following[start : start + len(part)]:
+                logprobs += token_logprobs(part[: len(tokens)], tokens, count or 0)
+            start += len(part)
         return Result(result.token, result.logprob, tuple(logprobs), array, result.error)
 
     def _head(self, hidden: Tensor) -> Iterator[Tensor]:

@@ -83,6 +83,8 @@ class EngineService:
         if top >= self.info.vocab_size or min(request.tokens, default=0) < 0:
             bad = top if top >= self.info.vocab_size else min(request.tokens)
             raise RequestError(f"token id {bad} is not in the vocabulary of {self.info.vocab_size}", field="prompt")
+        if request.adapter is not None:
+            raise RequestError(f"there is no adapter {request.adapter!r}: the model runs as it was loaded", field="adapter")
         if request.params.seed is None and request.params.temperature > 0:
             request = replace(request, params=request.params.replace(seed=secrets.randbits(63)))
         return request
@@ -91,6 +93,8 @@ class EngineService:
         added: list[str] = []
         try:
             for request in requests:
+                if request.id in self._emits:  # until its last output is delivered, it is somebody's
+                    raise RequestError(f"a request with the id {request.id!r} has not ended yet; choose another", field="id")
                 self._engine.add(request)
                 added.append(request.id)
         except Exception:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 
-from parity.core.errors import ContextExceeded, EngineError, RequestError
+from parity.core.errors import ContextExceeded, EngineError, RequestError, UsageError
 from parity.core.request import Output, Request, SamplingParams
 from parity.engine.service import EngineService
 from tests.models import tiny
@@ -153,3 +153,51 @@ def test_a_seed_is_drawn_where_none_is_given(folder: Path) -> None:
     answers = {tuple(inbox.tokens) for inbox in inboxes if inbox.finish()}
     assert len(answers) > 1
     service.close()
+
+
+def test_an_id_is_in_use_until_its_last_output_is_delivered(folder: Path) -> None:
+    service = EngineService(tiny.open_engine(folder))
+    first, second = Inbox(), Inbox()
+    service.submit(tiny.greedy("same", [5, 6], 200), first)
+    held, free = threading.Event(), threading.Event()
+    threading.Thread(target=service.call, args=(lambda: (held.set(), free.wait()),), daemon=True).start()
+    assert held.wait(30)
+    service.abort("same")  # taken between the same two steps as the request that follows
+    threading.Timer(0.2, free.set).start()
+    with pytest.raises(RequestError, match="'same' has not ended yet"):
+        service.submit(tiny.greedy("same", [5, 7], 8), second)
+    assert first.finish() == "abort"
+    service.submit(tiny.greedy("same", [5, 7], 8), second)
+    assert second.finish() == "length"
+    service.close()
+
+
+def test_an_adapter_is_refused(folder: Path) -> None:
+    service = EngineService(tiny.open_engine(folder))
+    with pytest.raises(RequestError, match="no adapter 'law'"):
+        service.submit(tiny.greedy("a", [5, 6], 4, adapter="law"), Inbox())
+    service.close()
+
+
+def test_logits_come_with_log_probabilities_of_the_prompt(folder: Path) -> None:
+    engine = tiny.open_engine(folder, max_num_batched_tokens=8, max_num_seqs=2)
+    params, tokens = SamplingParams(max_tokens=0, prompt_logprobs=2), tuple(tiny.prompt(21, 160))
+    ended = tiny.finish(engine, [Request(want, tokens, params, want=want, cache=False) for want in ("logits", "tokens")])
+    both, alone = ([entry for output in ended[want] for entry in output.prompt_logprobs or ()] for want in ("logits", "tokens"))
+    assert len(both) == 20
+    assert [entry.token for entry in both] == list(tokens[1:])
+    assert [entry.logprob for entry in both] == pytest.approx([entry.logprob for entry in alone], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"max_num_batched_tokens": 7}, r"max_num_batched_tokens \(7\) is below max_num_seqs \(8\)"),
+        ({"memory_fraction": 1.5, "num_pages": None}, "memory_fraction must be above 0 and at most 1, not 1.5"),
+        ({"memory_fraction": 0.0, "num_pages": None}, "memory_fraction must be above 0"),
+        ({"memory_fraction": float("nan"), "num_pages": None}, "memory_fraction must be above 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(folder: Path, options: dict[str, object], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        tiny.open_engine(folder, **options)

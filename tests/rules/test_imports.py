@@ -22,8 +22,6 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "parity.text": CORE,
     "parity.serve": (*CORE, "parity.text", "parity.engine.grammar"),  # grammars hold no tensor
     "parity.serve.command": ANYTHING,
-    "parity.tune": (*CORE, "parity.formats", "parity.models", "parity.stacks", "parity.hub", "parity.text"),
-    "parity.tune.command": ANYTHING,
     "parity.verify": (*CORE, "parity.text"),
     "parity.verify.command": ANYTHING,
     "parity.verify.sides.local": ANYTHING,
