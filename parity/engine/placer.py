@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -37,14 +39,17 @@ class Placer:
         return placed
 
     def _count(self, weight: Weight, placed: Weight) -> None:
-        """Notes what was packed and no longer is; of `Rows`, all parts may have become one tensor."""
-        parts, after = _parts(weight), _parts(placed)
-        dtypes = [part.dtype if isinstance(part, Tensor) else None for part in after]
-        for part, dtype in zip(parts, dtypes * len(parts) if len(dtypes) == 1 else dtypes, strict=False):
-            if isinstance(part, Packed) and dtype is not None:
-                before, size = self._expanded.get((part.format, dtype), (0, 0))
-                numbers = torch.Size(part.shape).numel() * dtype.itemsize
-                self._expanded[part.format, dtype] = before + part.nbytes, size + numbers
+        """Notes what was packed and no longer is; of `Rows`, several parts may have become one."""
+        after, start = _parts(placed), 0
+        ends = list(accumulate(part.shape[0] for part in after))
+        for part in _parts(weight):
+            holder = after[bisect_right(ends, start)]
+            start += part.shape[0]
+            if isinstance(part, Packed) and isinstance(holder, Tensor):
+                key = part.format, holder.dtype
+                before, size = self._expanded.get(key, (0, 0))
+                numbers = torch.Size(part.shape).numel() * holder.dtype.itemsize
+                self._expanded[key] = before + part.nbytes, size + numbers
 
     def report(self) -> None:
         """Says which formats were expanded, and what that costs."""

@@ -179,9 +179,9 @@ def placed(value: object, stack: Stack) -> object:
     """The argument on the stack's device, weights in the order of its kernels."""
     device = stack.device.torch_device
     if isinstance(value, Packed):
-        return _prepared(value, stack)
+        return stack.prepare(_moved(value, device))
     if isinstance(value, Rows):
-        return value.each(lambda part: _prepared(part, stack) if isinstance(part, Packed) else part.to(device))
+        return stack.prepare(value.each(lambda part: _moved(part, device)))
     if isinstance(value, Tensor):
         return _like(value, device)
     if isinstance(value, tuple):
@@ -189,9 +189,10 @@ def placed(value: object, stack: Stack) -> object:
     return on_device(value, device) if isinstance(value, Batch) else value
 
 
-def _prepared(value: Packed, stack: Stack) -> Weight:
-    arrays = {role: array.to(stack.device.torch_device) for role, array in value.arrays.items()}
-    return stack.prepare(Packed(value.format, value.shape, arrays, value.meta))
+def _moved(value: Tensor | Packed, device: torch.device) -> Tensor | Packed:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    return Packed(value.format, value.shape, {role: array.to(device) for role, array in value.arrays.items()}, value.meta)
 
 
 def _like(x: Tensor, device: torch.device) -> Tensor:

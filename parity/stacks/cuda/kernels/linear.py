@@ -17,18 +17,21 @@ from ...reference import embed as _plain_embed
 from ...reference import linear as _plain
 from .common import inner, kernel, precision
 from .packed import DENSE, Matrix, expand, matrix, multiply
-from .pointwise import gated_activation
+from .pointwise import gated, gated_activation, kind_of, numbers_of
 from .split import num_splits
 
+_FEW = 16  # rows up to which the sum is split over programs, and up to which gates are joined to what they let by at once
 _MANY = 256  # rows above which a packed weight is expanded: that costs less than a twentieth of the product
 
 
 @kernel
 def _linear(
     x, weight, scale, zeros, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, row_group, part,
+    limit, beta, line,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    GATED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """`height` columns of the result; where it is gated, the weight has as many rows of gates and then of what they let by."""
     item = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
     row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
     last = tl.program_id(2)  # a head, or a part of the sum
@@ -43,26 +46,53 @@ def _linear(
         weight += last.to(tl.int64) * w_head
         target = out + last.to(tl.int64) * out_h
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
+    up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for first in range(begin, end, BLOCK_K):
         acc = multiply(
             acc, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, row, has, first, end, w_row, s_row, row_group,
             KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
         )  # fmt: skip
+        if GATED >= 0:
+            up = multiply(
+                up, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, row + height, has, first, end, w_row, s_row,
+                row_group, KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
+            )  # fmt: skip
     if BIAS:
         acc += tl.load(bias + row, mask=has, other=0.0).to(tl.float32)[:, None]
+    if GATED >= 0:
+        if BIAS:
+            up += tl.load(bias + height + row, mask=has, other=0.0).to(tl.float32)[:, None]
+        acc = gated(acc, up, limit, beta, line, GATED)
     at = item[None, :] * out_s + row[:, None]
     tl.store(target + at, acc.to(out.dtype.element_ty), mask=valid[None, :] & has[:, None])
 
 
 @triton.jit
-def _add_parts(parts, bias, out, size, height, BIAS: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr):
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < size
-    y = tl.zeros([BLOCK], tl.float32)
+def _added(parts, bias, at, column, inside, size, BIAS: tl.constexpr, SPLITS: tl.constexpr):
+    """The sums of some columns of rows, each of parts `size` apart."""
+    y = tl.zeros(at.shape, tl.float32)
     for part in range(SPLITS):
-        y += tl.load(parts + part * size + i, mask=inside, other=0.0)
+        y += tl.load(parts + part * size + at, mask=inside, other=0.0)
     if BIAS:
-        y += tl.load(bias + i % height, mask=inside, other=0.0).to(tl.float32)
+        y += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+    return y
+
+
+@triton.jit
+def _add_parts(
+    parts, bias, out, size, height, limit, beta, line,
+    BIAS: tl.constexpr, SPLITS: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The `size` numbers of the result, `height` a row; gated, the parts have two columns for each."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside, column = i < size, i % height
+    if GATED < 0:
+        y = _added(parts, bias, i, column, inside, size, BIAS, SPLITS)
+    else:
+        at = i // height * (2 * height) + column
+        gate = _added(parts, bias, at, column, inside, 2 * size, BIAS, SPLITS)
+        up = _added(parts, bias, at + height, column + height, inside, 2 * size, BIAS, SPLITS)
+        y = gated(gate, up, limit, beta, line, GATED)
     tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
 
 
@@ -75,34 +105,47 @@ def _tiles(num_rows: int, dtype: torch.dtype, dense: bool) -> tuple[int, int, in
     return 64, 128, 64 if dense else 128, 8
 
 
-def _multiply(x: Tensor, weight: Matrix, shape: tuple[int, ...], bias: Tensor | None, fixed: bool) -> Tensor:
-    """x [T, I] or [T, H, I] with a weight of a logical shape [O, I] or [H, O, I]."""
+def _multiply(
+    x: Tensor,
+    weight: Matrix,
+    shape: tuple[int, ...],
+    bias: Tensor | None,
+    *,
+    fixed: bool,
+    activation: Activation | None = None,
+) -> Tensor:
+    """x [T, I] or [T, H, I] with a weight of a logical shape [O, I] or [H, O, I]; with an activation, [2 O, I]."""
     x = inner(x)
     height, width = shape[-2:]
     heads = shape[0] if len(shape) == 3 else 1
-    num_rows = x.shape[0]
-    out = torch.empty(*x.shape[:-1], height, dtype=x.dtype, device=x.device)
+    num_rows, columns = x.shape[0], height if activation is None else height // 2
+    out = torch.empty(*x.shape[:-1], columns, dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
     block_m, block_n, block_k, warps = _tiles(33 if fixed else num_rows, x.dtype, weight.kind == DENSE)
     programs = triton.cdiv(num_rows, block_m) * triton.cdiv(height, block_n)
-    splits = 1 if fixed or heads > 1 or num_rows > 16 else min(num_splits(programs, width, block_k, x.device), 8)
+    splits = 1 if fixed or heads > 1 or num_rows > _FEW else min(num_splits(programs, width, block_k, x.device), 8)
     part = triton.cdiv(triton.cdiv(width, splits), block_k) * block_k
     splits = triton.cdiv(width, part)
-    target = out if splits == 1 else torch.empty(splits, num_rows, height, dtype=torch.float32, device=x.device)
-    grid = (triton.cdiv(num_rows, block_m), triton.cdiv(height, block_n), max(heads, splits))
+    kind, numbers = (-1, (0.0, 0.0, 0.0)) if activation is None else (kind_of(activation), numbers_of(activation))
+    target, wide = out, columns
+    if splits > 1:
+        target, wide = torch.empty(splits, num_rows, height, dtype=torch.float32, device=x.device), height
+    grid = (triton.cdiv(num_rows, block_m), triton.cdiv(wide, block_n), max(heads, splits))
     out_s = height if splits > 1 else out.stride(0)
     _linear[grid](
-        x, weight.data, weight.scale, weight.zeros, x if bias is None else bias, target, num_rows, height, width,
+        x, weight.data, weight.scale, weight.zeros, x if bias is None else bias, target, num_rows, wide, width,
         x.stride(0), x.stride(1) if heads > 1 else 0, weight.data.stride(0) if len(shape) == 3 else 0,
-        weight.data.stride(-2), weight.scale.stride(-2), out_s, height, weight.row_group, part,
-        weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None and splits == 1, splits,
-        precision(x.dtype),
+        weight.data.stride(-2), weight.scale.stride(-2), out_s, wide, weight.row_group, part,
+        *numbers, weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None and splits == 1, splits,
+        kind if splits == 1 else -1, precision(x.dtype),
         block_m, block_n, block_k, num_warps=warps,
     )  # fmt: skip
     if splits > 1:
         blocks = (triton.cdiv(out.numel(), 1024),)
-        _add_parts[blocks](target, x if bias is None else bias, out, out.numel(), height, bias is not None, splits, 1024)
+        _add_parts[blocks](
+            target, x if bias is None else bias, out, out.numel(), columns, *numbers, bias is not None, splits, kind, 1024
+        )
     return out
 
 
@@ -135,6 +178,10 @@ def linear_fixed(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tenso
 
 
 def gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Activation) -> Tensor:
+    """One launch where few rows meet a packed matrix, two where its sum is split."""
+    if isinstance(weight, Packed) and x.shape[0] <= _FEW:
+        x, weight = _in_order(x, weight)
+        return _multiply(x, matrix(weight), weight.shape, bias, fixed=False, activation=activation)
     return gated_activation(linear(x, weight, bias), activation)
 
 

@@ -203,9 +203,12 @@ class Matrix:
 
 
 def prepare(weight: Weight) -> Weight:
-    """Arrays as the kernels read them; a matrix in groups that no kernel takes is expanded, which is said once."""
+    """Arrays as the kernels read them, and rows as one matrix where they can be: one launch instead of several.
+
+    A matrix in groups that no kernel takes is expanded, which is said once.
+    """
     if isinstance(weight, Rows):
-        return weight.each(prepare)
+        return _joined(weight.each(prepare))
     if not isinstance(weight, Packed) or "words" in weight.arrays:
         return weight
     given, weight = weight, laid_by_rows(weight) or weight
@@ -223,6 +226,57 @@ def prepare(weight: Weight) -> Weight:
         words = torch.stack([_words(nibbles(matrix), weight.shape[-1]) for matrix in stacked])
         arrays["words"] = words.view(*data.shape[:-2], *words.shape[-2:])
     return Packed(weight.format, weight.shape, arrays, weight.meta, row_arrays)
+
+
+def _joined(weight: Rows) -> Weight:
+    """The same rows with neighbours of one form made one matrix."""
+    runs: list[list[Tensor | Packed]] = []
+    for part in weight.parts:
+        if runs and _continues(runs[-1][-1], part):
+            runs[-1].append(part)
+        else:
+            runs.append([part])
+    parts = [_one(run) for run in runs]
+    return parts[0] if len(parts) == 1 else Rows(tuple(parts))
+
+
+def _continues(above: Tensor | Packed, below: Tensor | Packed) -> bool:
+    """Whether the two are read alike, and the rows of the first fill its scales."""
+    if isinstance(above, Tensor) or isinstance(below, Tensor):
+        return isinstance(above, Tensor) and isinstance(below, Tensor) and above.dtype == below.dtype
+    by_rows = rows_per_entry(above)
+    alike = [
+        {role: (array.dtype, array.shape[1 if role in by_rows else 0 :]) for role, array in part.arrays.items()}
+        for part in (above, below)
+    ]
+    return (
+        (above.format, above.meta, alike[0]) == (below.format, below.meta, alike[1])
+        and not any(above.shape[0] % per for per in by_rows.values())
+        and all(torch.equal(array, below.arrays[role]) for role, array in above.arrays.items() if role not in by_rows)
+    )
+
+
+def _one(run: list[Tensor | Packed]) -> Tensor | Packed:
+    """One matrix of matrices that continue each other."""
+    first = run[0]
+    if len(run) == 1:
+        return first
+    if isinstance(first, Tensor):
+        return torch.cat([part for part in run if isinstance(part, Tensor)])
+    packed, by_rows = [part for part in run if isinstance(part, Packed)], rows_per_entry(first)
+    arrays = {
+        role: _below([part.arrays[role] for part in packed]) if role in by_rows else array
+        for role, array in first.arrays.items()
+    }
+    shape = (sum(part.shape[0] for part in run), *first.shape[1:])
+    return Packed(first.format, shape, arrays, first.meta, first.row_arrays)
+
+
+def _below(arrays: list[Tensor]) -> Tensor:
+    # Not every device joins eight-bit floats: their bytes do as well.
+    if arrays[0].dtype.itemsize == 1:
+        return torch.cat([array.view(torch.uint8) for array in arrays]).view(arrays[0].dtype)
+    return torch.cat(arrays)
 
 
 def _group(weight: Packed) -> int:

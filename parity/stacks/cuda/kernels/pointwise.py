@@ -13,6 +13,17 @@ from .common import kernel, row_strides, sigmoid, softplus, tanh
 _BLOCK = 1024
 
 
+@triton.jit
+def gated(gate, up, limit, beta, linear, KIND: tl.constexpr):
+    """The activation of a gate times the values that it lets through, both float32; KIND as of `kind_of`."""
+    if KIND == 2:
+        return beta * tanh(gate / beta) * sigmoid(gate) * (linear * tanh(up / linear))
+    if KIND == 1:
+        gate = tl.minimum(gate, limit)
+        up = tl.minimum(tl.maximum(up, -limit), limit)
+    return gate * sigmoid(gate) * up
+
+
 @kernel
 def _gated_activation(x, out, size, width, x_n, x_s, x_t, limit, beta, linear, KIND: tl.constexpr, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -21,13 +32,7 @@ def _gated_activation(x, out, size, width, x_n, x_s, x_t, limit, beta, linear, K
     at = (row // x_n) * x_s + (row % x_n) * x_t + d
     gate = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(x + at + width, mask=inside, other=0.0).to(tl.float32)
-    if KIND == 2:
-        y = beta * tanh(gate / beta) * sigmoid(gate) * (linear * tanh(up / linear))
-    else:
-        if KIND == 1:
-            gate = tl.minimum(gate, limit)
-            up = tl.minimum(tl.maximum(up, -limit), limit)
-        y = gate * sigmoid(gate) * up
+    y = gated(gate, up, limit, beta, linear, KIND)
     tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
 
 
@@ -80,15 +85,24 @@ _KINDS = {"silu": 0, "situ": 2}
 _SILU = {"silu": True, "sigmoid": False}
 
 
+def kind_of(activation: Activation) -> int:
+    """How `gated` is told of an activation."""
+    return 1 if activation.kind == "silu" and activation.limit is not None else _KINDS[activation.kind]
+
+
+def numbers_of(activation: Activation) -> tuple[float, float, float]:
+    """Its numbers: the limit, beta and the linear part's."""
+    return float(activation.limit or 0.0), float(activation.beta), float(activation.linear)
+
+
 def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
     width = gate_up.shape[-1] // 2
     out = torch.empty(*gate_up.shape[:-1], width, dtype=gate_up.dtype, device=gate_up.device)
     if not out.numel():
         return out
     x, *strides = row_strides(gate_up)
-    kind = 1 if activation.kind == "silu" and activation.limit is not None else _KINDS[activation.kind]
     _gated_activation[(triton.cdiv(out.numel(), _BLOCK),)](
-        x, out, out.numel(), width, *strides, activation.limit or 0.0, activation.beta, activation.linear, kind, _BLOCK
+        x, out, out.numel(), width, *strides, *numbers_of(activation), kind_of(activation), _BLOCK
     )
     return out
 
