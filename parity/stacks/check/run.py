@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.batch import Batch
 from ...core.errors import UsageError
-from ...core.weights import Packed, Rows, Weight
+from ...core.weights import Packed, Rows
 from ..base import Stack
 from ..paged import numbers
 from . import dense, pooled, sampling, stateful, streams

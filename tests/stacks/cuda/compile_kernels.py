@@ -84,8 +84,8 @@ def spilled(kernel: Any) -> int:
     return int(found[1])
 
 
-def slow_paths(kernel: Any) -> list[str]:
-    """What a hot kernel for NVIDIA should not do, read from its PTX."""
+def slow_paths(kernel: Any, tiles: int) -> list[str]:
+    """What a hot kernel for NVIDIA that multiplies so many tiles at once should not do, read from its PTX."""
     ptx, wrong = kernel.asm["ptx"], []
     if not re.search(r"wgmma\.mma_async|mma\.sync", ptx):
         wrong.append("no matrix unit")
@@ -93,7 +93,7 @@ def slow_paths(kernel: Any) -> list[str]:
     if max(pieces, default=0) < 8:
         wrong.append(f"pages or weights are read in pieces of {sorted(set(pieces))} bytes")
     narrow = len(re.findall(r"ld\.global[\w.:]*\.[bus](?:8|16) ", ptx))
-    if narrow > 20:  # scales, and a bias
+    if narrow > 20 * tiles:  # scales, and a bias
         wrong.append(f"{narrow} loads of a byte or two")
     return wrong
 
@@ -105,15 +105,15 @@ def target_of(name: str) -> GPUTarget:
     return GPUTarget("hip", name, 64 if name.startswith("gfx9") else 32)
 
 
-def wrong(name: str, kernel: Any, target: str, hot: bool) -> list[str]:
-    """What a compiled kernel should not do."""
+def wrong(kernel: Any, target: str, tiles: int) -> list[str]:
+    """What a compiled kernel should not do; it is hot where it multiplies tiles."""
     found, shared = [], SHARED_KIB[target] << 10
     if kernel.metadata.shared > shared:
         found.append(f"shares {kernel.metadata.shared} bytes of {shared}")
     if target == "sm_90":
         if spilled(kernel):
             found.append(f"keeps {spilled(kernel)} bytes of registers in memory")
-        found += slow_paths(kernel) if hot else []
+        found += slow_paths(kernel, tiles) if tiles else []
     return found
 
 
@@ -132,7 +132,8 @@ def install(target: str) -> list[str]:
         if kernel.hash not in seen:
             seen.add(kernel.hash)
             print(name, kernel.metadata.shared, spilled(kernel), flush=True)
-            found = wrong(name, kernel, target, name in HOT and args[0].dtype == HALF)
+            gated = "GATED" in self.arg_names and args[self.arg_names.index("GATED")] >= 0
+            found = wrong(kernel, target, 1 + gated if name in HOT and args[0].dtype == HALF else 0)
             problems.extend(f"{name} of {args[0].dtype}, {caller()}: {what}" for what in found)
         return kernel
 

@@ -12,7 +12,7 @@ import torch
 collect_ignore: list[str] = []
 
 if importlib.util.find_spec("triton") is None:
-    collect_ignore += ["test_far.py", "test_kernels.py", "test_models.py"]
+    collect_ignore += ["test_far.py", "test_kernels.py", "test_models.py", "test_packed.py"]
 else:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
