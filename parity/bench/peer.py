@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,6 @@ from typing import Self
 from ..core.errors import UsageError
 from .work import Work
 
-PEERS = ("llama.cpp",)
 _INSTALL = "install it (pip install llama-cpp-python), or name a Python that has it with --peer-python"
 
 
@@ -52,8 +52,9 @@ class Peer:
             UsageError: it failed; the text has its last words.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({**asdict(work), "decode": work.decode_rows()}) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended: its last words say why
+            self._process.stdin.write(json.dumps({**asdict(work), "decode": work.decode_rows()}) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def _answer(self) -> dict[str, float]:

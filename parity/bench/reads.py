@@ -13,6 +13,7 @@ from ..hub.checkpoint import Checkpoint, TensorInfo
 from ..stacks.base import Stack
 
 _NUM_EXPERTS = ("num_experts", "n_routed_experts", "num_local_experts")
+_CHOSEN = ("num_experts_per_tok", "num_experts_per_token")
 
 
 def step_bytes(checkpoint: Checkpoint, stack: Stack, dtype: torch.dtype, streams: int = 1) -> float:
@@ -45,6 +46,5 @@ def _count(tensor: TensorInfo) -> int:
 def share_of_experts(config: Mapping[str, Any], streams: int) -> float:
     """Of the routed experts that a step reads; 1 where there are none."""
     text = config.get("text_config", config)
-    number = next((text[key] for key in _NUM_EXPERTS if text.get(key)), None)
-    chosen = text.get("num_experts_per_tok")
+    number, chosen = (next((text[key] for key in keys if text.get(key)), None) for keys in (_NUM_EXPERTS, _CHOSEN))
     return 1.0 if number is None or chosen is None else 1 - (1 - chosen / number) ** streams

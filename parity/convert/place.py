@@ -13,17 +13,23 @@ from ..core.errors import CapacityError, UsageError
 _SPARE = 64 << 20  # bytes for headers, tokenizer and the file system's own
 
 
-def check_place(target: Path, source: Path, num_bytes: int, *, force: bool) -> None:
+def check_place(target: Path, source: Path, num_bytes: int, *, folder: bool, force: bool) -> None:
     """Refuses before any work is done.
 
+    Args:
+        folder: a folder is written, else a file.
+
     Raises:
-        UsageError: something is there and `force` is not given, or it is not a model's to replace.
+        UsageError: something is there and `force` is not given, or it cannot be replaced or is no model.
         CapacityError: the disk has no room.
     """
     if target.exists() and target.resolve() in (source.resolve(), *source.resolve().parents):
         raise UsageError(f"{target} is, or holds, the model that is read; write somewhere else")
     if target.exists() and not force:
         raise UsageError(f"{target} is there already; choose another name, or replace it with --force")
+    if target.exists() and target.is_dir() != folder:
+        is_there, written = ("a file", "a folder") if folder else ("a folder", "a file")
+        raise UsageError(f"{target} is {is_there} and {written} is written: it is not replaced; choose another name")
     if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
         raise UsageError(f"{target} is a folder without config.json, no model: it is not replaced; choose another name")
     if not target.parent.is_dir():
@@ -38,15 +44,18 @@ def check_place(target: Path, source: Path, num_bytes: int, *, force: bool) -> N
 
 @contextmanager
 def folder_when_whole(target: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its name when the block ends well and is gone when it does not."""
+    """A folder to fill, which takes its name when the block ends well; when it does not, it is gone and all is as before."""
     partial, before = target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.before")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
         if target.is_dir():
+            shutil.rmtree(before, ignore_errors=True)
             os.replace(target, before)
         os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(before, ignore_errors=True)
+    finally:
+        if before.is_dir() and not target.exists():  # stopped between the two
+            os.replace(before, target)
+        shutil.rmtree(partial, ignore_errors=True)

@@ -76,7 +76,7 @@ def convert(
     plain = None if dtype is None else dtype_of(dtype)
     prepared = _prepared(checkpoint, to, quantize, plain)
     size = sum(info.nbytes for info in prepared.tensors.values())
-    check_place(target, checkpoint.path, size, force=force)
+    check_place(target, checkpoint.path, size, folder=to == "safetensors", force=force)
     if to == "gguf":
         to_gguf.write(target, prepared, name)
     else:
@@ -97,10 +97,12 @@ def _prepared(checkpoint: Checkpoint, to: Target, quantize: str | None, dtype: t
         log.warning("%s is packed already (%s): packing it again loses more than packing the original", checkpoint.path, packed)
     stack, _ = open_stack(_REFERENCE)
     places = accounted(checkpoint, stack, torch.float32)
-    found = checkpoint
+    # Experts are cut out of a stack before they are expanded, each by itself; those of several formats are stacked after that.
+    found = checkpoint if to == "gguf" else with_experts(checkpoint, "single")
     if packed or dtype is not None or to == "gguf":
-        found = _plain(checkpoint, to, dtype or (torch.bfloat16 if packed else None), places.exact)
-    found = with_experts(found, "stacked" if to == "gguf" else "single")
+        found = _plain(found, to, dtype or (torch.bfloat16 if packed else None), places.exact)
+    if to == "gguf":
+        found = with_experts(found, "stacked")
     if quantize is None:
         return found
     kept = accounted(found, stack, torch.float32).exact

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..core.errors import Unsupported
 from ..hub.checkpoint import Checkpoint
-from ..hub.gguf_writer import Later, Writable, export_gguf
+from ..hub.gguf_writer import Later, Writable, export_gguf, layout_for
 from ..text.gguf_metadata import metadata_of
 from ..text.tokenizer import load_tokenizer
 
@@ -28,8 +28,9 @@ def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
         Unsupported: GGUF has no place for the architecture, a tensor or the tokenizer.
     """
     config = flat_config(checkpoint.config)
+    layout_for(config)
     tokenizer = load_tokenizer(checkpoint.text_source)
-    rows = checkpoint.tensors["model.embed_tokens.weight"].shape[0]
+    rows = next(info.shape[0] for name, info in checkpoint.tensors.items() if name.endswith("embed_tokens.weight"))
     metadata = {"general.name": name, "general.quantization_version": 2}
     metadata |= {
         f"general.sampling.{theirs}": value

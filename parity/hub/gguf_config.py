@@ -12,7 +12,7 @@ import torch
 from parity.core.errors import FormatError, Unsupported
 
 from .gguf_layouts import LAYOUTS
-from .gguf_names import Layout
+from .gguf_names import SCALING, Layout
 
 # Llama 3.1 and its kin; GGUF keeps only the frequencies' factors that these numbers give.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -129,9 +129,7 @@ def _rope_scaling(metadata: Mapping[str, Any], prefix: str, where: str) -> dict[
         return None
     if kind not in ("linear", "yarn"):
         raise Unsupported(f"{where}: rope scaling {kind!r} is not read from GGUF")
-    keys = {"factor": "factor", "original_max_position_embeddings": "original_context_length"}
-    keys |= {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
-    found = {key: metadata.get(f"{prefix}rope.scaling.{source}") for key, source in keys.items()}
+    found = {key: metadata.get(f"{prefix}rope.scaling.{source}") for key, source in SCALING.items()}
     if (multiplier := metadata.get(f"{prefix}rope.scaling.yarn_log_multiplier")) is not None:
         # The attention temperature's 0.1 * mscale_all_dim; DeepSeek's configs have both keys alike.
         found["mscale"] = found["mscale_all_dim"] = _plain(multiplier, where, "mscale") / 0.1

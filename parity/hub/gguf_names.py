@@ -57,6 +57,14 @@ class Layout:
 
 TOP: Mapping[str, str] = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 ROPE_FACTORS = "rope_freqs.weight"
+SCALING: Mapping[str, str] = {
+    "factor": "factor",
+    "original_max_position_embeddings": "original_context_length",
+    "attn_factor": "attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
+"""The keys of a rope scaling to those of `rope.scaling`."""
 
 NUMBERS = {
     "hidden_size": "embedding_length",

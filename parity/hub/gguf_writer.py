@@ -19,7 +19,7 @@ from parity.formats import FORMATS, rows
 from .gguf import ARRAY, BLOCKS, DEFAULT_ALIGNMENT, MAGIC, PLAIN, STRING
 from .gguf_checkpoint import gguf_name, hugging_face_name
 from .gguf_layouts import LAYOUTS
-from .gguf_names import Layout
+from .gguf_names import SCALING, Layout
 from .safetensors import tensor_bytes
 
 _VERSION = 3
@@ -88,7 +88,7 @@ def export_gguf(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Wri
     Raises:
         Unsupported: GGUF has no such architecture, no name for a tensor, or another value for what it has no key for.
     """
-    architecture, layout = _layout(config)
+    architecture, layout = layout_for(config)
     for key, value in layout.constants.items():
         if config.get(key) not in (None, value):
             raise Unsupported(f"{key} = {config[key]!r} has no place in GGUF's {architecture}, which computes it as {value!r}")
@@ -113,7 +113,12 @@ def export_gguf(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Wri
     write_gguf(path, {**metadata, **extra}, written)
 
 
-def _layout(config: Mapping[str, Any]) -> tuple[str, Layout]:
+def layout_for(config: Mapping[str, Any]) -> tuple[str, Layout]:
+    """(GGUF's name of a config's architecture, its layout).
+
+    Raises:
+        Unsupported: it is none that is written.
+    """
     for architecture, layout in LAYOUTS.items():
         writable = _WRITABLE.issuperset(layout.changes.values()) and not layout.kind
         if layout.model_type == config["model_type"] and writable:
@@ -122,16 +127,21 @@ def _layout(config: Mapping[str, Any]) -> tuple[str, Layout]:
 
 
 def _scaling(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    scaling = dict(config.get("rope_scaling") or {})
-    kind = scaling.pop("rope_type", scaling.pop("type", "default"))
+    scaling = {key: value for key, value in (config.get("rope_scaling") or {}).items() if value is not None}
+    old = scaling.pop("type", "default")
+    kind = scaling.pop("rope_type", old)
     if kind == "default":
         return {}
     if kind not in ("linear", "yarn"):
         raise Unsupported(f"rope scaling {kind!r} is not written as GGUF")
-    names = {"original_max_position_embeddings": "original_context_length", "factor": "factor"}
-    names |= {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+    if kind == "yarn" and "attention_factor" in scaling:
+        # GGUF's is a multiple of the temperature that follows from the factor.
+        scaling["attn_factor"] = scaling.pop("attention_factor") / (0.1 * math.log(scaling["factor"]) + 1)
+    left = sorted(scaling.keys() - SCALING.keys())
+    if left:
+        raise Unsupported(f"rope scaling {kind!r} with {', '.join(left)} is not written as GGUF, which has no such keys")
     prefix = f"{architecture}.rope.scaling."
-    return {prefix + "type": kind} | {prefix + names[key]: value for key, value in scaling.items() if key in names}
+    return {prefix + "type": kind} | {prefix + SCALING[key]: value for key, value in scaling.items()}
 
 
 def _changed(name: str, tensor: Writable, config: Mapping[str, Any], layout: Layout) -> Writable:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor, nn
 
 from ..core.state import LayerState, StateSpec
+from .layers.norm import RMSNorm
 from .layers.residual import PlainSite, Site, Stream
 from .step import Step
 
@@ -23,7 +24,7 @@ class Block(nn.Module):
     """One layer: each site reads the stream, its part computes, the result joins the stream.
 
     Args:
-        parts: (site, part, name of the part's modules) for the mixer and the MLP.
+        parts: (site, part) in the order computed: the mixer, the MLP, and what an architecture has beside them.
         modules: the layer's modules under their checkpoint names.
     """
 
@@ -41,7 +42,7 @@ class Block(nn.Module):
         return stream
 
 
-def plain_block(mixer: nn.Module, mlp: nn.Module, input_norm: Any, post_norm: Any, *, mixer_name: str = "self_attn") -> Block:
+def plain_block(mixer: nn.Module, mlp: nn.Module, input_norm: RMSNorm, post_norm: RMSNorm, *, mixer_name: str) -> Block:
     """The usual pre-norm layer under its usual names."""
     return Block(
         [(PlainSite(input_norm), mixer), (PlainSite(post_norm), mlp)],

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import Batch
+from ..core.batch import Batch, Probe
 from ..core.state import State, StateSpec
 from ..core.weights import Rule
 from ..stacks.ops import Ops
@@ -116,7 +115,7 @@ class Decoder(nn.Module):
         for index, block in enumerate(self.model.layers):
             stream = block(stream, step, state[index])
             if batch.probe is not None:
-                stream = _probed(batch, index, stream)
+                stream = _probed(batch.probe, index, stream)
         normed, left = ends(self.last, stream, step)
         return normed, torch.cat([step.shared[name] for name in self.tapped], dim=-1) if self.tapped else left
 
@@ -156,16 +155,14 @@ def ends(last: Site, stream: Stream, step: Step) -> tuple[Tensor, Tensor]:
     return normed, stream.value if isinstance(stream, Streams) else normed
 
 
-def _probed(batch: Batch, layer: int, stream: Any) -> Any:
-    """Shows the stream after a layer to the probe; what it returns takes the stream's place."""
-    assert batch.probe is not None
+def _probed(probe: Probe, layer: int, stream: Stream) -> Stream:
+    """Shows the stream after a layer to the probe, [T, hidden] or several [T, N, hidden]; what it returns takes their place."""
     if isinstance(stream, Pending):
         total = stream.total if stream.added is None else stream.total + stream.added
-        replaced = batch.probe(layer, "stream", total)
+        replaced = probe(layer, "stream", total)
         return Pending(total if replaced is None else replaced, None)
     if isinstance(stream, Streams):
-        replaced = batch.probe(layer, "stream", stream.value)
+        replaced = probe(layer, "stream", stream.value)
         return stream if replaced is None else Streams(replaced, stream.weights)
-    value = stream if isinstance(stream, Tensor) else torch.stack(stream)
-    batch.probe(layer, "stream", value)
-    return stream
+    replaced = probe(layer, "stream", torch.stack(stream, dim=1))
+    return stream if replaced is None else replaced.unbind(1)

@@ -11,7 +11,7 @@ from .architecture import Architecture
 from .block import Block
 from .config import Fields, text_fields
 from .decoder import Body, Decoder
-from .kimi_linear import EXPERT_NAMES, linear_layers
+from .kimi import EXPERT_NAMES, linear_layers
 from .latent import latent_attention, leading_dense, sigmoid_routing
 from .layers.attention_residual import BlockMix, MixedSite
 from .layers.kimi_delta import KimiDeltaAttention
@@ -27,10 +27,6 @@ def build(fields: Fields, ops: Ops, dtype: torch.dtype) -> Decoder:
     text = text_fields(fields)
     text.expect("model_type", "kimi_linear", "kimi_k3")
     sizes = read_sizes(text, eps=1e-5, activation="situ")
-    text.expect("mla_use_nope", True)
-    text.expect("use_grouped_topk", True)
-    text.expect("num_nextn_predict_layers", 0)
-    text.skip("rope_theta", "rope_scaling", "rope_parameters")  # nothing is rotated
     linear, kinds = linear_layers(text, sizes)
     gate = text.bool("mla_use_output_gate", False)
     latent, _ = latent_attention(text, ops, sizes, rotated=False, default_q_rank=None, gate=gate)

@@ -36,8 +36,8 @@ class Sizes:
     tied: bool
 
 
-def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False, activation: str = "silu") -> Sizes:
-    """Takes the shared keys; `eps` and `tied` are the architecture's defaults, `activation` the one that it computes.
+def read_sizes(fields: Fields, *, eps: float = 1e-6, activation: str = "silu") -> Sizes:
+    """Takes the shared keys; `eps` is the architecture's default, `activation` the one that it computes.
 
     Raises:
         ConfigError: one is missing, or does not fit another.
@@ -57,7 +57,7 @@ def read_sizes(fields: Fields, *, eps: float = 1e-6, tied: bool = False, activat
         num_kv_heads=kv_heads,
         eps=norm_eps,
         max_position=fields.size(fields.either("max_position_embeddings", "model_max_length")),
-        tied=fields.bool("tie_word_embeddings", tied),
+        tied=fields.bool("tie_word_embeddings", False),
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..core.errors import EngineError, ParityError, UsageError
-from .capture import Progress, capture, plan_for
+from .capture import capture, plan_for
 from .gates import load_rules
 from .levels import LEVELS
 from .outcome import Outcome
@@ -263,11 +263,6 @@ class _Terminal:
         end = "" if live and 0 < done < total else "\n"
         start = "\r\x1b[K" if live else ""
         print(f"{start}{what} {done}/{total}", end=end, file=self._stream, flush=True)
-
-
-def progress(stream: TextIO) -> Progress:
-    """Progress for a terminal."""
-    return _Terminal(stream)
 
 
 def main(argv: Sequence[str]) -> int:

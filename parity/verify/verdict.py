@@ -13,8 +13,6 @@ EXIT_CODES: dict[Word, int] = {"IDENTICAL": 0, "EQUIVALENT": 0, "WITHIN PRECISIO
 _OF_B_ALONE = frozenset({"float32_paths", "paths"})
 _MANY = 1000
 """More prompts than this are no advice."""
-EXIT_FAILED = 2
-"""It could not be done: a bad argument, pack or endpoint."""
 
 _MEANING: dict[Word, str] = {
     "IDENTICAL": "The same model: every compared bit is equal.",

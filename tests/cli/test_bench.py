@@ -123,6 +123,14 @@ def test_a_peer_that_fails_says_why(gguf: Path, tmp_path: Path, text: str, told:
         Peer(gguf, 2, script(tmp_path, text))
 
 
+def test_a_peer_that_went_away_meanwhile_says_why(gguf: Path, tmp_path: Path) -> None:
+    text = "import sys\nprint('{\"ready\": true}', flush=True)\nsys.stderr.write('killed: no memory')\nsys.exit(1)"
+    with Peer(gguf, 2, script(tmp_path, text)) as peer:
+        peer._process.wait()
+        with pytest.raises(UsageError, match="killed: no memory"):
+            peer.measure(Work())
+
+
 def test_a_peer_that_cannot_be(run: Run, model: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="is no program"):
         Peer(gguf, 2, "no/such/python")
@@ -178,4 +186,5 @@ def test_a_step_reads_the_experts_that_its_rows_choose() -> None:
     config = {"num_experts": 8, "num_experts_per_tok": 2}
     assert share_of_experts(config, 1) == 0.25
     assert share_of_experts({"text_config": config}, 2) == 1 - 0.75**2
+    assert share_of_experts({"num_experts": 8, "num_experts_per_token": 2}, 1) == 0.25  # as Kimi's configs have it
     assert share_of_experts({"num_experts": None}, 3) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from parity.convert import relaid
 from parity.convert.place import check_place
 from parity.convert.quality import own_text, quality
 from parity.convert.run import convert
@@ -25,6 +27,7 @@ from parity.hub.gguf_layouts import LAYOUTS
 from parity.hub.safetensors import SafetensorsFile, write_file
 from parity.llm import LLM
 from parity.text.tokenizer import load_tokenizer
+from parity.verify import exact as probes
 from tests.cli.conftest import Run, run  # noqa: F401  # a fixture
 
 from . import tiny
@@ -204,11 +207,72 @@ def test_a_failure_leaves_nothing(dense: Path, tmp_path: Path, to: Any) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
 
 
+def test_a_folder_is_put_back_where_the_new_one_cannot_take_its_name(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, replace = tmp_path / "made", os.replace
+    convert(dense, made, "safetensors", name="tiny")
+
+    def stopped(source: Path, target: Path) -> None:
+        if Path(source).name == "made.part":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        convert(dense, made, "safetensors", name="tiny", dtype="float16", force=True)
+    assert open_checkpoint(made).tensors["lm_head.weight"].format == "float32"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made"]
+
+
+def test_experts_are_expanded_one_by_one(sparse: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(sparse, tmp_path / "m.gguf", "gguf", name="tiny", quantize="q8")
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(relaid, "expand", lambda weight, dtype: shapes.append(tuple(weight.shape)) or expand(weight, dtype))
+    convert(tmp_path / "m.gguf", tmp_path / "plain", "safetensors", name="tiny")
+    assert shapes.count((32, 64)) == 2 * 2 * 4
+    assert {len(shape) for shape in shapes} == {1, 2}
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attn_factor": 0.8782488562869419},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "attention_factor": 1.25},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 16.0, "beta_slow": 2.0},
+        {"rope_type": "linear", "factor": 2.0},
+    ],
+    ids=["a multiple of the temperature", "a temperature", "betas", "linear"],
+)
+def test_rope_scaling_survives(dense: Path, tmp_path: Path, scaling: dict[str, Any]) -> None:
+    """DeepSeek-R1-0528-Qwen3-8B has the first of them."""
+    source = tmp_path / "source"
+    shutil.copytree(dense, source)
+    change_config(source, rope_parameters={"rope_theta": 10000.0} | scaling)
+    convert(source, tmp_path / "m.gguf", "gguf", name="tiny")
+    tokens = tokens_of(source)
+    plain, expected, found = (our_logits(path, tokens) for path in (dense, source, tmp_path / "m.gguf"))
+    assert np.abs(plain - expected).max() > 1e-3
+    assert np.abs(found - expected).max() < 1e-4
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "kimi_k25", "deepseek_v4"])
+def test_architectures_that_are_not_written_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    probes.write(kind, tmp_path / "source")
+    with pytest.raises(Unsupported, match="is not written as GGUF"):
+        convert(tmp_path / "source", tmp_path / "m.gguf", "gguf", name="tiny")
+
+
 def test_refusals(dense: Path, tmp_path: Path) -> None:
     with pytest.raises(CapacityError, match="make room"):
-        check_place(tmp_path / "m.gguf", dense, 1 << 60, force=False)
+        check_place(tmp_path / "m.gguf", dense, 1 << 60, folder=False, force=False)
     with pytest.raises(UsageError, match="make it first"):
-        check_place(tmp_path / "no" / "m.gguf", dense, 1, force=False)
+        check_place(tmp_path / "no" / "m.gguf", dense, 1, folder=False, force=False)
     other = tmp_path / "other"
     shutil.copytree(dense, other)
     content = json.loads((other / "tokenizer.json").read_text("utf-8"))
@@ -220,6 +284,19 @@ def test_refusals(dense: Path, tmp_path: Path) -> None:
     with pytest.raises(FormatError):
         convert(other, tmp_path / "m.gguf", "gguf", name="tiny")
     assert not (tmp_path / "m.gguf").exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is a file and a folder is written"):
+        convert(dense, tmp_path / "file", "safetensors", name="tiny", force=True)
+    made = tmp_path / "made.gguf"
+    convert(dense, made, "safetensors", name="tiny")
+    with pytest.raises(UsageError, match="is a folder and a file is written"):
+        convert(dense, made, "gguf", name="tiny", force=True)
+    scaled = tmp_path / "scaled"
+    shutil.copytree(dense, scaled)
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    change_config(scaled, rope_parameters=yarn | {"truncate": False})
+    with pytest.raises(Unsupported, match="'yarn' with truncate is not written as GGUF"):
+        convert(scaled, tmp_path / "m.gguf", "gguf", name="tiny")
 
 
 def test_the_command(run: Run, dense: Path, tmp_path: Path) -> None:  # noqa: F811

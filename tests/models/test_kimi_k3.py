@@ -183,3 +183,21 @@ def test_too_few_decay_rates_are_refused(tmp_path: Path) -> None:
     write_safetensors(tmp_path, config, tensors | {name: tensors[name][:2]})
     with pytest.raises(WeightError, match=r"layers\.0\.self_attn\.A_log"):
         tiny.open_engine(tmp_path)
+
+
+def test_a_probe_sees_the_sums_of_blocks_and_what_it_returns_takes_their_place(tmp_path: Path) -> None:
+    config = config_of()
+    save(tmp_path, config)
+    engine, seen = tiny.open_engine(tmp_path), {}
+    before = tiny.logits(engine, tiny.prompt(9, 160))
+
+    def look(layer: int, site: str, value: torch.Tensor) -> torch.Tensor | None:
+        if site == "stream":
+            seen[layer] = tuple(value.shape)
+        return torch.zeros_like(value) if (layer, site) == (6, "stream") else None
+
+    engine.runner.probe = look
+    zeroed = tiny.logits(engine, tiny.prompt(9, 160), "probed")
+    assert [seen[layer] for layer in range(7)] == [(9, 2 + layer // 3, 64) for layer in range(7)]
+    assert np.abs(before).max() > 0
+    assert not zeroed.any()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from .tree import FILES, Imported, imports, inside, module_of
+from .tree import FILES, Imported, imports, inside, module_of, syntax
 
 CORE = ("parity.core",)
 ANYTHING = ("parity",)
@@ -87,3 +88,15 @@ def test_nothing_imports_the_command_line(file: Path) -> None:
 def test_a_verb_imports_what_is_heavy_only_when_it_runs(file: Path) -> None:
     top = [found.module for found in imports(file) if found.at_top and not found.typing_only]
     assert not [module for module in top if inside(module, *HEAVY)]
+
+
+def test_an_architecture_imports_no_other() -> None:
+    defining = {module_of(file): file for file in FILES if file.parent.name == "models" and _defines(file, "ARCHITECTURE")}
+    assert len(defining) > 10
+    for module, file in defining.items():
+        assert not [found.module for found in imports(file) if found.module in defining], module
+
+
+def _defines(file: Path, name: str) -> bool:
+    assigned = (target for node in syntax(file).body if isinstance(node, ast.Assign) for target in node.targets)
+    return any(isinstance(target, ast.Name) and target.id == name for target in assigned)

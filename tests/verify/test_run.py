@@ -8,8 +8,11 @@ import pytest
 
 from parity.core.errors import ParityError
 from parity.verify import command, run
+from parity.verify.capture import plan_for
 from parity.verify.run import verify
 from parity.verify.settings import Settings
+from parity.verify.sides.local import LocalSide
+from parity.verify.suites import load
 
 from .suite import write_suite
 from .tiny import write_checkpoint
@@ -59,3 +62,16 @@ def test_sides_pack_their_weights_as_they_are_told(tmp_path: Path) -> None:
     assert command._quantize("q8", None) == ("q8", "q8")
     assert command._quantize("q8", "none") == ("q8", None)
     assert command._quantize(None, "q4") == (None, "q4")
+
+
+def test_what_cannot_be_rendered_is_not_sampled(tmp_path: Path) -> None:
+    """One conversation that the template refuses does not end the whole capture."""
+    folder, suite = write_checkpoint(tmp_path / "model"), load(str(write_suite(tmp_path / "tiny.jsonl")))
+    chats = [item for item in suite.items if item.kind == "chat"]
+    assert chats
+    side = LocalSide("cpu:reference", str(folder), num_pages=64, chat_template="{{ raise_exception('not this one') }}")
+    try:
+        assert side.sample(chats, plan_for(suite, "", num_samples=2)) == [None] * len(chats)
+        assert set(side.unreached()) == {f"prompt {item.id}" for item in chats}
+    finally:
+        side.close()

@@ -19,7 +19,6 @@ class Attention(nn.Module):
         bias: biases on q, k and v; `output_bias` on the output.
         head_norm: epsilon of RMSNorms on each head of q and k before the rotation, or None.
         gate: q_proj holds, head by head, the query and an output gate: out * sigmoid(gate).
-        rope: the name of the rotation angles in `Step.angles`; the first `dims` of a head are rotated.
         window: a row sees this many latest tokens, or all.
         indexer: chooses the groups of tokens that a row sees beside the open one, or None for all.
     """
@@ -37,12 +36,11 @@ class Attention(nn.Module):
         head_norm: float | None = None,
         zero_centred: bool = False,
         gate: bool = False,
-        rope: str = "default",
         window: int | None = None,
         indexer: GroupIndexer | None = None,
     ) -> None:
         super().__init__()
-        self.ops, self.rope, self.window, self.gate = ops, rope, window, gate
+        self.ops, self.window, self.gate = ops, window, gate
         self.num_heads, self.num_kv_heads, self.head_dim = num_heads, num_kv_heads, head_dim
         self.scale = head_dim**-0.5
         queries, keys = num_heads * head_dim * (2 if gate else 1), num_kv_heads * head_dim
@@ -66,7 +64,7 @@ class Attention(nn.Module):
             q, gate = q.unflatten(1, (self.num_heads, 2)).unbind(2)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q = self.ops.rope_write(q, k, v, step.angles[self.rope], state["k"], state["v"], step.batch)
+        q = self.ops.rope_write(q, k, v, step.angles["default"], state["k"], state["v"], step.batch)
         if self.indexer is None:
             out = self.ops.attend(q, state["k"], state["v"], step.batch, self.scale, self.window)
         else:

@@ -16,6 +16,9 @@ from .linear import FusedLinear, Linear
 from .norm import RMSNorm
 from .weight import Place, Slot
 
+_INNER_EPS = 1e-6
+"""Of the norms of query rank and latent, whatever the config says of the others."""
+
 
 class LatentHeads(nn.Module):
     """The matrices from the latent to each head's keys and values, kept per head so that they can be absorbed.
@@ -59,7 +62,6 @@ class LatentAttention(nn.Module):
         scale: of the scores.
         rope: the name of the rotation angles, or None where the rope dimensions are not rotated (Kimi).
         interleaved: which pairs are rotated.
-        inner_eps: of the norms of query rank and latent.
         bias: on the two down projections and the output.
         gate: the output is multiplied by sigmoid(g_proj x) before o_proj (Kimi K3).
         indexer: chooses the entries that a row attends to (DeepSeek-V3.2), or None for all.
@@ -79,7 +81,6 @@ class LatentAttention(nn.Module):
         scale: float,
         rope: str | None = "default",
         interleaved: bool = True,
-        inner_eps: float = 1e-6,
         bias: bool = False,
         gate: bool = False,
         indexer: nn.Module | None = None,
@@ -98,9 +99,9 @@ class LatentAttention(nn.Module):
             self.q_proj = None
             members = [first, ("kv_a_proj_with_mqa", kv_rank + rope_dim)]
             self.down = FusedLinear(ops, hidden_size, members, bias=bias, split=None)
-        self.q_a_layernorm = None if q_rank is None else RMSNorm(ops, q_rank, inner_eps)
+        self.q_a_layernorm = None if q_rank is None else RMSNorm(ops, q_rank, _INNER_EPS)
         self.q_b_proj = None if q_rank is None else Linear(ops, q_rank, queries, split="column")
-        self.kv_a_layernorm = RMSNorm(ops, kv_rank, inner_eps)
+        self.kv_a_layernorm = RMSNorm(ops, kv_rank, _INNER_EPS)
         self.kv_b_proj = LatentHeads(ops, num_heads, kv_rank, nope_dim, value_dim)
         self.g_proj = Linear(ops, hidden_size, num_heads * value_dim, split="column") if gate else None
         self.o_proj = Linear(ops, num_heads * value_dim, hidden_size, bias=bias, split="row")

@@ -96,19 +96,19 @@ class HostTable(nn.Module):
     """A table too big to move: it stays where the checkpoint was mapped, and only the rows asked for are read and copied.
 
     Args:
-        num_parts: it may be released in so many parts, `<part>_0.weight` and on, instead of whole.
+        num_parts: it may be released in so many parts, `shard_0.weight` and on, instead of whole.
     """
 
-    def __init__(self, num_rows: int, dim: int, dtype: torch.dtype, *, num_parts: int = 1, part: str = "shard") -> None:
+    def __init__(self, num_rows: int, dim: int, dtype: torch.dtype, *, num_parts: int = 1) -> None:
         super().__init__()
         self.num_rows, self.dim, self.dtype = num_rows, dim, dtype
-        self._part_rows, self._part = -(-num_rows // num_parts), part
+        self._part_rows = -(-num_rows // num_parts)
         self._in_parts = False
         self.parts: dict[int, Tensor | Packed] = {}
         """The table as it is read, by part."""
 
     def choose_form(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        self._in_parts = f"{path}.{self._part}_0.weight" in shapes
+        self._in_parts = f"{path}.shard_0.weight" in shapes
 
     def slots(self) -> Iterator[Slot]:
         if not self._in_parts:
@@ -117,7 +117,7 @@ class HostTable(nn.Module):
             return
         for index, first in enumerate(range(0, self.num_rows, self._part_rows)):
             count = min(self._part_rows, self.num_rows - first)
-            yield Slot(f"{self._part}_{index}.weight", (count, self.dim), self._keep(index))
+            yield Slot(f"shard_{index}.weight", (count, self.dim), self._keep(index))
 
     def _keep(self, index: int) -> Put:
         def put(weight: Weight, place: Place) -> None:

@@ -30,7 +30,7 @@ class Streams(NamedTuple):
     weights: tuple[Tensor, ...] = ()
 
 
-Stream: TypeAlias = "Pending | Streams | Tensor | tuple[Tensor, ...]"
+Stream: TypeAlias = "Pending | Streams | tuple[Tensor, ...]"
 """What flows between sites; each policy has its own."""
 
 

@@ -33,14 +33,12 @@ class LayerNorm(nn.Module):
 class Indexer(nn.Module):
     """DeepSeek-V3.2's lightning indexer: score(t, e) = sum_h w_h(t) relu(q_h(t) . k(e)), the best `top_k` entries are kept.
 
-    The first `rope_dim` dimensions of queries and keys are rotated half against half, unlike the attention's.
+    The first dimensions of queries and keys are rotated half against half, unlike the attention's.
     """
 
-    def __init__(
-        self, ops: Ops, *, hidden_size: int, q_rank: int, num_heads: int, dim: int, top_k: int, rope: str = "default"
-    ) -> None:
+    def __init__(self, ops: Ops, *, hidden_size: int, q_rank: int, num_heads: int, dim: int, top_k: int) -> None:
         super().__init__()
-        self.ops, self.num_heads, self.top_k, self.rope = ops, num_heads, top_k, rope
+        self.ops, self.num_heads, self.top_k = ops, num_heads, top_k
         self.wq_b = Linear(ops, q_rank, num_heads * dim)
         self.wk = Linear(ops, hidden_size, dim)
         self.k_norm = LayerNorm(ops, dim, 1e-6)
@@ -49,7 +47,7 @@ class Indexer(nn.Module):
 
     def forward(self, x: Tensor, low: Tensor, step: Step, state: LayerState) -> Tensor:
         """x [T, hidden], low-rank queries [T, q_rank] -> chosen entries int32 [T, top_k]; writes the rows' keys."""
-        angles = step.angles[self.rope]
+        angles = step.angles["default"]
         key = self.ops.rope(self.k_norm(self.wk(x)).unsqueeze(1), angles).squeeze(1)
         self.ops.write(state["index"], key, step.batch)
         q = self.ops.rope(self.wq_b(low).unflatten(-1, (self.num_heads, -1)), angles)

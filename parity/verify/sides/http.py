@@ -160,7 +160,7 @@ class Http:
             connection.close()
 
     def _connection(self) -> http.client.HTTPConnection:
-        timeout_s = min(self._limits.timeout_s, 60.0) if self._limits.timeout_s < 60 else self._limits.timeout_s
+        timeout_s = self._limits.timeout_s
         if self._tls:
             context = ssl.create_default_context()
             return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=context)

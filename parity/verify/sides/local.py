@@ -157,9 +157,13 @@ class LocalSide:
         """Samples at temperature 1 from the model's own distribution."""
         return [self._sample(item, plan) for item in items]
 
-    def _sample(self, item: Item, plan: Plan) -> Int32s:
+    def _sample(self, item: Item, plan: Plan) -> Int32s | None:
         params = SamplingParams(temperature=1.0, seed=plan.seed, max_tokens=plan.sample_tokens)
-        prompt = tuple(self._prompt(item).tokens)
+        try:
+            prompt = tuple(self._prompt(item).tokens)
+        except ParityError as error:
+            self._unreached[f"prompt {item.id}"] = str(error)
+            return None
         requests = [self._requests.request(prompt, params, sample=index) for index in range(plan.num_samples)]
         samples = np.full((plan.num_samples, plan.sample_tokens), -1, np.int32)
         for index, outputs in enumerate(self._requests.run(requests)):
