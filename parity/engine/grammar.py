@@ -26,6 +26,9 @@ MAX_GRAMMAR_BYTES = 512 * 1024
 _LIMITS: Any = {"max_grammar_size": 200_000, "initial_lexer_fuel": 2_000_000}
 _JSON_OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n\r\t]{1,24}"}
 _CACHED_GRAMMARS = 64
+MAX_DIGITS = 39
+"""Digits of a JSON number in a row, after which it must go on otherwise or end: those of the largest integer of 128 bits. A
+schema sets no end to them, and a model that repeats itself would write zeros to the end of its tokens."""
 _TEXT = r'[^"\\\x00-\x1F\x7F]'
 _SLICES = [_TEXT + "{1,10}", _TEXT + "{1,30}"]
 """Tokens within a JSON string whose masks are kept ready. The library's two more, for white space and for strings of any
@@ -77,6 +80,7 @@ class Grammars:
 
         if not eos:
             raise ValueError("a grammar needs at least one token that ends an answer")
+        self._digits = _Digits(token_bytes)
         vocabulary = _Vocabulary(tuple(token_bytes), encode, special, sorted(eos))
         self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=sorted(eos), slices=_SLICES)
         vocabulary.tokens = ()  # copied
@@ -90,7 +94,9 @@ class Grammars:
         Raises:
             RequestError: the grammar cannot be honoured; the text names the keyword, and `field` the request's field.
         """
-        return GrammarConstraint(self._matcher(grammar, field), self._tokenizer.vocab_size, self._workers)
+        matcher = self._matcher(grammar, field)
+        digits = self._digits if _has_schema(grammar) else None
+        return GrammarConstraint(matcher, self._tokenizer.vocab_size, self._workers, digits)
 
     def close(self) -> None:
         """Stops the workers."""
@@ -116,12 +122,23 @@ class Grammars:
 
 
 class GrammarConstraint:
-    """A `core.request.Constraint` over one matcher. One request's calls come one after the other."""
+    """A `core.request.Constraint` over one matcher. One request's calls come one after the other.
 
-    def __init__(self, matcher: LLMatcher, vocab_size: int, workers: ThreadPoolExecutor) -> None:
+    Args:
+        matcher: where the grammar stands.
+        vocab_size: width of the masks.
+        workers: where masks are computed.
+        digits: bounds the numbers of a JSON schema; None for a grammar that bounds what it wants to.
+    """
+
+    def __init__(
+        self, matcher: LLMatcher, vocab_size: int, workers: ThreadPoolExecutor, digits: _Digits | None = None
+    ) -> None:
         self._matcher = matcher
         self._num_words = -(-vocab_size // 32)
         self._workers = workers
+        self._digits = digits
+        self._num_digits = 0
         self._done = False  # a matcher that computes a mask cannot be asked
         self._next: Future[np.ndarray] = workers.submit(self._compute)
 
@@ -139,6 +156,8 @@ class GrammarConstraint:
         if not self._matcher.consume_token(token):
             raise RequestError(f"the grammar stopped: {_first_lines(self._matcher.get_error())}")
         self._done = self._matcher.is_stopped()
+        if self._digits is not None:
+            self._num_digits = self._digits.after(token, self._num_digits)
         if not self._done:
             self._next = self._workers.submit(self._compute)
 
@@ -151,7 +170,40 @@ class GrammarConstraint:
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)[: self._num_words]
         if self._matcher.is_error():
             raise RequestError(f"the grammar stopped: {_first_lines(self._matcher.get_error())}")
+        if self._digits is not None and self._num_digits >= MAX_DIGITS:
+            return self._digits.bounded(mask)
         return mask
+
+
+class _Digits:
+    """The digits that each token of a vocabulary begins and ends with.
+
+    Args:
+        token_bytes: the bytes of each token id.
+    """
+
+    def __init__(self, token_bytes: Sequence[bytes]) -> None:
+        begins = np.zeros(-(-len(token_bytes) // 32) * 32, dtype=bool)
+        begins[: len(token_bytes)] = [token[:1].isdigit() for token in token_bytes]
+        self._begins = np.packbits(begins, bitorder="little").view(np.uint32)
+        self._ends = np.array([len(token) - len(token.rstrip(b"0123456789")) for token in token_bytes], dtype=np.uint16)
+        self._is_whole = self._ends == [max(1, len(token)) for token in token_bytes]
+        self._quote = next((index for index, token in enumerate(token_bytes) if token == b'"'), None)
+
+    def after(self, token: int, num_digits: int) -> int:
+        """How many digits in a row end a text that ended with `num_digits`, once a token follows."""
+        return int(self._ends[token]) + (num_digits if self._is_whole[token] else 0)
+
+    def bounded(self, mask: np.ndarray) -> np.ndarray:
+        """A mask without tokens that begin with a digit, unless the digits are a string's or nothing else may follow.
+
+        Args:
+            mask: uint32 [ceil(vocabulary / 32)].
+        """
+        if self._quote is not None and mask[self._quote // 32] >> np.uint32(self._quote % 32) & 1:
+            return mask  # a string may end in a quote, a number may not
+        rest = mask & ~self._begins[: len(mask)]
+        return rest if rest.any() else mask
 
 
 class ForcedEnd:
@@ -218,6 +270,11 @@ class _Vocabulary:
         if isinstance(text, bytes):
             raise TypeError("a text, not bytes")  # which is how llguidance finds out what it may give
         return self._encode(text)
+
+
+def _has_schema(grammar: str) -> bool:
+    """Whether a part of a grammar is a JSON schema. Lark alone is not written as JSON."""
+    return grammar.startswith("{") and any(part.get("json_schema") is not None for part in json.loads(grammar)["grammars"])
 
 
 def _first_lines(text: str, num_lines: int = 4) -> str:

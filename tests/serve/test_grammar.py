@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from parity.core.errors import RequestError
-from parity.engine.grammar import ForcedEnd, Grammars, json_schema_grammar, lark_grammar, regex_grammar
+from parity.engine.grammar import MAX_DIGITS, ForcedEnd, Grammars, json_schema_grammar, lark_grammar, regex_grammar
 
 from .conftest import PATIENCE_S
 from .scripted import EOS, VOCAB_SIZE, grammars
@@ -130,6 +130,51 @@ def test_white_space_has_an_end():
     for _ in range(24):
         constraint.accept(ord(" "))
     assert ord(" ") not in allowed(constraint)
+
+
+def follow(constraint, text):
+    """Goes along a text as far as it is allowed."""
+    for at, byte in enumerate(text.encode()):
+        if byte not in allowed(constraint):
+            return at
+        constraint.accept(byte)
+    return len(text)
+
+
+@pytest.mark.parametrize("begin", ["1", "-1", "0.", "3e", "3E-", "1.5e+"])
+def test_a_number_has_an_end(begin):
+    constraint = grammars().constraint(json_schema_grammar({"type": "number"}))
+    at = follow(constraint, begin + "0" * 100)
+    assert at - len(begin) + begin[-1].isdigit() == MAX_DIGITS
+    assert EOS in allowed(constraint)
+
+
+@pytest.mark.parametrize("schema", [{"type": "integer"}, {"type": "integer", "minimum": 5}, {"type": "number", "minimum": 0.5}, {}])
+def test_an_integer_holds_128_bits_and_has_an_end(schema):
+    constraint = grammars().constraint(json_schema_grammar({"type": "array", "items": schema}))
+    largest = 2**128 - 1
+    assert follow(constraint, f"[{largest}") == 1 + MAX_DIGITS
+    assert allowed(constraint) & set(b"0123456789") == set()
+    assert follow(constraint, f",{largest},7]") == 1 + MAX_DIGITS + 3
+    assert constraint.done
+
+
+@pytest.mark.parametrize("schema", [{"type": "string"}, {"type": "string", "pattern": "^[0-9]+$"}, {}])
+def test_digits_of_a_string_have_no_end(schema):
+    constraint = grammars().constraint(json_schema_grammar(schema))
+    text = '"' + "0" * 100 + '"'
+    assert follow(constraint, text) == len(text)
+
+
+def test_digits_that_must_follow_may():
+    constraint = grammars().constraint(json_schema_grammar({"type": "string", "pattern": "^[0-9]{60}x$"}))
+    text = '"' + "1" * 60 + 'x"'
+    assert follow(constraint, text) == len(text)
+
+
+def test_a_pattern_is_not_bounded():
+    constraint = grammars().constraint(regex_grammar("[0-9]+"))
+    assert follow(constraint, "0" * 100) == 100
 
 
 def test_a_budget_forces_the_end_of_a_thought_and_then_what_follows():
