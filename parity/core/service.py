@@ -26,6 +26,7 @@ class ModelInfo:
         sampling_defaults: from the model's generation_config, by `SamplingParams` field.
         embeds: whether the model is made for embeddings.
         packed: whether the stack multiplies packed weights with activations rounded to fewer bits than the dtype's.
+        modified_s: when the newest of its files was last written, in seconds since 1970.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelInfo:
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     embeds: bool = False
     packed: bool = False
+    modified_s: int = 0
 
 
 STEP_TOKENS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)

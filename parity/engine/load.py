@@ -328,6 +328,7 @@ def make_engine(
         sampling_defaults=sampling_defaults(checkpoint.generation_config),
         embeds=pools_last(checkpoint),
         packed=any(tensor.format in stack.rounded for tensor in checkpoint.tensors.values()),
+        modified_s=int(max(file.stat().st_mtime for file in {tensor.file for tensor in checkpoint.tensors.values()})),
     )
     return Engine(info, build)
 

@@ -78,7 +78,7 @@ def _responses(route: ApiRoute, schemas: dict[int, Any]) -> dict[str, Any]:
     if route.body is not None:
         texts |= _WITH_BODY
     elif "{" in route.path:
-        texts |= {"404": _WITH_BODY["404"]}
+        texts |= {status: _WITH_BODY[status] for status in ("400", "404")}
     elif route.path == "/ready":
         texts |= {"503": _WITH_BODY["503"]}
     errors = {status: {"description": text, "content": content} for status, text in sorted(texts.items())}

@@ -16,9 +16,10 @@ from .openai.chat import Chat
 from .openai.chat_types import ChatCompletion, ChatRequest
 from .openai.completions import Completion, CompletionRequest, Completions
 from .openai.embeddings import EmbeddingList, EmbeddingRequest, Embeddings
+from .openai.input_items import ItemPage
 from .openai.models import ModelList, ModelOut, Models
 from .openai.responses import Responses
-from .openai.responses_types import DeletedResponse, ResponseOut, ResponsesRequest
+from .openai.responses_types import DeletedResponse, InputTokens, InputTokensRequest, ResponseOut, ResponsesRequest
 from .status import Health, Ready, Status, StatusRoutes, Version
 from .tokens import Detokenized, DetokenizeRequest, TokenizeRequest, Tokenizing, Tokens
 
@@ -54,7 +55,9 @@ def api_routes(desk: Desk) -> list[ApiRoute]:
         ApiRoute("POST", "/v1/chat/completions", chat.create, ChatCompletion, ChatRequest, streams=True),
         ApiRoute("POST", "/v1/completions", completions.create, Completion, CompletionRequest, streams=True),
         ApiRoute("POST", "/v1/responses", responses.create, ResponseOut, ResponsesRequest, streams=True),
+        ApiRoute("POST", "/v1/responses/input_tokens", responses.count, InputTokens, InputTokensRequest),
         ApiRoute("GET", "/v1/responses/{id}", responses.get, ResponseOut),
+        ApiRoute("GET", "/v1/responses/{id}/input_items", responses.input_items, ItemPage),
         ApiRoute("DELETE", "/v1/responses/{id}", responses.delete, DeletedResponse),
         ApiRoute("POST", "/v1/embeddings", embeddings.create, EmbeddingList, EmbeddingRequest),
         ApiRoute("POST", "/v1/messages", messages.create, MessageOut, MessagesRequest, streams=True),

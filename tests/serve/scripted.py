@@ -68,6 +68,7 @@ INFO = ModelInfo(
     page_size=PAGE_SIZE,
     eos_token_ids=frozenset({EOS}),
     sampling_defaults={"temperature": 0.0},
+    modified_s=1_700_000_000,
 )
 
 

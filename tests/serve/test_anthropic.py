@@ -149,7 +149,8 @@ def test_a_prompt_that_does_not_fit_is_told_in_the_words_that_agents_look_for(cl
 
 
 def test_models(client):
-    assert [model.id for model in client.models.list()] == ["scripted"]
+    (model,) = client.models.list()
+    assert (model.id, model.created_at.isoformat()) == ("scripted", "2023-11-14T22:13:20+00:00")
 
 
 @pytest.mark.parametrize(

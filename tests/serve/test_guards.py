@@ -47,7 +47,7 @@ async def test_every_route_but_health_asks_for_a_key(method, path):
 
 def test_the_list_of_routes_above_is_whole():
     paths = {path for _, path in all_routes()}
-    assert {route.path for route in api_routes(make_desk())} - {"/v1/models/{name:path}", "/v1/responses/{id}"} <= paths
+    assert {route.path for route in api_routes(make_desk()) if "{" not in route.path} <= paths
     assert {"/", "/openapi.json", "/page/app.js"} <= paths
 
 

@@ -41,7 +41,7 @@ def user(text):
 
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["scripted"]
-    assert client.models.retrieve("scripted").id == "scripted"
+    assert client.models.retrieve("scripted").created == 1_700_000_000
     with pytest.raises(openai.NotFoundError, match="not served here; served: scripted"):
         client.models.retrieve("other/model")
 

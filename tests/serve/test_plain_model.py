@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str
 def test_what_needs_no_template_is_served(server: tuple[str, LLM]) -> None:
     url, llm = server
     with httpx.Client(base_url=url) as client:
+        assert 0 <= time.time() - client.get("/v1/models/tiny").json()["created"] < 3600  # its files were just written
         answer = client.post("/v1/completions", json={"model": "tiny", "prompt": "abcd", "max_tokens": 3, "temperature": 0})
         assert answer.status_code == 200
         assert answer.json()["choices"][0]["text"] == llm.generate("abcd", llm.params(max_tokens=3, temperature=0))[0].text

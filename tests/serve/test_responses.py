@@ -76,6 +76,44 @@ def test_retrieve_and_delete(client):
         client.responses.retrieve(answer.id)
 
 
+def test_what_was_asked_can_be_read(client):
+    answer = client.responses.create(model="scripted", input="x", instructions="be brief")
+    (item,) = client.responses.input_items.list(answer.id)
+    assert (item.type, item.role, item.content[0].type, item.content[0].text) == ("message", "user", "input_text", "x")
+    given = [
+        {"role": "user", "content": [{"type": "input_text", "text": "What is the weather?"}]},
+        {"role": "assistant", "content": "I look."},
+        {"type": "function_call", "id": "fc_1", "call_id": "call_0", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "call_0", "output": "sunny"},
+    ]
+    answer = client.responses.create(model="scripted", input=given, tools=[WEATHER])
+    items = list(client.responses.input_items.list(answer.id, order="asc", limit=3))  # of which the client asks for two pages
+    assert [item.type for item in items] == ["message", "message", "function_call", "function_call_output"]
+    assert items[1].content[0].text == "I look."
+    assert items[2].id == "fc_1"
+    assert len({item.id for item in items}) == 4
+    assert [item.id for item in client.responses.input_items.list(answer.id)] == [item.id for item in reversed(items)]
+    for query, text in (({"limit": 0}, "limit"), ({"order": "up"}, "order"), ({"after": "x"}, "no item 'x'")):
+        with pytest.raises(openai.BadRequestError, match=text):
+            client.responses.input_items.list(answer.id, **query)
+    with pytest.raises(openai.NotFoundError, match="no stored response"):
+        client.responses.input_items.list("resp_0")
+
+
+def test_a_stored_response_is_not_streamed(client):
+    answer = client.responses.create(model="scripted", input="x")
+    with pytest.raises(openai.BadRequestError, match="given whole"):
+        client.responses.retrieve(answer.id, stream=True)
+
+
+def test_prompt_tokens_are_counted(client):
+    ask = {"model": "scripted", "input": "What is the weather?", "tools": [WEATHER]}
+    answer = client.responses.create(**ask)
+    assert client.responses.input_tokens.count(**ask).input_tokens == answer.usage.input_tokens
+    then = {"previous_response_id": answer.id, "model": "scripted"}
+    assert client.responses.input_tokens.count(**then).input_tokens > answer.usage.input_tokens
+
+
 def test_length_is_incomplete(client):
     answer = client.responses.create(model="scripted", input="long", max_output_tokens=5)
     assert (answer.status, answer.incomplete_details.reason, answer.output_text) == ("incomplete", "max_output_tokens", "01234")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -14,7 +15,7 @@ from ..wire import json_response
 
 
 class ModelOut(msgspec.Struct):
-    """A model that can be asked for. `max_model_len` is its context in tokens."""
+    """A model that can be asked for: when its files were written, once for each API, and its context in tokens."""
 
     id: str
     created: int
@@ -24,7 +25,7 @@ class ModelOut(msgspec.Struct):
     owned_by: str = "parity"
     type: Literal["model"] = "model"
     display_name: str = ""
-    created_at: str = "1970-01-01T00:00:00Z"
+    created_at: str = ""
 
 
 class ModelList(msgspec.Struct):
@@ -56,7 +57,8 @@ class Models:
 
     def _model(self, name: str) -> ModelOut:
         info = self._desk.info
-        return ModelOut(id=name, created=0, max_model_len=info.max_model_len, root=info.name, display_name=name)
+        written = datetime.fromtimestamp(info.modified_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return ModelOut(name, info.modified_s, info.max_model_len, info.name, display_name=name, created_at=written)
 
 
 def check_model(name: str, desk: Desk) -> None:

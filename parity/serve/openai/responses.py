@@ -1,4 +1,4 @@
-"""`POST /v1/responses`, and `GET` and `DELETE` of stored ones."""
+"""`POST /v1/responses`, `GET` and `DELETE` of stored ones, what they were asked, and the tokens that a request would have."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from ..desk import Desk, Job
 from ..refusals import Refusal, refusal_of_finish
 from ..sse import EventStream, while_connected
 from ..wire import json_response, parse, read_body
+from .input_items import item_page
 from .models import check_model
 from .responses_asking import assistant_turn, responses_ask, turns, with_types
 from .responses_stream import ResponseWriter
-from .responses_types import DeletedResponse, ResponseOut, ResponsesRequest
+from .responses_types import DeletedResponse, InputTokens, InputTokensRequest, ResponseOut, ResponsesRequest
 from .store import Store, Stored
 
 
@@ -46,18 +47,35 @@ class Responses:
         lines = self._lines(body, ask, earlier, owner, job)
         return EventStream(lines, job.aclose, self._desk.settings)
 
+    async def count(self, request: Request) -> Response:
+        """Counts the prompt tokens of a request, of which only the model need be given."""
+        body = parse(await read_body(request, self._desk.settings.body_timeout_s), InputTokensRequest, with_types)
+        check_model(body.model, self._desk)
+        ask = responses_ask(body, self._earlier(body, request.scope["owner"]), self._desk)
+        return json_response(InputTokens(await self._desk.count(ask)))
+
     async def get(self, request: Request) -> Response:
         """A stored response."""
-        stored = self._store.get(request.path_params["id"], request.scope["owner"])
-        if stored is None:
-            raise _unknown(request.path_params["id"])
-        return json_response(stored.response)
+        if request.query_params.get("stream", "false").lower() != "false":
+            raise Refusal(400, "a stored response is given whole; only a new one can be streamed", "stream", "unsupported_field")
+        return json_response(self._stored(request).response)
+
+    async def input_items(self, request: Request) -> Response:
+        """What a stored response was asked."""
+        stored = self._stored(request)
+        return json_response(item_page(stored.given, stored.response.id, request.query_params))
 
     async def delete(self, request: Request) -> Response:
         """Forgets a stored response."""
         if not self._store.delete(request.path_params["id"], request.scope["owner"]):
             raise _unknown(request.path_params["id"])
         return json_response(DeletedResponse(request.path_params["id"]))
+
+    def _stored(self, request: Request) -> Stored:
+        stored = self._store.get(request.path_params["id"], request.scope["owner"])
+        if stored is None:
+            raise _unknown(request.path_params["id"])
+        return stored
 
     def _earlier(self, body: ResponsesRequest, owner: str) -> tuple[Message, ...]:
         if body.previous_response_id is None:
@@ -108,7 +126,7 @@ class Responses:
                 lines = list(writer.write(event))
                 if refusal is None and body.store is not False:
                     turn = assistant_turn(answer.text_parts, answer.reasoning_parts, answer.calls)
-                    self._store.put(Stored(owner, writer.response, (*earlier, *turns(body.input), turn)))
+                    self._store.put(Stored(owner, writer.response, body.input, (*earlier, *turns(body.input), turn)))
                 for line in lines:
                     yield line
             else:

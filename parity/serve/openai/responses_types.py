@@ -192,6 +192,19 @@ class ResponsesRequest(Strict):
     prompt_cache_key: str | None = None
 
 
+class InputTokensRequest(ResponsesRequest, kw_only=True):
+    """A request whose prompt tokens are to be counted."""
+
+    input: str | list[Item] = ""
+
+
+class InputTokens(msgspec.Struct):
+    """The tokens of a prompt."""
+
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
 class OutputText(msgspec.Struct, tag="output_text"):
     """Text of the answer."""
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...core.chat import Message
-from .responses_types import ResponseOut
+from .responses_types import Item, ResponseOut
 
 MAX_CHARACTERS = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A response, and the turns that led to it and ended in it. Its owner alone may go on from it."""
+    """A response, what its request gave, and the turns that led to it and ended in it. Its owner alone may go on from it."""
 
     owner: str
     response: ResponseOut
+    given: str | Sequence[Item]
     turns: tuple[Message, ...]
 
     @property
