@@ -94,6 +94,18 @@ def test_a_thinking_budget_closes_the_thought(serve, anthropic_at):
     assert answer.content[1].type == "text"
 
 
+def test_a_thought_that_was_encrypted_elsewhere_is_left_out(client, service):
+    def asked(*thoughts):
+        turns = [*user("ponder"), {"role": "assistant", "content": [*thoughts, {"type": "text", "text": "yes"}]}, *user("x")]
+        client.messages.create(model="scripted", max_tokens=5, messages=turns)
+        return service.seen[-1].tokens
+
+    assert asked({"type": "redacted_thinking", "data": "EmwKAhgBEgy3va3p"}) == asked()
+    with pytest.raises(anthropic.BadRequestError, match="a redacted_thinking block cannot be in a message of the role user"):
+        block = {"type": "redacted_thinking", "data": "x"}
+        client.messages.create(model="scripted", max_tokens=5, messages=[{"role": "user", "content": [block]}])
+
+
 def test_stop_sequences(client):
     answer = client.messages.create(model="scripted", max_tokens=50, messages=user("long"), stop_sequences=["45"])
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "45")

@@ -19,6 +19,7 @@ from .types import (
     MessageIn,
     MessagesRequest,
     NoChoice,
+    RedactedThinkingBlock,
     TextBlock,
     ThinkingAdaptive,
     ThinkingBlock,
@@ -110,6 +111,8 @@ def _turns(message: MessageIn) -> Iterator[Message]:
         match block:
             case TextBlock():
                 texts.append(block.text)
+            case RedactedThinkingBlock():
+                pass
             case ThinkingBlock():
                 thoughts.append(block.thinking)
             case ToolUseBlock():
@@ -124,7 +127,7 @@ def _turns(message: MessageIn) -> Iterator[Message]:
 
 def _check_place(role: str, block: Block, index: int) -> None:
     """Calls and thoughts are the assistant's, results the user's."""
-    wrong = isinstance(block, ToolResultBlock) if role == "assistant" else isinstance(block, (ToolUseBlock, ThinkingBlock))
-    if wrong:
+    theirs = (ToolResultBlock,) if role == "assistant" else (ToolUseBlock, ThinkingBlock, RedactedThinkingBlock)
+    if isinstance(block, theirs):
         kind = block.__struct_config__.tag
         raise RequestError(f"a {kind} block cannot be in a message of the role {role}", field=f"messages.content[{index}]")

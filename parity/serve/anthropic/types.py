@@ -27,6 +27,12 @@ class ThinkingBlock(Strict, tag="thinking"):
     signature: str | None = None
 
 
+class RedactedThinkingBlock(Strict, tag="redacted_thinking"):
+    """A thought that Anthropic's service encrypted: nobody else can read it, so that it is left out, as a thought may be."""
+
+    data: str
+
+
 class ToolUseBlock(Strict, tag="tool_use"):
     """A call that the model made."""
 
@@ -46,7 +52,7 @@ class ToolResultBlock(Strict, tag="tool_result"):
     cache_control: CacheControl | None = None
 
 
-Block = TextBlock | ThinkingBlock | ToolUseBlock | ToolResultBlock
+Block = TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock
 
 
 class MessageIn(Strict):
