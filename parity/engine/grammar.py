@@ -131,9 +131,7 @@ class GrammarConstraint:
         digits: bounds the numbers of a JSON schema; None for a grammar that bounds what it wants to.
     """
 
-    def __init__(
-        self, matcher: LLMatcher, vocab_size: int, workers: ThreadPoolExecutor, digits: _Digits | None = None
-    ) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int, workers: ThreadPoolExecutor, digits: _Digits | None = None) -> None:
         self._matcher = matcher
         self._num_words = -(-vocab_size // 32)
         self._workers = workers

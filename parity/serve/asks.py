@@ -110,10 +110,15 @@ class ChatAsk:
 
 @dataclass(frozen=True, slots=True)
 class TextAsk:
-    """A text or tokens to be continued as they are."""
+    """A text or tokens to be continued as they are; with a `suffix`, what stands between the two texts is asked for."""
 
     prompt: str | tuple[int, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
     form: Form | None = None
     add_special_tokens: bool = True
     cache: bool = True
+    suffix: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.suffix is not None and not isinstance(self.prompt, str):
+            raise RequestError("suffix needs a prompt that is a text, not token ids", field="suffix")

@@ -10,6 +10,7 @@ from ..core.chat import Event, Finished, TextDelta, Tool
 from ..core.errors import RequestError, Unsupported
 from ..core.request import Finish, Output
 from ..text.chat import AnswerStream, Chat, ChatPrompt
+from ..text.infill import infill
 from ..text.stream import TextStream
 from ..text.switches import FORMAT
 from .asks import ANY_OBJECT, ChatAsk, Form, JsonForm, TextAsk
@@ -73,9 +74,12 @@ class ChatWords:
         return Prompt(prompt.tokens, prompt.in_reasoning)
 
     def text_prompt(self, ask: TextAsk) -> Prompt:
-        """The prompt of a text to be continued."""
+        """The prompt of a text to be continued, or of a gap to be filled."""
         if not isinstance(ask.prompt, str):
             return Prompt(ask.prompt)
+        if ask.suffix is not None:
+            tokens, ends = infill(self._tokenizer, ask.prompt, ask.suffix, add_special_tokens=ask.add_special_tokens)
+            return Prompt(tuple(tokens), ends=tuple(ends))
         return Prompt(tuple(self.encode(ask.prompt, add_special_tokens=ask.add_special_tokens)))
 
     def stream(self, ask: ChatAsk | TextAsk, prompt: Prompt) -> AnswerStream | TextEvents:

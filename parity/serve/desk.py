@@ -107,7 +107,7 @@ class Desk:
 
     def _requests(self, ask: ChatAsk | TextAsk, prompt: Prompt, deadline_s: float) -> list[Request]:
         grammar = self.words.form_grammar(ask, prompt, constrain_calls=self.settings.constrain_calls)
-        params = replace(ask.params, n=1)
+        params = replace(ask.params, n=1, stop_token_ids=(*ask.params.stop_token_ids, *prompt.ends))
         return [
             Request(
                 id=_new_id("req"),
@@ -138,7 +138,7 @@ class Desk:
 
     async def _refuse_hopeless(self, ask: ChatAsk | TextAsk) -> None:
         """Refuses a text that cannot fit whatever its tokens, before time is spent on cutting it."""
-        texts = [ask.prompt] if isinstance(ask, TextAsk) else [message.content for message in ask.messages]
+        texts = [ask.prompt, ask.suffix] if isinstance(ask, TextAsk) else [message.content for message in ask.messages]
         size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts if isinstance(text, str))
         if size <= self.info.max_model_len:
             return

@@ -13,10 +13,11 @@ from .asks import ChatAsk, TextAsk
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt's tokens, and whether the answer begins inside a thought."""
+    """A prompt's tokens, whether the answer begins inside a thought, and tokens that end it besides the model's own."""
 
     tokens: tuple[int, ...]
     in_thought: bool = False
+    ends: tuple[int, ...] = ()
 
 
 class AnswerStream(Protocol):
@@ -54,7 +55,11 @@ class Words(Protocol):
         """
 
     def text_prompt(self, ask: TextAsk) -> Prompt:
-        """The prompt of a text to be continued."""
+        """The prompt of a text to be continued, or of a gap to be filled.
+
+        Raises:
+            Unsupported: the model knows of no gaps.
+        """
 
     def stream(self, ask: ChatAsk | TextAsk, prompt: Prompt) -> AnswerStream:
         """The events of one answer."""

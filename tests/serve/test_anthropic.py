@@ -101,8 +101,8 @@ def test_a_thought_that_was_encrypted_elsewhere_is_left_out(client, service):
         return service.seen[-1].tokens
 
     assert asked({"type": "redacted_thinking", "data": "EmwKAhgBEgy3va3p"}) == asked()
+    block = {"type": "redacted_thinking", "data": "x"}
     with pytest.raises(anthropic.BadRequestError, match="a redacted_thinking block cannot be in a message of the role user"):
-        block = {"type": "redacted_thinking", "data": "x"}
         client.messages.create(model="scripted", max_tokens=5, messages=[{"role": "user", "content": [block]}])
 
 

@@ -111,6 +111,17 @@ def test_completions_score_a_prompt(client, llm):
     assert got[1:] == pytest.approx([entry.logprob for entry in scores], abs=1e-4)
 
 
+def test_a_gap_is_filled(client, llm):
+    prefix, suffix = "def add(a, b):\n    return ", "\n\nassert add(1, 2) == 3\n"
+    ask = {"model": NAME, "temperature": 0, "max_tokens": 24}
+    (choice,) = client.completions.create(prompt=prefix, suffix=suffix, **ask).choices
+    raw = client.completions.create(prompt=f"<|fim_prefix|>{prefix}<|fim_suffix|>{suffix}<|fim_middle|>", **ask)
+    assert choice.text.startswith("a + b")
+    assert choice.text == raw.choices[0].text
+    again = client.completions.create(prompt=prefix, suffix=suffix, logit_bias={"151662": 100}, **ask)  # <|fim_pad|>
+    assert (again.choices[0].text, again.choices[0].finish_reason) == ("", "stop")
+
+
 def test_a_client_that_leaves_frees_its_pages(client, llm):
     stream = greedy(client, "Tell a very long story.", stream=True, max_tokens=500)
     next(iter(stream))

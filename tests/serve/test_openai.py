@@ -221,6 +221,19 @@ def test_completions_score_a_prompt(client):
         client.completions.create(**asked, stream=True)
 
 
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"prompt": [1, 2]}, "suffix needs a prompt that is a text"),
+        ({"echo": True}, "echo cannot be given with suffix"),
+        ({"extra_body": {"prompt_logprobs": 1}}, "prompt_logprobs cannot be given with suffix"),
+    ],
+)
+def test_a_gap_has_a_text_on_each_side(client, more, text):
+    with pytest.raises(openai.BadRequestError, match=text):
+        client.completions.create(**({"model": "scripted", "prompt": "a", "suffix": "b"} | more))
+
+
 def test_completions_stream(client):
     chunks = list(client.completions.create(model="scripted", prompt="x", max_tokens=10, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == "hello"

@@ -44,6 +44,9 @@ def test_what_needs_no_template_is_served(server: tuple[str, LLM]) -> None:
         answer = client.post("/v1/completions", json={"model": "tiny", "prompt": "abcd", "max_tokens": 3, "temperature": 0})
         assert answer.status_code == 200
         assert answer.json()["choices"][0]["text"] == llm.generate("abcd", llm.params(max_tokens=3, temperature=0))[0].text
+        gap = client.post("/v1/completions", json={"model": "tiny", "prompt": "ab", "suffix": "d"})
+        assert gap.status_code == 400
+        assert "no tokens for filling a gap" in gap.text
         embedded = client.post("/v1/embeddings", json={"model": "tiny", "input": ["abcd"]})
         if llm.info.embeds:
             wanted = llm.embed("abcd")

@@ -1,4 +1,4 @@
-"""`POST /v1/completions`: a text, or tokens, continued as they are."""
+"""`POST /v1/completions`: a text, or tokens, continued as they are, or a gap filled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..asks import TextAsk
 from ..desk import Desk, Job
 from ..refusals import error_body, refusal_of_finish
 from ..sse import DONE, EventStream, data, while_connected
-from ..wire import NotSupported, json_response, parse, read_body
+from ..wire import json_response, parse, read_body
 from ..words import Prompt
 from .asking import sampling, structured
 from .chat_types import Sampling, UsageOut
@@ -33,14 +33,14 @@ _DEFAULT_MAX_TOKENS = 16
 
 
 class CompletionRequest(Sampling, kw_only=True):
-    """A text to be continued; a list of texts, or of token lists, are several."""
+    """A text to be continued, up to `suffix` if there is one; a list of texts, or of token lists, are several."""
 
     prompt: str | list[str | int | list[int]]
     echo: bool | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     add_special_tokens: bool | None = None
-    suffix: NotSupported = None
+    suffix: str | None = None
 
 
 class CompletionLogprobs(msgspec.Struct):
@@ -115,8 +115,11 @@ class Completions:
         prompts = _prompts(body.prompt)
         if not 1 <= len(prompts) <= MAX_PROMPTS:
             raise RequestError(f"prompt must hold 1 to {MAX_PROMPTS} prompts, not {len(prompts)}", field="prompt")
+        if body.suffix is not None and (body.echo or prompt_logprobs is not None):
+            field = "echo" if body.echo else "prompt_logprobs"
+            raise RequestError(f"{field} cannot be given with suffix: the prompt is written around a gap", field=field)
         cache = prompt_logprobs is None
-        return [TextAsk(prompt, params, form, special, cache) for prompt in prompts]
+        return [TextAsk(prompt, params, form, special, cache, body.suffix or None) for prompt in prompts]
 
     async def _whole(self, body: CompletionRequest, asks: Sequence[TextAsk], owner: str) -> Response:
         async with aclosing(await self._desk.start(asks, owner)) as job:

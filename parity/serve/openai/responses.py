@@ -57,7 +57,7 @@ class Responses:
     async def get(self, request: Request) -> Response:
         """A stored response."""
         if request.query_params.get("stream", "false").lower() != "false":
-            raise Refusal(400, "a stored response is given whole; only a new one can be streamed", "stream", "unsupported_field")
+            raise Refusal(400, "stream: a stored response is given whole", "stream", "unsupported_field")
         return json_response(self._stored(request).response)
 
     async def input_items(self, request: Request) -> Response:
