@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 
 import torch
 
-from ..core.errors import ModelNotFound, Unsupported, UsageError
-from .base import Stack, as_is
+from ..core.errors import ModelNotFound, ParityError, Unsupported, UsageError
+from .base import Device, Stack, as_is
+
+log = logging.getLogger("parity")
 
 GROUP = "parity.stacks"
 _ORDER = ("cuda", "ascend", "cpu")
@@ -57,7 +60,7 @@ def open_stack(spec: str | None = None) -> tuple[Stack, torch.dtype | None]:
     if spec is None:
         return _first(), None
     name, table, dtype = parse(spec)
-    stack = _load(name, names())()
+    stack = _open(name, names())
     if table is None and dtype is not None and spec.rpartition(":")[2] in stack.tables:
         table = spec.rpartition(":")[2]
     if table is not None:
@@ -93,14 +96,22 @@ def with_table(stack: Stack, table: str) -> Stack:
     raise Unsupported(f"stack {stack.name!r} has no table {table!r}: it has {known}")
 
 
-def _load(name: str, known: Mapping[str, EntryPoint]) -> Callable[[], Stack]:
+def _open(name: str, known: Mapping[str, EntryPoint]) -> Stack:
     if name not in known:
         raise ModelNotFound(f"no stack is called {name!r}: there are {', '.join(sorted(known)) or 'none'}; see `parity stacks`")
     try:
-        factory: Callable[[], Stack] = known[name].load()
-    except ImportError as error:
-        raise UsageError(f"stack {name!r} cannot be loaded: {error}") from error
-    return factory
+        stack = known[name].load()()
+    except ParityError:
+        raise
+    except Exception as error:  # a stack is others' code: one that fails must not take the others with it
+        log.debug("stack %r cannot be opened", name, exc_info=error)
+        raise UsageError(f"stack {name!r} cannot be opened: {type(error).__name__}: {error}") from error
+    if not isinstance(stack, Stack):
+        raise UsageError(f"stack {name!r} is opened by {known[name].value}, which gave {type(stack).__name__} and not a Stack")
+    lacking = [member for member in vars(Device) if not member.startswith("_") and not hasattr(stack.device, member)]
+    if lacking:
+        raise UsageError(f"stack {name!r}: its device lacks {', '.join(lacking)} of parity.stacks.base.Device")
+    return stack
 
 
 def _first() -> Stack:
@@ -108,7 +119,9 @@ def _first() -> Stack:
     reasons = []
     for name in (name for name in _ORDER if name in known):
         try:
-            return _load(name, known)()
+            return _open(name, known)
         except UsageError as error:
             reasons.append(f"{name}: {error}")
+            if error.__cause__ is not None:  # not merely absent
+                log.warning("%s; the next stack is taken", error)
     raise UsageError("no stack works on this machine: " + "; ".join(reasons or ["none is registered"]))

@@ -13,10 +13,12 @@ from rich.console import Console
 from torch import Tensor
 
 from parity.core.errors import UsageError
+from parity.core.weights import Weight
 from parity.stacks import cpu, null, reference
-from parity.stacks.base import Stack
+from parity.stacks.base import Memory, Stack
 from parity.stacks.check import check
 from parity.stacks.check.case import Make
+from parity.stacks.check.device import check_device
 from parity.stacks.check.oracle import exact, upcast
 from parity.stacks.check.run import CASES
 from parity.stacks.host import HostDevice
@@ -144,12 +146,69 @@ def test_an_op_that_raises_is_a_failure_with_its_text() -> None:
     assert report.rows[0].worst == float("inf")
 
 
+def test_whatever_is_raised_is_a_failure_and_ends_nothing() -> None:
+    def no_row_alone(x: Tensor, gate: Tensor) -> Tensor:
+        if len(x) == 1:
+            raise RuntimeError("one row")
+        return REF.sigmoid_gate(x, gate)
+
+    def unknown(weight: Weight) -> Weight:
+        raise NotImplementedError("in what order?")
+
+    broken = replace(stack(frozenset({"q8_0"}), sigmoid_gate=no_row_alone), prepare=unknown)
+    assert {failure.what for failure in check(broken, ops=["sigmoid_gate", "embed"]).failures} == {
+        "raised RuntimeError: one row",
+        "raised RuntimeError: one row, of a row without its batch",
+        "raised NotImplementedError: in what order?",
+    }
+
+
+@pytest.mark.parametrize(
+    ("member", "broken", "what"),
+    [
+        ("memory", lambda self: Memory(4, 8), "free must be between 0 and total"),
+        ("zeros", lambda self, shape, dtype: torch.ones(shape, dtype=dtype), "holds other numbers"),
+        ("zeros", lambda self, shape, dtype: torch.zeros(shape), "gave torch.float32"),
+        ("staging", lambda self, shape, dtype: torch.zeros(shape), "zeroed memory of the host is wanted"),
+        ("fetch", lambda self, data: lambda: data + 1, "not the numbers on the host"),
+        ("capture", lambda self, run, beside=None: (None, (run(), run())[1]), "exactly once"),
+        ("capture", lambda self, run, beside=None: (Stale(), run()), "a replay does not compute"),
+        ("recorded_rows", (4, 2), "must rise"),
+        ("describe", lambda self: {"threads": 2}, "names and texts"),
+        ("read", None, "raised TypeError"),
+    ],
+)
+def test_a_broken_device_is_caught(member: str, broken: object, what: str) -> None:
+    device = type("Broken", (HostDevice,), {member: broken})()
+    row = check_device(replace(stack(), device=device))
+    assert not check_device(stack()).failures
+    assert {failure.case for failure in row.failures} >= {member}
+    assert any(what in failure.what for failure in row.failures if failure.case == member), row.failures
+
+
+class Stale:
+    """A recording that computes nothing."""
+
+    num_bytes = 0
+
+    def replay(self) -> None:
+        """Leaves everything as it is."""
+
+
+def test_a_device_passes_on_every_stack_of_ours() -> None:
+    for name in ("cpu", "cpu:reference", "null"):
+        row = check_device(open_stack(name)[0])
+        assert not row.failures, row.failures
+        assert row.num_cases > 5
+
+
 @pytest.mark.parametrize(
     ("result", "what"),
     [
         (lambda x: x.double(), "float64, not torch.float32"),
         (lambda x: x[..., :1], "shape"),
         (lambda x: None, "gave NoneType"),
+        (lambda x: (x, None), "gave tuple"),
     ],
 )
 def test_a_result_of_another_kind_is_named(result: Callable[[Tensor], Any], what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from parity.core.errors import ModelNotFound, Unsupported
+from parity.cli.stacks import survey
+from parity.core.errors import ModelNotFound, Unsupported, UsageError
 from parity.stacks import registry
 from parity.stacks.base import Device
 from parity.stacks.check import check
@@ -115,6 +117,36 @@ def test_pip_installs_it(tmp_path: Path) -> None:
 def test_without_the_package_it_is_unknown() -> None:
     with pytest.raises(ModelNotFound, match="no stack is called 'halfstack'"):
         registry.open_stack("halfstack")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("import nothing_like_this", "ModuleNotFoundError: No module named 'nothing_like_this'"),
+        ("def opened(): pass", "AttributeError: module 'crooked' has no attribute 'open_stack'"),
+        ("def open_stack(): raise OSError('libcrooked.so: no such file')", "OSError: libcrooked.so: no such file"),
+        ("def open_stack(): pass", "which gave NoneType and not a Stack"),
+        ("from parity.stacks.null import open_stack as null\nfrom dataclasses import replace\n"
+         "def open_stack(): return replace(null(), device=object())", "its device lacks torch_device, asynchronous"),
+    ],
+)  # fmt: skip
+def test_one_that_is_broken_says_why_and_takes_no_other_with_it(
+    code: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "crooked.py").write_text(code)
+    metadata = tmp_path / "crooked-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: crooked\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text("[parity.stacks]\ncrooked = crooked:open_stack\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with pytest.raises(UsageError, match=re.escape(says)):
+            registry.open_stack("crooked")
+        listed = {one["name"]: one for one in survey()}
+    finally:
+        sys.modules.pop("crooked", None)
+    assert says in listed["crooked"]["why"]
+    assert listed["null"]["works"]
 
 
 def test_listing_stacks_imports_none_of_them() -> None:

@@ -16,6 +16,7 @@ from ..base import Stack
 from ..paged import numbers
 from . import dense, pooled, sampling, stateful, streams
 from .case import Case, Make, alone
+from .device import check_device
 from .oracle import exact, on_device, upcast
 from .report import Failure, OpReport, Report
 from .tolerance import error, one_step
@@ -82,11 +83,11 @@ def check(
     only: Callable[[str, str], bool] | None = None,
     rows_alone: bool = True,
 ) -> Report:
-    """Holds a stack's kernels to the contract of `parity.stacks.ops`.
+    """Holds a stack's kernels to the contract of `parity.stacks.ops`, and its device to that of `parity.stacks.base`.
 
     Args:
         stack: whose table is checked.
-        ops: the ops to check, or all.
+        ops: the ops to check; None is all of them, and the device.
         dtypes: the compute dtypes, or the stack's own.
         progress: called before each op.
         only: (op, case's name) -> whether it is run; all are by default.
@@ -105,6 +106,8 @@ def check(
         if progress is not None:
             progress(name, done, len(chosen))
         rows.append(_check_op(stack, name, used[:1] if name in _IN_FLOAT32 else used, only, rows_alone))
+    if ops is None:
+        rows.append(check_device(stack))
     return Report(stack.name, tuple(rows))
 
 
@@ -140,15 +143,15 @@ def _check_op(
 
 
 def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype, rows_alone: bool) -> _Outcome:
-    args, options = given(case, stack)
-    before = {key: _copies(value) for key, value in {**args, **options}.items()}
     kernel = getattr(stack.ops, name)
     try:
+        args, options = given(case, stack)
+        before = {key: _copies(value) for key, value in {**args, **options}.items()}
         with torch.inference_mode():
             result = kernel(*args.values(), **options)
             stack.device.synchronize()
     except Exception as problem:  # a kernel is others' code: whatever it raises is its failure
-        return _Outcome(f"raised {type(problem).__name__}: {problem}", math.inf)
+        return _Outcome(_raised(problem), math.inf)
     doubled = {key: upcast(value) for key, value in case.args.items()}
     expected = exact(name, list(doubled.values()), {key: upcast(value) for key, value in case.options.items()})
     problems, worst = [], 0.0
@@ -162,8 +165,16 @@ def _run(stack: Stack, name: str, case: Case, dtype: torch.dtype, rows_alone: bo
     for key, value in {**args, **options}.items():
         if key not in case.state and not _same(_tensors(value), before[key]):
             problems.append(f"changed its argument {key} in place")
-    same = None if problems or not rows_alone else _alone(kernel, case, args, options, before, result)
-    return _Outcome("; ".join(problems) or None, worst, same)
+    if problems or not rows_alone:
+        return _Outcome("; ".join(problems) or None, worst)
+    try:
+        return _Outcome(None, worst, _alone(kernel, case, args, options, before, result))
+    except Exception as problem:  # as above
+        return _Outcome(f"{_raised(problem)}, of a row without its batch", math.inf)
+
+
+def _raised(problem: Exception) -> str:
+    return f"raised {type(problem).__name__}: {problem}"
 
 
 def given(case: Case, stack: Stack) -> tuple[dict[str, object], dict[str, object]]:
@@ -229,9 +240,8 @@ def _same(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 def _results(value: object) -> tuple[Tensor, ...]:
     """What an op gave, one tensor or several; nothing of anything else."""
-    if isinstance(value, Tensor):
-        return (value,)
-    return tuple(value) if isinstance(value, tuple | list) else ()
+    parts = tuple(value) if isinstance(value, tuple | list) else (value,)
+    return parts if all(isinstance(part, Tensor) for part in parts) else ()
 
 
 def _compare_results(case: Case, result: object, expected: object, dtype: torch.dtype) -> Iterator[_Outcome]:
