@@ -98,11 +98,11 @@ inline void split(Q3_K, const uint8_t* p, RowBlock& out) {
     split_twos(p + 32, out.q);
     for (int j = 0; j < 8; ++j)
         for (int i = 0; i < 32; ++i) out.q[32 * j + i] |= uint8_t((p[i] >> j & 1) << 2);
-    const uint8_t* s = p + 96;
-    for (int j = 0; j < 16; ++j) {
-        const int low = j < 8 ? s[j] & 15 : s[j - 8] >> 4;
-        out.sub[j] = uint8_t((low | (s[8 + j % 4] >> 2 * (j / 4) & 3) << 4) - 32);
-    }
+    // Scales of six bits: the low four of the first and of the last eight, then the high two of four at a time.
+    const uint64_t low = eight_bytes(p + 96), high = eight_bytes(p + 100) >> 32, two = 3 * (kEach >> 32);
+    const auto signed_ = [](uint64_t x) { return (x + 0x60 * kEach) ^ 0x80 * kEach; };  // less 32 in each byte
+    put_eight(signed_((low & 15 * kEach) | (high & two) << 4 | (high >> 2 & two) << 36), out.sub);
+    put_eight(signed_((low >> 4 & 15 * kEach) | (high >> 4 & two) << 4 | (high >> 6 & two) << 36), out.sub + 8);
     out.d = two_bytes(p + 108);
 }
 inline void split(Q2_K, const uint8_t* p, RowBlock& out) {

@@ -16,13 +16,16 @@ namespace {
 using namespace parity;
 using namespace parity::tests;
 
-// The products of all rows of x, computed together first, and then of fewer of them, which must not change a bit.
+// The products of all rows of x, computed together first, and then of fewer of them, which must not change a bit. What lies
+// between the rows that the kernels are given is no number.
 std::vector<float> in_batches(const Kernels& kernels, Pool& pool, const uint8_t* weights, int64_t format, int64_t rows, int64_t columns,
                               const std::vector<float>& x, const std::vector<float>& bias, std::initializer_list<int64_t> batches) {
-    std::vector<float> whole;
+    const int64_t stride = columns + 5;
+    std::vector<float> whole, apart(x.size() / static_cast<size_t>(columns) * static_cast<size_t>(stride), std::nanf(""));
+    for (size_t i = 0; i < x.size(); ++i) apart[i + 5 * (i / static_cast<size_t>(columns))] = x[i];
     for (int64_t tokens : batches) {
         std::vector<float> out(static_cast<size_t>(tokens * rows));
-        LinearArgs args{x.data(), columns, tokens, columns, bias.data(), out.data(), rows, 1, {}};
+        LinearArgs args{apart.data(), stride, tokens, columns, bias.data(), out.data(), rows, 1, {}};
         args.parts[0] = Part{weights, static_cast<int32_t>(format), static_cast<int32_t>(rows), 0};
         run(pool, kernels.linear, args, kernels.linear_scratch(args));
         if (whole.empty()) whole = out;

@@ -32,8 +32,11 @@ def select_blocks(make: Make) -> Iterator[Case]:
             yield Case(f"{label}, best {top_k} of blocks of {block} x {every}", args_, rows=("q", "weights"))
 
 
-def groups(make: Make, batch: Batch, count: int, every: int) -> Tensor:
-    """For each row up to `count` of the groups that end at or before it, the newest among them, -1 here and there."""
+def groups(make: Make, batch: Batch, count: int, every: int, early: bool = False) -> Tensor:
+    """For each row up to `count` of the groups that end at or before it, the newest among them, -1 here and there.
+
+    With `early` the first of the places left names the group that is still open, if the row has one.
+    """
     rows = []
     for position in batch.positions.tolist():
         complete = (position + 1) // every
@@ -42,6 +45,8 @@ def groups(make: Make, batch: Batch, count: int, every: int) -> Tensor:
             others = torch.randperm(complete - 1, generator=make.generator)[: count - 2]
             seen = torch.cat([others, others.new_tensor([complete - 1])])
             row[torch.randperm(count, generator=make.generator)[: len(seen)]] = seen
+        if early and (position + 1) % every:
+            row[(row < 0).nonzero()[0]] = complete
         rows.append(row)
     return torch.stack(rows).int()
 
@@ -99,4 +104,6 @@ def attend_pooled(make: Make) -> Iterator[Case]:
             yield Case(f"{name}, sinks", args, sinks, rule, rows=("q",))
             options = sinks | {"selected": groups(make, batch, 5, every)}
             yield Case(f"{name}, selected, sinks", args, options, rule)
+            options = {"selected": groups(make, batch, 5, every, early=True)}
+            yield Case(f"{name}, selected, the open group among them", args, options, rule)
             yield Case(f"{name}, the window alone", args | {"pooled": None}, tolerance=rule, rows=("q",))
