@@ -18,7 +18,7 @@ from parity.core.weights import Packed, Rows, Weight
 from . import columns, float_blocks, gguf_blocks, gguf_super, int_groups
 from .base import Format, Packer
 
-__all__ = ["FORMATS", "Format", "expand", "format_of", "nbytes", "pack", "rows", "rows_per_entry", "stack", "unstack"]
+__all__ = ["FORMATS", "Format", "expand", "format_of", "pack", "rows", "rows_per_entry", "stack", "unstack"]
 
 T = TypeVar("T")
 
@@ -216,11 +216,6 @@ def unstack(weight: torch.Tensor | Packed) -> list[torch.Tensor] | list[Packed]:
         replace(weight, shape=weight.shape[1:], arrays={role: array[index] for role, array in weight.arrays.items()})
         for index in range(weight.shape[0])
     ]
-
-
-def nbytes(weight: Weight) -> int:
-    """Bytes held."""
-    return weight.nbytes
 
 
 def _select(array: torch.Tensor, axis: int, index: torch.Tensor) -> torch.Tensor:

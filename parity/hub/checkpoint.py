@@ -12,10 +12,10 @@ import torch
 from parity.core.errors import ModelNotFound, Unsupported
 from parity.core.weights import Packed
 
+from .file_names import PICKLES
+
 TextSource: TypeAlias = Path | Mapping[str, Any]
 """A folder with tokenizer files, or the metadata of a GGUF file."""
-
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import torch
 
 from parity.core.errors import FormatError, ModelNotFound, Unsupported
 
+from .file_names import INDEX, PICKLES
 from .mapped import MappedFile
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -40,7 +41,6 @@ DTYPES: Mapping[str, torch.dtype] = {
 }
 NAMES: Mapping[torch.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
-INDEX = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"(.*)-(\d+)-of-(\d+)\.safetensors")
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit
 _LENGTH_BYTES = 8
@@ -213,7 +213,7 @@ def _unindexed(folder: Path) -> list[Path]:
     if found:
         _refuse_gaps(folder, found)
         return found
-    pickles = sorted(path.name for kind in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(kind))
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
     if pickles:
         raise Unsupported(f"{folder} has its weights as pickles ({pickles[0]}), which can run code; convert to safetensors")
     raise ModelNotFound(f"{folder} has no .safetensors file")

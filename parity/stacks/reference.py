@@ -20,12 +20,14 @@ from .paged import entries_at, entries_of, row_size, sequences, softmax, stored,
 from .reference_entries import attend_pooled, attend_selected, pool, select, select_blocks, write_pooled
 from .reference_memory import gather, hash_windows, token_windows
 from .reference_streams import (
+    GATES,
     activate,
     gated_mean,
     hyper_read,
     hyper_weights,
     hyper_write,
     mix,
+    normalized,
     spread,
     stream_gate,
     stream_norm,
@@ -59,13 +61,8 @@ def head_linear(x: Tensor, weight: Weight) -> Tensor:
     return torch.einsum("thi,hoi->tho", x, plain(weight, x.dtype))
 
 
-def _normalized(x: Tensor, eps: float) -> Tensor:
-    x = x.float()
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-
-
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float, zero_centred: bool = False) -> Tensor:
-    y = _normalized(x, eps)
+    y = normalized(x, eps)
     if weight is not None:
         y = y * (1.0 + weight.float() if zero_centred else weight.float())
     return y.to(x.dtype)
@@ -82,11 +79,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x.float(), x.shape[-1:], weight.float(), bias.float(), eps).to(x.dtype)
 
 
-_GATES: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
-
-
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float, activation: str) -> Tensor:
-    return (_normalized(x, eps) * weight.float() * _GATES[activation](gate.float())).to(x.dtype)
+    return (normalized(x, eps) * weight.float() * GATES[activation](gate.float())).to(x.dtype)
 
 
 def gated_activation(gate_up: Tensor, activation: Activation) -> Tensor:
@@ -272,7 +266,7 @@ def causal_conv(
         y = (windows * weight.float()).sum(-1)
         if bias is not None:
             y = y + bias.float()
-        out[span] = (_GATES[activation](y) if activation else y).to(x.dtype)
+        out[span] = (GATES[activation](y) if activation else y).to(x.dtype)
         state[slot] = inputs[-(width - 1) :].T.to(state.dtype)
     return out
 

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_GATES: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"silu": F.silu, "sigmoid": torch.sigmoid}
 
 
-def _normalized(x: Tensor, eps: float) -> Tensor:
+def normalized(x: Tensor, eps: float) -> Tensor:
+    """x / rms(x) over the last dimension, float32."""
     x = x.float()
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
@@ -25,7 +26,7 @@ def hyper_weights(
     streams: Tensor, fn: Tensor, base: Tensor, scale: Tensor, norm_eps: float, eps: float, iterations: int
 ) -> tuple[Tensor, ...]:
     count = streams.shape[1]
-    mixed = F.linear(_normalized(streams.flatten(1), norm_eps), fn.float())
+    mixed = F.linear(normalized(streams.flatten(1), norm_eps), fn.float())
     if len(fn) == count:
         return (torch.sigmoid(mixed * scale.float() + base.float()) + eps,)
     sizes = [count, count, count * count]
@@ -52,11 +53,11 @@ def hyper_write(streams: Tensor, y: Tensor, post: Tensor, comb: Tensor | None) -
 
 def stream_norm(streams: Tensor, weight: Tensor, eps: float, zero_centred: bool = False) -> Tensor:
     scale = 1.0 + weight.float() if zero_centred else weight.float()
-    return (_normalized(streams, eps) * scale).to(streams.dtype)
+    return (normalized(streams, eps) * scale).to(streams.dtype)
 
 
 def activate(x: Tensor, kind: str, scale: float = 1.0, factor: float = 1.0) -> Tensor:
-    return (_GATES[kind](x.float() * scale) * factor).to(x.dtype)
+    return (GATES[kind](x.float() * scale) * factor).to(x.dtype)
 
 
 def gated_mean(streams: Tensor, gates: Tensor) -> Tensor:
@@ -70,5 +71,5 @@ def stream_gate(queries: Tensor, keys: Tensor) -> Tensor:
 
 def mix(values: tuple[Tensor, ...], norm: Tensor, proj: Tensor, eps: float) -> Tensor:
     stacked = torch.stack(values, dim=1)
-    scores = (_normalized(stacked, eps) * norm.float() * proj.float()).sum(-1)
+    scores = (normalized(stacked, eps) * norm.float() * proj.float()).sum(-1)
     return hyper_read(stacked, scores.softmax(-1))

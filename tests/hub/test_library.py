@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -269,14 +270,34 @@ def test_repository_from_a_mirror(settings: HubSettings, mirror: Any, tmp_path: 
     write_safetensors(tmp_path / "made", {"model_type": "qwen2"}, tensors, shard_bytes=400)
     for path in (tmp_path / "made").iterdir():
         mirror[1][f"/org/model/{path.name}"] = path.read_bytes()
-    mirror[1]["/org/model/tokenizer.json"] = b"{}"
+    mirror[1].update({"/org/model/tokenizer.json": b"{}", "/org/model/modules.json": b"[]"})
     mirror[1]["/org/model/pytorch_model.bin"] = b"pickle"
     folder = pull("org/model", settings=settings)
     names = {path.name for path in folder.iterdir()}
-    assert "tokenizer.json" in names
+    assert names >= {"tokenizer.json", "modules.json"}  # the latter says that a model is made for embeddings
     assert "pytorch_model.bin" not in names
     assert content_root(open_checkpoint(folder)) == content_root(open_checkpoint(tmp_path / "made"))
     assert any(row.name == "org/model" and row.path == folder for row in list_models(settings=settings))
+
+
+def test_bytes_are_counted_while_files_come_and_go(tmp_path: Path) -> None:
+    """pip makes and removes folders while it downloads, which is no failure of the disk."""
+    (tmp_path / "there").write_bytes(b"1234")
+    ended = threading.Event()
+
+    def churn() -> None:
+        while not ended.is_set():
+            (tmp_path / "own" / "deep").mkdir(parents=True)
+            (tmp_path / "own" / "deep" / "part").write_bytes(b"12")
+            shutil.rmtree(tmp_path / "own")
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        assert {index._size_of(tmp_path) for _ in range(2000)} <= {4, 6}
+    finally:
+        ended.set()
+        thread.join()
 
 
 def test_packages_on_an_index(settings: HubSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parity.core.errors import FormatError, ModelNotFound, ParityError, Unsupported
-from parity.hub.safetensors import DTYPES, INDEX, SafetensorsFile, open_shards, write_file, write_safetensors
+from parity.hub.file_names import INDEX
+from parity.hub.safetensors import DTYPES, SafetensorsFile, open_shards, write_file, write_safetensors
 
 
 def every_dtype() -> dict[str, torch.Tensor]:

@@ -12,7 +12,8 @@ import transformers
 
 from parity.core.errors import ModelNotFound, ParityError, WeightError
 from parity.hub import open_checkpoint, write_safetensors
-from parity.hub.safetensors import INDEX, open_shards
+from parity.hub.file_names import INDEX
+from parity.hub.safetensors import open_shards
 
 from . import test_formats, test_qwen4_exp, tiny
 from .test_dense import SIZES

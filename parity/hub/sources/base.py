@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..catalogue import File, Wanted
+from ..file_names import INDEX, PICKLES
 from ..settings import HubSettings
 
 Count = Callable[[int], None]
 """Called with the bytes of a file that are there so far."""
 
-_SUFFIXES = (".json", ".safetensors", ".jinja", ".gguf")
+_SUFFIXES = (".json", ".safetensors", ".jinja")
 _NAMES = ("merges.txt", "vocab.txt", "tiktoken.model", "tokenizer.model")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 class SourceFailed(Exception):
@@ -64,11 +64,11 @@ def choose(files: Sequence[File], wanted: Wanted) -> list[File]:
     ggufs = [file for file in plain if file.name.endswith(".gguf")]
     if wanted.pick or (ggufs and not any(file.name.endswith(".safetensors") for file in plain)):
         return _pick(ggufs, wanted)
-    needed = [file for file in plain if file.name.endswith(_SUFFIXES[:3]) or file.name in _NAMES]
-    if any(file.name == "model.safetensors.index.json" for file in needed):
+    needed = [file for file in plain if file.name.endswith(_SUFFIXES) or file.name in _NAMES]
+    if any(file.name == INDEX for file in needed):
         needed = [file for file in needed if not file.name.startswith("consolidated")]
     if not any(file.name.endswith(".safetensors") for file in needed):
-        pickles = [file.name for file in plain if file.name.endswith(_PICKLES)]
+        pickles = [file.name for file in plain if file.name.endswith(PICKLES)]
         what = f"its weights are pickles ({pickles[0]}), which can run code" if pickles else "it has no safetensors files"
         raise SourceFailed(f"{wanted.repo}: {what}")
     return needed

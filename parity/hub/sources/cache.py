@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..catalogue import File, Wanted
+from ..file_names import INDEX
 from .base import Count, Source, SourceFailed
-
-_INDEX = "model.safetensors.index.json"
 
 
 class CacheSource(Source):
@@ -22,11 +21,11 @@ class CacheSource(Source):
     def files(self, wanted: Wanted) -> Sequence[File]:
         snapshot = _snapshot(wanted)
         present = {path.name: path.stat().st_size for path in sorted(snapshot.iterdir()) if path.is_file()}
-        if _INDEX in present:
+        if INDEX in present:
             try:
-                shards = set(json.loads((snapshot / _INDEX).read_bytes())["weight_map"].values())
+                shards = set(json.loads((snapshot / INDEX).read_bytes())["weight_map"].values())
             except (ValueError, KeyError, TypeError, AttributeError):
-                raise SourceFailed(f"{snapshot / _INDEX} is no index") from None
+                raise SourceFailed(f"{snapshot / INDEX} is no index") from None
             if not shards <= present.keys():
                 raise SourceFailed(f"{snapshot} is not complete")
         return [File(name, size) for name, size in present.items()]

