@@ -41,7 +41,7 @@ _DETERMINISTIC = "deterministic"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """How a model is run; None lets the model, the stack and the free memory decide.
+    """How a model is run; None lets the model, the stack and the free memory decide. Checked on construction.
 
     Args:
         stack: such as `cpu` or `cpu:reference:float32`.
@@ -60,6 +60,9 @@ class EngineConfig:
         quantize: `q8` or `q4` packs the matrices of a plain checkpoint while loading; None keeps what it has.
         threads: threads of the host to compute with; None takes all that this process may use.
         deterministic: the stack's table whose results for a row do not depend on its batch.
+
+    Raises:
+        UsageError: a number is out of its range.
     """
 
     stack: str | None = None
@@ -78,6 +81,26 @@ class EngineConfig:
     quantize: str | None = None
     threads: int | None = None
     deterministic: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        fraction = self.memory_fraction
+        if fraction is not None and not (isinstance(fraction, int | float) and 0 < fraction <= 1):
+            raise UsageError(f"memory_fraction must be above 0 and at most 1, not {fraction!r}")
+
+
+_LEAST = {
+    "max_model_len": 1,
+    "max_num_seqs": 1,
+    "max_num_batched_tokens": 1,
+    "max_num_waiting": 1,
+    "num_pages": 1,
+    "page_size": 1,
+    "num_snapshots": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -268,8 +291,6 @@ def make_engine(
     num_pages = config.num_pages
     if num_pages is None:
         fraction = config.memory_fraction if config.memory_fraction is not None else stack.memory_fraction
-        if not 0 < fraction <= 1:
-            raise UsageError(f"memory_fraction must be above 0 and at most 1, not {fraction}")
         free = int(stack.device.memory().free * fraction) - per_slot * (config.max_num_seqs + num_snapshots)
         num_pages = choose_num_pages(free, per_page, page_size, max_model_len, config.max_num_seqs)
     if config.max_model_len is None:

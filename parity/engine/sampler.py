@@ -52,8 +52,7 @@ class Sampler:
         params = chunk.request.params
         _penalise(row, chunk, params)
         for token, bias in params.logit_bias.items():
-            if token < row.shape[0]:
-                row[token] += bias
+            row[token] += bias
         if chunk.num_generated < params.min_tokens:
             stops = [token for token in {*self._eos, *params.stop_token_ids} if token < row.shape[0]]
             row[stops] = -torch.inf

@@ -83,6 +83,10 @@ class EngineService:
         if top >= self.info.vocab_size or min(request.tokens, default=0) < 0:
             bad = top if top >= self.info.vocab_size else min(request.tokens)
             raise RequestError(f"token id {bad} is not in the vocabulary of {self.info.vocab_size}", field="prompt")
+        foreign = next((token for token in request.params.logit_bias if token >= self.info.vocab_size), None)
+        if foreign is not None:
+            text = f"logit_bias names token {foreign}, which is not in the vocabulary of {self.info.vocab_size}"
+            raise RequestError(text, field="logit_bias")
         if request.adapter is not None:
             raise RequestError(f"there is no adapter {request.adapter!r}: the model runs as it was loaded", field="adapter")
         if request.params.seed is None and request.params.temperature > 0:

@@ -77,6 +77,9 @@ def test_refusals_reach_the_caller(folder: Path) -> None:
         service.submit(tiny.greedy("foreign", [5, 160], 4), Inbox())
     with pytest.raises(RequestError, match="empty"):
         service.submit(tiny.greedy("empty", [], 4), Inbox())
+    biased = SamplingParams(logit_bias={5: 1.0, 160: 1.0})
+    with pytest.raises(RequestError, match="logit_bias names token 160, which is not in the vocabulary of 160"):
+        service.submit(Request("biased", (5,), biased), Inbox())
     service.close()
     with pytest.raises(EngineError, match="stopped"):
         service.submit(tiny.greedy("late", [5], 4), Inbox())
@@ -193,9 +196,17 @@ def test_logits_come_with_log_probabilities_of_the_prompt(folder: Path) -> None:
     ("options", "text"),
     [
         ({"max_num_batched_tokens": 7}, r"max_num_batched_tokens \(7\) is below max_num_seqs \(8\)"),
-        ({"memory_fraction": 1.5, "num_pages": None}, "memory_fraction must be above 0 and at most 1, not 1.5"),
-        ({"memory_fraction": 0.0, "num_pages": None}, "memory_fraction must be above 0"),
-        ({"memory_fraction": float("nan"), "num_pages": None}, "memory_fraction must be above 0"),
+        ({"memory_fraction": 1.5}, "memory_fraction must be above 0 and at most 1, not 1.5"),
+        ({"memory_fraction": 0.0}, "memory_fraction must be above 0"),
+        ({"memory_fraction": float("nan")}, "memory_fraction must be above 0"),
+        ({"memory_fraction": "0.5"}, "memory_fraction must be above 0 and at most 1, not '0.5'"),
+        ({"max_model_len": 0}, "max_model_len must be a whole number of at least 1, not 0"),
+        ({"max_model_len": -1}, "max_model_len must be a whole number of at least 1, not -1"),
+        ({"page_size": 0}, "page_size must be a whole number of at least 1, not 0"),
+        ({"page_size": -2}, "page_size must be a whole number of at least 1, not -2"),
+        ({"max_num_seqs": 0}, "max_num_seqs must be a whole number of at least 1, not 0"),
+        ({"max_num_seqs": 2.5}, "max_num_seqs must be a whole number of at least 1, not 2.5"),
+        ({"num_snapshots": -1}, "num_snapshots must be a whole number of at least 0, not -1"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(folder: Path, options: dict[str, object], text: str) -> None:
