@@ -141,10 +141,10 @@ class Models:
         tensors = [x.to(self.device) for x in (tokens, positions, starts, lengths, pages, slots)]
         return Batch(*tensors, size, tuple(starts.tolist()), tuple(lengths.tolist())), memory
 
-    def work(self, row: Row) -> list[tuple[list[int], int]]:
+    def work(self, row: Row, seed: int = 0) -> list[tuple[list[int], int]]:
         """(prompt, tokens to make) of each request, both of 100 to 1024 tokens."""
         low, high = (4, 12) if self.small else (100, 1024)
-        dice, size = random.Random(0), int(self.config(row.model)["vocab_size"])
+        dice, size = random.Random(seed), int(self.config(row.model)["vocab_size"])
         return [
             ([dice.randrange(size) for _ in range(dice.randint(low, high))], dice.randint(low, high)) for _ in range(row.batch)
         ]

@@ -58,16 +58,19 @@ def architectures() -> dict[str, Callable[[Path], object]]:
     return dict(MAKERS)
 
 
+def agreement(name: str, stack: str) -> Agreement:
+    """How a stack does on an architecture."""
+    has_fixed = "deterministic" in registry.open_stack(stack)[0].tables
+    with tempfile.TemporaryDirectory() as folder:
+        architectures()[name](Path(folder))
+        return _agreement(name, Path(folder), stack, has_fixed)
+
+
 def compare(stack: str, chosen: str = "") -> Iterator[Agreement]:
     """One agreement for each architecture whose name has `chosen` in it; a failure is one too."""
-    has_fixed = "deterministic" in registry.open_stack(stack)[0].tables
-    for name, make in architectures().items():
-        if chosen not in name:
-            continue
+    for name in (name for name in architectures() if chosen in name):
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                make(Path(folder))
-                yield _agreement(name, Path(folder), stack, has_fixed)
+            yield agreement(name, stack)
         except Exception as error:  # one architecture's failure is a line of the table
             yield Agreement(name, problem=f"failed: {type(error).__name__}: {str(error)[:160]}")
 

@@ -29,14 +29,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Rates:
+    """The device's own: bytes a second read and written by a copy, and bfloat16 operations a second of a product."""
+
+    bandwidth: float
+    matrix: float
+
+
+@dataclass(frozen=True)
 class Measured:
-    """What a row gave: tokens a second and the limit, or the seconds that it took, or why it was not run."""
+    """What a row gave: tokens a second and the limit by the rates, or the seconds that it took, or why it was not run."""
 
     row: Row
     tokens_per_s: float | None = None
     limit: float | None = None
     note: str = ""
     seconds: float | None = None
+    rates: Rates | None = None
 
     @property
     def given(self) -> bool:
@@ -47,14 +56,6 @@ class Measured:
     def fraction(self) -> float | None:
         """Of the limit."""
         return None if self.tokens_per_s is None or self.limit is None else self.tokens_per_s / self.limit
-
-
-@dataclass(frozen=True)
-class Rates:
-    """The device's own: bytes a second read and written by a copy, and bfloat16 operations a second of a product."""
-
-    bandwidth: float
-    matrix: float
 
 
 # Most wanted first: what does not fit the time is left out from the end.
@@ -79,9 +80,12 @@ ROWS = (
 )
 
 
-def table(rates: Rates, results: Sequence[Measured]) -> Table:
-    """The results as printed."""
-    title = f"copy {rates.bandwidth / 1e9:.0f} GB/s, bfloat16 products {rates.matrix / 1e12:.1f} Tflop/s, both measured"
+def table(results: Sequence[Measured]) -> Table:
+    """The results as printed, under the rates measured first."""
+    rates = next((item.rates for item in results if item.rates is not None), None)
+    title = None
+    if rates is not None:
+        title = f"copy {rates.bandwidth / 1e9:.0f} GB/s, bfloat16 products {rates.matrix / 1e12:.1f} Tflop/s, both measured"
     shown = Table(title=title, title_justify="left")
     for name in ("model", "weights", "work", "sequences", "context", "tokens/s", "limit", "reached", "note"):
         shown.add_column(name, justify="right" if name in ("sequences", "context", "tokens/s", "limit", "reached") else "left")

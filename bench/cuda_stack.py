@@ -19,8 +19,10 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property, partial
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,8 +31,9 @@ import cuda_compile
 import cuda_transformers
 import random_checkpoint
 import torch
+from cuda_apart import Found, Part, apart, each, missed
 from cuda_models import Models
-from cuda_parity import compare
+from cuda_parity import Agreement, agreement, architectures
 from cuda_rows import ROWS, Measured, Rates, Row, table
 from rich.console import Console
 from torch import Tensor
@@ -38,7 +41,6 @@ from torch import Tensor
 from parity.core.request import Request, SamplingParams
 from parity.engine.load import EngineConfig, load_model, make_engine
 from parity.hub import open_checkpoint
-from parity.stacks.base import Stack
 from parity.stacks.check import check
 from parity.stacks.registry import open_stack, with_table
 
@@ -188,68 +190,103 @@ class Record:
         """Sets one entry."""
         self.content[name] = value
         if self._path is not None:
-            self._path.write_text(json.dumps(self.content, indent=1))
+            whole = self._path.with_suffix(".part")
+            whole.write_text(json.dumps(self.content, indent=1))
+            whole.replace(self._path)  # whoever reads it finds all of it
 
     def add(self, name: str, value: object) -> None:
         """Adds to the list of one entry."""
         self.put(name, [*self.content.get(name, []), value])
 
 
-def conformance(stack: Stack, chosen: str, record: Record) -> bool:
-    """Every op whose name has `chosen` in it against the reference; whether all keep their contract."""
-    fine = True
-    for op in (name for name in stack.ops.names() if chosen in name):
-        try:
-            row = check(stack, ops=[op]).rows[0]
-            failures = [f"{item.case}, {item.dtype}: {item.what}" for item in row.failures]
-            found = {"op": op, "cases": row.num_cases, "worst": row.worst, "invariant": row.invariant, "failures": failures}
-        except Exception as error:  # an op that cannot even be called
-            failures = [f"{type(error).__name__}: {str(error)[:160]}"]
-            found = {"op": op, "failures": failures}
-        fine &= not failures
-        record.add("conformance", found)
-        Console(stderr=True).print(f"{op}: {'ok' if not failures else failures[0]}")
+class Conformance:
+    """Every op whose name has `ops` in it against the reference."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._stack, _ = open_stack(options.stack)
+        self.synchronize = self._stack.device.synchronize
+        self.items = [op for op in self._stack.ops.names() if options.ops in op]
+
+    def run(self, item: int) -> Found:
+        op = self.items[item]
+        row = check(self._stack, ops=[op]).rows[0]
+        failures = [f"{one.case}, {one.dtype}: {one.what}" for one in row.failures]
+        found = {"op": op, "cases": row.num_cases, "worst": row.worst, "invariant": row.invariant, "failures": failures}
+        return Found(item, found, failures[0] if failures else "ok", not failures)
+
+    def failed(self, item: int, why: str) -> object:
+        return {"op": self.items[item], "failures": [why]}
+
+
+class Parity:
+    """Every architecture whose name has `architectures` in it against the cpu's reference."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._stack = options.stack
+        self.synchronize = open_stack(options.stack)[0].device.synchronize
+        self.items = [name for name in architectures() if options.architectures in name]
+
+    def run(self, item: int) -> Found:
+        found = agreement(self.items[item], self._stack)
+        return Found(item, asdict(found), found.problem or "agrees", found.ok)
+
+    def failed(self, item: int, why: str) -> object:
+        return asdict(Agreement(self.items[item], problem=why))
+
+
+class Speeds:
+    """The rows that have `rows` in their model, work or format; the device's own rates are measured before the first."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        stack, _ = open_stack(options.stack)
+        self.synchronize = stack.device.synchronize
+        self._bench = Bench(stack, small=options.small)
+        offered = [replace(row, batch=min(row.batch, 3)) for row in ROWS] if options.small else ROWS
+        self.rows = [row for row in offered if options.rows in f"{row.model} {row.kind} {row.format or ''}"]
+        self.items = [f"{row.model} {row.kind} {row.format or ''} x{row.batch}" for row in self.rows]
+
+    @cached_property
+    def rates(self) -> Rates:
+        """The device's."""
+        return self._bench.rates()
+
+    def run(self, item: int) -> Found:
+        result = replace(self._bench.measure(self.rows[item], self.rates), rates=self.rates)
+        self._bench.release()
+        return Found(item, result, f"{result.tokens_per_s or result.note}", result.given)
+
+    def failed(self, item: int, why: str) -> object:
+        self._bench.release()
+        return Measured(self.rows[item], note=why)
+
+
+PARTS: Mapping[str, Callable[[argparse.Namespace], Part]] = {"conformance": Conformance, "parity": Parity, "rows": Speeds}
+
+
+def run(name: str, options: argparse.Namespace, end: float, record: Record) -> bool:
+    """A part, each item written as it comes; whether all of it is as it should be."""
+    make = partial(PARTS[name], options)
+    part, given, fine = make(), list[object](), True
+    left = list(range(len(part.items)))
+
+    def keep(found: Found) -> None:
+        nonlocal fine
+        fine &= found.fine
+        left.remove(found.item)
+        given.append(found.content)
+        content = found.content
+        record.add(name, asdict(content) | {"fraction": content.fraction} if isinstance(content, Measured) else content)
+        Console(stderr=True).print(f"{part.items[found.item]}: {found.line}")
+
+    for found in (
+        each(part, takewhile(lambda _: time.monotonic() < end, list(left))) if options.here else apart(make, part, left, end)
+    ):
+        keep(found)
+    for item in list(left):
+        keep(missed(part, item, "not run: out of time"))
+    if name == "rows":
+        Console(width=None if Console().is_terminal else 160).print(table([one for one in given if isinstance(one, Measured)]))
     return fine
-
-
-def agreement(stack: str, chosen: str, record: Record) -> bool:
-    """Every architecture whose name has `chosen` in it against the cpu's reference; whether all agree."""
-    fine = True
-    for found in compare(stack, chosen):
-        fine &= found.ok
-        record.add("parity", asdict(found))
-        Console(stderr=True).print(f"{found.architecture}: {found.problem or 'agrees'}")
-    return fine
-
-
-def run(bench: Bench, rows: Sequence[Row], budget_s: float, rates: Rates, record: Record) -> list[Measured]:
-    """Each row that still fits the time; a row that fails says why and the next is tried."""
-    end, results = time.monotonic() + budget_s, []
-    for row in rows:
-        if time.monotonic() > end:
-            result = Measured(row, note="not run: out of time")
-        else:
-            try:
-                result = bench.measure(row, rates)
-            except Exception as error:  # one row's failure is a line of the table
-                result = Measured(row, note=f"failed: {type(error).__name__}: {str(error)[:120]}")
-            bench.release()
-        results.append(result)
-        record.add("rows", asdict(result) | {"fraction": result.fraction})
-        Console(stderr=True).print(f"{row.model} {row.kind} x{row.batch}: {result.tokens_per_s or result.note}")
-    return results
-
-
-def speeds(bench: Bench, chosen: str, budget_s: float, record: Record) -> bool:
-    """Measures and prints the rows that have `chosen` in them; whether each gave a number."""
-    start = time.monotonic()
-    rates = bench.rates()
-    record.put("rates", asdict(rates))
-    offered = [replace(row, batch=min(row.batch, 3)) for row in ROWS] if bench.small else ROWS
-    rows = [row for row in offered if chosen in f"{row.model} {row.kind} {row.format or ''}"]
-    results = run(bench, rows, budget_s - (time.monotonic() - start), rates, record)
-    Console(width=None if Console().is_terminal else 160).print(table(rates, results))
-    return all(item.given for item in results)
 
 
 def compiled(options: argparse.Namespace, budget_s: float, record: Record) -> bool:
@@ -266,39 +303,30 @@ def compiled(options: argparse.Namespace, budget_s: float, record: Record) -> bo
     return fine
 
 
-PARTS = ("compile", "conformance", "parity", "rows")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--stack", default="cuda", help="where to run (cuda)")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to do (all)")
+    parser.add_argument("--parts", nargs="+", choices=("compile", *PARTS), default=("compile", *PARTS), help="what to do (all)")
     parser.add_argument("--ops", default="", help="check only the ops that have this in their name")
     parser.add_argument("--architectures", default="", help="compare only the architectures that have this in their name")
     parser.add_argument("--rows", default="", help="run only the rows whose model, work or format has this in its name")
-    parser.add_argument("--minutes", type=float, default=9.0, help="start no part and no row after this time (9)")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop after this time (9)")
     parser.add_argument("--json", type=Path, help="also write the numbers here, as they come")
     parser.add_argument("--small", action="store_true", help="tiny models, to see that this script works")
+    parser.add_argument("--here", action="store_true", help="all in this process, which an error of the device ends")
     options = parser.parse_args(arguments)
     end = time.monotonic() + options.minutes * 60
     stack, _ = open_stack(options.stack)
     record = Record(options.json, {"device": dict(stack.device.describe())})
     if not any(stack.ops.origin(name).startswith("parity.stacks.cuda") for name in stack.ops.names()):
         options.parts = [part for part in options.parts if part != "compile"]
-    parts: dict[str, Callable[[], bool]] = {
-        "compile": lambda: compiled(options, (end - time.monotonic()) / 2, record),
-        "conformance": lambda: conformance(stack, options.ops, record),
-        "parity": lambda: agreement(options.stack, options.architectures, record),
-        "rows": lambda: speeds(Bench(stack, small=options.small), options.rows, end - time.monotonic(), record),
-    }
     fine = True
-    for name in (name for name in PARTS if name in options.parts):
-        if name != "rows" and time.monotonic() > end:
-            record.put(name, "not run: out of time")
-            fine = False
-            continue
+    for name in (name for name in ("compile", *PARTS) if name in options.parts):
         try:
-            fine &= parts[name]()
+            if name == "compile":
+                fine &= compiled(options, (end - time.monotonic()) / 2, record)
+            else:
+                fine &= run(name, options, end, record)
         except Exception as error:  # one part's failure does not end the others
             record.put(f"{name} failed", f"{type(error).__name__}: {error}")
             Console(stderr=True).print(f"{name} failed: {type(error).__name__}: {error}")

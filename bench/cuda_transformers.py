@@ -46,13 +46,37 @@ def _decode(models: Models, row: Row, model: Any) -> Measured:
 
 
 def _throughput(models: Models, row: Row, model: Any) -> Measured:
-    work = models.work(row)
-    longest = max(count for _, count in work)
+    """The same requests, each with its own number of tokens; all of it once before it is measured, as ours."""
+    from transformers import ContinuousBatchingConfig
+    from transformers.generation.continuous_batching.utils import WorkloadHints
+
+    first, work = models.work(row, seed=1), models.work(row)
+    longest = [max(map(size, first + work)) for size in (lambda one: len(one[0]), lambda one: one[1])]
     settings = model.generation_config
-    settings.update(do_sample=False, max_new_tokens=longest, eos_token_id=-1, pad_token_id=0)
-    start = time.perf_counter()
-    outputs = model.generate_batch(inputs=[prompt for prompt, _ in work], generation_config=settings, progress_bar=False)
-    seconds = time.perf_counter() - start
-    made = sum(len(output.generated_tokens) for output in outputs.values())
-    # Its requests share one length: each makes the longest's tokens, all of which count.
+    settings.update(do_sample=False, max_new_tokens=longest[1], eos_token_id=-1, pad_token_id=0)
+    options = {"generation_config": settings, "workload_hints": WorkloadHints(*longest, len(work)), "timeout": 5}
+    if models.small:  # by default it takes most of the memory
+        options["continuous_batching_config"] = ContinuousBatchingConfig(num_blocks=64, max_batch_tokens=64)
+    with model.continuous_batching_context_manager(**options) as manager:
+        _generate(manager, first)
+        start = time.perf_counter()
+        made = _generate(manager, work)
+        seconds = time.perf_counter() - start
     return Measured(row, made / seconds, None, f"continuous batching, {made} tokens in {seconds:.1f} s")
+
+
+def _generate(manager: Any, work: list[tuple[list[int], int]]) -> int:
+    """Tokens made in all."""
+    for prompt, count in work:
+        manager.add_request(prompt, max_new_tokens=count, eos_token_id=-1)
+    made = ended = 0
+    while ended < len(work):
+        result = manager.get_result(timeout=1)
+        if result is None and not manager.is_running():
+            raise RuntimeError("transformers' continuous batching ended before its requests")
+        if result is not None and result.is_finished():
+            if result.error is not None:
+                raise RuntimeError(f"transformers' continuous batching: {result.error}")
+            made += len(result.generated_tokens)
+            ended += 1
+    return made

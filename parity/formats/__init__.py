@@ -30,6 +30,7 @@ FORMATS: Mapping[str, Format] = {
 # Weights packed at a time: the temporaries stay in the cache, and below 32,768 elements torch starts no threads, whose
 # barriers cost many times the work on a busy machine.
 _CHUNK = 1 << 15
+_AT_ONCE = 1 << 24  # on a device that is not the host
 # Weights expanded at a time: in smaller chunks the operations' own cost, in larger ones fresh memory takes the longer.
 _EXPANDED = 1 << 19
 
@@ -116,7 +117,7 @@ def _pack_rows(
     packer: Packer, flat: torch.Tensor, meta: Mapping[str, int]
 ) -> tuple[dict[str, torch.Tensor], Mapping[str, int]]:
     """Some rows at a time, in threads of our own: (the arrays, the format's numbers)."""
-    step = max(_CHUNK // flat.shape[1], 1)
+    step = max((_CHUNK if flat.device.type == "cpu" else _AT_ONCE) // flat.shape[1], 1)
     first = packer(flat[:step].float(), meta)
     arrays = {role: array.new_empty(len(flat), *array.shape[1:]) for role, array in first.arrays.items()}
 

@@ -32,14 +32,14 @@ def bench() -> ModuleType:
 
 def test_it_runs_and_writes_its_numbers(bench: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "numbers.json"
-    options = ["--stack", "cpu:reference", "--small", "--parts", "rows", "--json", str(out)]
+    options = ["--stack", "cpu:reference", "--small", "--here", "--parts", "rows", "--json", str(out)]
     assert bench.main([*options, "--rows", "Moonlight"]) == 0
     assert "Moonlight-16B-A3B" in capsys.readouterr().out
     content = json.loads(out.read_text())
-    assert content["rates"]["bandwidth"] > 0
-    assert content["rates"]["matrix"] > 0
     assert [row["row"]["batch"] for row in content["rows"]] == [1, 3, 3, 3]
     for row in content["rows"]:
+        assert row["rates"]["bandwidth"] > 0
+        assert row["rates"]["matrix"] > 0
         assert row["fraction"] == pytest.approx(row["tokens_per_s"] / row["limit"])
     assert bench.main([*options, "--rows", "Moonlight", "--minutes", "0"]) == 1
     assert {row["note"] for row in json.loads(out.read_text())["rows"]} == {"not run: out of time"}
@@ -47,7 +47,7 @@ def test_it_runs_and_writes_its_numbers(bench: ModuleType, tmp_path: Path, capsy
 
 def test_right_answers_come_before_speeds(bench: ModuleType, tmp_path: Path) -> None:
     out = tmp_path / "numbers.json"
-    options = ["--stack", "cpu:reference", "--small", "--json", str(out), "--rows", "no such row"]
+    options = ["--stack", "cpu:reference", "--small", "--here", "--json", str(out), "--rows", "no such row"]
     assert bench.main([*options, "--ops", "rms_norm", "--architectures", "llama"]) == 0
     content = json.loads(out.read_text())
     assert [row["op"] for row in content["conformance"] if not row["failures"]] == [
@@ -60,7 +60,7 @@ def test_right_answers_come_before_speeds(bench: ModuleType, tmp_path: Path) -> 
     assert found["float32"] == 0
     assert 0 < found["bfloat16"] == found["noise"] < 0.1
     assert found["invariant"] is None  # this stack has no such table
-    assert list(content) == ["device", "conformance", "parity", "rates"]
+    assert list(content) == ["device", "conformance", "parity"]
 
 
 def test_what_fails_is_written_and_the_rest_is_tried(
@@ -73,13 +73,13 @@ def test_what_fails_is_written_and_the_rest_is_tried(
     monkeypatch.setattr(bench, "check", broken)
     monkeypatch.setattr(sys.modules["cuda_parity"], "_agreement", broken)
     monkeypatch.setattr(bench.Bench, "rates", broken)
-    options = ["--stack", "cpu:reference", "--small", "--json", str(out), "--ops", "rope", "--architectures", "llama"]
-    assert bench.main(options) == 1
+    options = ["--stack", "cpu:reference", "--small", "--here", "--json", str(out), "--ops", "rope", "--architectures", "llama"]
+    assert bench.main([*options, "--rows", "sampling"]) == 1
     content = json.loads(out.read_text())
     assert {row["op"] for row in content["conformance"]} == {"rope_angles", "rope", "rope_write"}
     assert all("no such kernel" in row["failures"][0] for row in content["conformance"])
     assert "no such kernel" in content["parity"][0]["problem"]
-    assert "no such kernel" in content["rows failed"]
+    assert {row["note"] for row in content["rows"]} == {"failed: RuntimeError: no such kernel"}
 
 
 def test_each_kind_of_row(bench: ModuleType) -> None:
@@ -90,12 +90,11 @@ def test_each_kind_of_row(bench: ModuleType) -> None:
         bench.Row("Qwen3-8B", "prefill", context=8192),
         bench.Row("Qwen3-0.6B", "throughput", batch=3),
         bench.Row("Qwen3.6-35B-A3B", "decode", batch=2),
-        bench.Row("no such model", "decode"),
         bench.Row("Qwen3-0.6B", "throughput (in order)", batch=3),
         bench.Row("Qwen3-8B", "sampling", batch=2),
         bench.Row("Qwen3-8B", "start"),
     ]
-    prefill, throughput, decode, unknown, in_order, sampling, start = bench.run(small, rows, 60, rates, bench.Record(None, {}))
+    prefill, throughput, decode, in_order, sampling, start = [small.measure(row, rates) for row in rows]
     assert prefill.tokens_per_s > 0
     assert prefill.limit > 0
     assert throughput.tokens_per_s > 0
@@ -106,8 +105,19 @@ def test_each_kind_of_row(bench: ModuleType) -> None:
     assert start.tokens_per_s is None
     assert start.seconds > 0
     assert decode.limit > 0
-    assert unknown.note.startswith("failed: KeyError")
-    assert "failed" in "".join(str(cell) for column in bench.table(rates, [unknown]).columns for cell in column.cells)
+    shown = bench.table([replace(decode, rates=rates), bench.Measured(rows[0], note="failed: KeyError")])
+    assert "copy 1 GB/s" in str(shown.title)
+    assert "failed" in "".join(str(cell) for column in shown.columns for cell in column.cells)
+
+
+@pytest.mark.parametrize("kind", ["decode", "throughput"])
+def test_transformers_does_the_same_work(kind: str, bench: ModuleType) -> None:
+    small = bench.Bench(open_stack("cpu:reference")[0], small=True)
+    row = bench.Row("Qwen3-0.6B", f"{kind} (transformers)", batch=3)
+    found = small.measure(row, bench.Rates(1e9, 1e9))
+    assert found.tokens_per_s > 0
+    if kind == "throughput":
+        assert f" {sum(count for _, count in small.work(row))} tokens" in found.note
 
 
 def test_what_a_step_reads_is_counted_from_the_shape(bench: ModuleType) -> None:
