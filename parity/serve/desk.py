@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from ..core.chat import Event, Finished, ToolCallEnd
+from ..core.chat import Event, Finished, ToolCallEnd, ToolCallStart
 from ..core.errors import ContextExceeded, RequestError
 from ..core.request import Constraint, Finish, Output, Request, SamplingParams
 from ..core.service import ModelInfo, Service
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from ..engine.grammar import Grammars
 
 T = TypeVar("T")
+
+MAX_CALLS, MAX_SAME_CALLS = 64, 4
+"""The most calls of an answer, and of them the same in a row: a small model that must call would go on to the context's end."""
 
 
 class Desk:
@@ -169,12 +172,13 @@ class Job:
     async def events(self) -> AsyncIterator[tuple[int, Event, Output]]:
         """Events with the index of their request and the output that they came with."""
         ended: set[int] = set()
+        called = [_Called() for _ in self.streams]
         async for index, output in self.run:
             if index in ended:
                 continue
             for event in self.streams[index].push(output):
                 yield index, event, output
-                if self.one_call and isinstance(event, ToolCallEnd):
+                if called[index].ends(event, 1 if self.one_call else MAX_CALLS):
                     event = Finished(output.finish or Finish("stop"), output.usage)
                     yield index, event, output
                 if isinstance(event, Finished):
@@ -185,6 +189,28 @@ class Job:
     async def aclose(self) -> None:
         """Aborts what still runs and gives the owner's place back."""
         await self.stack.aclose()
+
+
+@dataclass
+class _Called:
+    """The calls of one answer: how many, and how often the last was made in a row."""
+
+    num_calls: int = 0
+    num_same: int = 0
+    name: str = ""
+    last: tuple[str, str] | None = None
+
+    def ends(self, event: Event, max_calls: int) -> bool:
+        """Takes the next event; whether it is a call after which the answer is to end."""
+        if isinstance(event, ToolCallStart):
+            self.name = event.name
+        if not isinstance(event, ToolCallEnd):
+            return False
+        call = (self.name, event.arguments)
+        self.num_calls += 1
+        self.num_same = self.num_same + 1 if call == self.last else 1
+        self.last = call
+        return self.num_calls >= max_calls or self.num_same >= MAX_SAME_CALLS
 
 
 async def aside(work: Callable[[], T]) -> T:

@@ -73,6 +73,8 @@ class Router:
         form = self._format
         if in_reasoning or (yield from self._opens_thinking()):
             yield from self._think()
+        if form:
+            yield from form.read_bare(self._reader, self._calls)
         openers = form.openers if form else ()
         while True:
             mark = yield from self._reader.until((*openers, *self._dialect.structure), self._text.push)

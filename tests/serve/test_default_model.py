@@ -74,8 +74,17 @@ def test_tools_to_completion(client):
         first.choices[0].message.model_dump(exclude_none=True),
         {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 25 degrees"},
     ]
-    second = client.chat.completions.create(model=NAME, messages=messages, tools=tools, temperature=0, max_tokens=12)
+    ask = {"model": NAME, "tools": tools, "temperature": 0, "max_tokens": 12}
+    second = client.chat.completions.create(messages=messages, tool_choice="none", **ask)
     assert second.choices[0].message.content
+
+
+def test_a_call_without_tags(client):
+    tools = [{"type": "function", "function": TOOL}]
+    choice = greedy(client, "What is the weather in Rome?", tools=tools, max_tokens=60).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert not choice.message.content
+    assert [call.function.arguments for call in choice.message.tool_calls] == ['{"city": "Rome"}']
 
 
 def test_structured_output(client):

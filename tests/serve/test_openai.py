@@ -21,6 +21,8 @@ SCRIPT = answering(
         "tool:sunny": "It is sunny.",
         "twice": '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>'
         '<tool_call>{"name": "weather", "arguments": {"city": "Oslo"}}</tool_call>',
+        "dice": '<tool_call>{"name": "weather", "arguments": {}}</tool_call>' * 9,
+        "count": "".join(f'<tool_call>{{"name": "weather", "arguments": {{"n": {n}}}}}</tool_call>' for n in range(99)),
         "weather": 'Let me see.<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>',
         "ponder": "<think>hmm</think>Yes.",
         "long": "0123456789" * 20,
@@ -164,6 +166,12 @@ def test_streamed_calls_add_up(client):
         reason = chunk.choices[0].finish_reason
     assert {index: "".join(parts) for index, parts in calls.items()} == {0: '{"city": "Rome"}', 1: '{"city": "Oslo"}'}
     assert reason == "tool_calls"
+
+
+@pytest.mark.parametrize(("text", "num_calls"), [("dice", 4), ("count", 64)])
+def test_calls_without_end_are_ended(client, text, num_calls):
+    choice = client.chat.completions.create(model="scripted", messages=user(text), tools=[WEATHER]).choices[0]
+    assert (len(choice.message.tool_calls), choice.finish_reason) == (num_calls, "tool_calls")
 
 
 def test_one_call_where_parallel_calls_are_off(serve, openai_at):

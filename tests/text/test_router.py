@@ -334,6 +334,53 @@ def test_hermes_variants(body: str, wanted: Any, error: str | None) -> None:
     assert events[-1] == TextDelta("after")
 
 
+BARE = '{"name": "f", "arguments": {"n": 1}}'
+TEXTS = [
+    f"Like this: {BARE}",
+    '{"name": "Tom", "age": 3}',
+    '{"name": "f"}',
+    '{"name": ["f"]}',
+    '{"n": 1}',
+    '{"arguments": {}, "name": "f"}',
+    '{"name": "f", "id": 1, "arguments": {}}',
+    '{"name": "g", "arguments": {}}',
+    '{"name": "exact", "arguments": {}}',
+    "```\nx```",
+    "```json\n",
+    "{",
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "rest"),
+    [
+        (BARE, ['{"n": 1}'], ""),
+        (f"\n{BARE}\n{BARE}\n", ['{"n": 1}'] * 2, ""),
+        (f"```json\n{BARE}\n```", ['{"n": 1}'], ""),
+        (f"```\n{BARE}\n{BARE}\n```\nThere.", ['{"n": 1}'] * 2, "There."),
+        (f"{BARE}\n\nI called it.", ['{"n": 1}'], "I called it."),
+        (f"{BARE}<tool_call>\n{BARE}\n</tool_call>", ['{"n": 1}'] * 2, ""),
+        ('{"name": "f", "parameters": "{\\"n\\": 1}"}', ['{"n": 1}'], ""),
+        *((text, [], text) for text in TEXTS),
+    ],
+)
+def test_calls_without_tags_begin_an_answer(text: str, wanted: list[str], rest: str) -> None:
+    tools = [*TOOLS, Tool("exact", strict=True)]
+    events = route(dialect("hermes"), text, tools=tools)
+    assert [event.arguments for event in events if isinstance(event, ToolCallEnd)] == wanted
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)).strip() == rest.strip()
+    thought = route(dialect("hermes"), f"hm</think>\n\n{text}", tools=tools, in_reasoning=True)
+    assert [event.arguments for event in thought if isinstance(event, ToolCallEnd)] == wanted
+    for cut in (1, 3):
+        assert route(dialect("hermes"), [text[at : at + cut] for at in range(0, len(text), cut)], tools=tools) == events
+
+
+def test_a_call_without_tags_that_is_broken_off_says_so() -> None:
+    (*_, end) = route(dialect("hermes"), BARE[:-4])
+    assert isinstance(end, ToolCallEnd)
+    assert end.error == "the answer ended inside the call"
+
+
 @pytest.mark.parametrize("body", ["no json", '{"nam', '{"name": 3}', '{"name": "\\x", "arguments": {}}', '["f"]', "{}", ""])
 def test_hermes_without_a_name_is_text(body: str) -> None:
     text = f"a <tool_call>{body}</tool_call> b"

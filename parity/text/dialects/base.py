@@ -61,6 +61,10 @@ class CallFormat(ABC):
     def read(self, reader: Reader, calls: Calls, opener: str) -> Reading[None]:
         """Reads calls from behind `opener` on, and returns behind the last one."""
 
+    def read_bare(self, reader: Reader, calls: Calls) -> Reading[None]:
+        """Reads calls without their marks, where the answer's text begins with any; most dialects know none."""
+        yield from ()
+
 
 @dataclass(frozen=True)
 class Dialect:

@@ -44,13 +44,35 @@ class HermesCalls(CallFormat):
             yield from reader.spaces()
         yield from reader.accept(self.tool_end)
 
+    def read_bare(self, reader: Reader, calls: Calls) -> Reading[None]:
+        """See `CallFormat.read_bare`. Qwen2.5-Coder leaves the tags out, and may put a fence in their place."""
+        space = yield from reader.spaces()
+        fence = yield from reader.accept("```json\n", "```\n")
+        call = _Call(reader, calls, space + (fence or ""), is_bare=True)
+        while True:
+            whole = yield from call.read()
+            if not call.started:
+                calls.text(call.raw)
+                return
+            calls.end(early=not whole and reader.closed)
+            space = yield from reader.spaces()
+            if fence and (yield from reader.accept("```")):
+                return
+            call = _Call(reader, calls, space, is_bare=True)
+
 
 class _Call:
-    """One object, read key by key. `raw` is all that was read, for the case that it is no call."""
+    """One object, read key by key. `raw` is all that was read, for the case that it is no call.
 
-    def __init__(self, reader: Reader, calls: Calls, opener: str) -> None:
+    Without tags only what cannot mean anything else is one: the name of a tool and then its arguments, nothing before or
+    between. Strict tools are left out: what stands outside of tags is not held to their schemas.
+    """
+
+    def __init__(self, reader: Reader, calls: Calls, opener: str, *, is_bare: bool = False) -> None:
         self._reader = reader
         self._calls = calls
+        self._is_bare = is_bare
+        self._name = ""
         self._early: list[str] = []
         self.raw = opener
         self.started = False
@@ -75,10 +97,17 @@ class _Call:
         if key == "name":
             name = yield from self._value(None)
             decoded = _decoded(name)
+            if self._is_bare and not self.started:
+                tool = self._calls.tools.get(decoded or "")
+                self._name = tool.name if tool and not tool.strict else ""
+                return bool(self._name)
             self._start(decoded or "")
             return decoded is not None
         if key not in _ARGUMENTS:
-            return (yield from self._value(None)) is not None
+            return not self._is_bare and (yield from self._value(None)) is not None
+        if self._is_bare and not self._name:
+            return False
+        self._start(self._name)
         yield from self._space()
         quoted = (yield from self._reader.some())[:1] == '"'
         if quoted or not self.started:
