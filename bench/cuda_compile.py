@@ -105,6 +105,9 @@ class PaperDevice(HostDevice):
     def capture(self, run: Callable[[], Tensor], beside: Graph | None = None) -> tuple[Graph | None, Tensor]:
         return Replayed(), run()
 
+    def send(self, data: Tensor) -> Tensor:
+        return data.to(self.torch_device)
+
     def fetch(self, data: Tensor) -> Callable[[], Tensor]:
         return lambda: torch.zeros(data.shape, dtype=data.dtype)
 

@@ -42,6 +42,7 @@ from parity.core.request import Request, SamplingParams
 from parity.engine.load import EngineConfig, load_model, make_engine
 from parity.hub import open_checkpoint
 from parity.stacks.check import check
+from parity.stacks.check.device import check_device
 from parity.stacks.registry import open_stack, with_table
 
 
@@ -200,16 +201,16 @@ class Record:
 
 
 class Conformance:
-    """Every op whose name has `ops` in it against the reference."""
+    """The device itself, and every op whose name has `ops` in it against the reference."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._stack, _ = open_stack(options.stack)
         self.synchronize = self._stack.device.synchronize
-        self.items = [op for op in self._stack.ops.names() if options.ops in op]
+        self.items = [op for op in ("device", *self._stack.ops.names()) if options.ops in op]
 
     def run(self, item: int) -> Found:
         op = self.items[item]
-        row = check(self._stack, ops=[op]).rows[0]
+        row = check_device(self._stack) if op == "device" else check(self._stack, ops=[op]).rows[0]
         failures = [f"{one.case}, {one.dtype}: {one.what}" for one in row.failures]
         found = {"op": op, "cases": row.num_cases, "worst": row.worst, "invariant": row.invariant, "failures": failures}
         return Found(item, found, failures[0] if failures else "ok", not failures)

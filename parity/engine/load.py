@@ -325,7 +325,7 @@ def make_engine(
             stack,
             model,
             memory,
-            Sampler(stack.ops, eos),
+            Sampler(stack.ops, eos, stack.device.send),
             page_size=page_size,
             max_pages=-(-max_model_len // page_size),
             graphs=not config.enforce_eager and model.recordable_on(stack.device.torch_device),
@@ -349,7 +349,7 @@ def make_engine(
         sampling_defaults=sampling_defaults(checkpoint.generation_config),
         embeds=pools_last(checkpoint),
         packed=any(tensor.format in stack.rounded for tensor in checkpoint.tensors.values()),
-        modified_s=int(max(file.stat().st_mtime for file in {tensor.file for tensor in checkpoint.tensors.values()})),
+        modified_s=int(max((file.stat().st_mtime for file in {one.file for one in checkpoint.tensors.values()}), default=0)),
     )
     return Engine(info, build)
 

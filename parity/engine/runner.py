@@ -116,7 +116,7 @@ class Runner:
         """
         arrays = _arrays(plan, max(len(chunk.pages) for chunk in plan.chunks))
         # One copy to the device for all seven.
-        packed = torch.from_numpy(np.concatenate([array.ravel() for array in arrays])).to(self._stack.device.torch_device)
+        packed = self._stack.device.send(torch.from_numpy(np.concatenate([array.ravel() for array in arrays])))
         parts = packed.split([array.size for array in arrays])
         tokens, positions, starts, lengths, pages, slots, follows = (
             part.view(array.shape) for part, array in zip(parts, arrays, strict=True)
@@ -144,7 +144,7 @@ class Runner:
         choice = Choice(torch.zeros(0, dtype=torch.int64), {}, {})
         if sampled:
             rows = [ends[index] - 1 for index in sampled]
-            last = hidden if len(rows) == hidden.shape[0] else hidden[rows]
+            last = hidden if len(rows) == hidden.shape[0] else hidden[self._stack.device.send(torch.tensor(rows))]
             choice = self._chosen(last, [plan.chunks[index] for index in sampled])
 
         def results(tokens: list[int]) -> list[Result]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from ..core.request import Request, SamplingParams, TokenLogprobs
 from ..stacks.ops import Ops
 from .philox import uniforms
 
+Send = Callable[[Tensor], Tensor]
+
 _AHEAD = 32  # positions whose random numbers are drawn together
 _PIECE = 1024  # numbers of a row that are added up by one thread
 
@@ -24,10 +26,11 @@ class Sampler:
     Args:
         ops: the table that has `sample`.
         eos_token_ids: held back while `min_tokens` is not reached.
+        send: brings the host's numbers to where the logits are, as `Device.send` does; by default that is the host.
     """
 
-    def __init__(self, ops: Ops, eos_token_ids: frozenset[int]) -> None:
-        self._ops = ops
+    def __init__(self, ops: Ops, eos_token_ids: frozenset[int], send: Send = lambda data: data) -> None:
+        self._ops, self._send = ops, send
         self._eos = eos_token_ids
         self._settings: Settings | None = None
 
@@ -40,7 +43,7 @@ class Sampler:
         """The tokens where the logits are, and what makes results of them once they are known; changes rows as above."""
         settings = self._settings
         if settings is None or not settings.fit(chunks):
-            settings = self._settings = Settings([chunk.request for chunk in chunks], logits.device)
+            settings = self._settings = Settings([chunk.request for chunk in chunks], self._send)
         raw = {row: logits[row].clone() for row in settings.adjusted if row in settings.logprobs}
         errors = {row: self._adjust(logits[row], chunks[row]) for row in settings.adjusted}
         tokens = self._ops.sample(logits, *settings.columns, settings.uniform(chunks))
@@ -50,12 +53,13 @@ class Sampler:
     def _adjust(self, row: Tensor, chunk: Chunk) -> str | None:
         """Penalties, bias and constraint on one row [V], in place; says what failed, if anything."""
         params = chunk.request.params
-        _penalise(row, chunk, params)
-        for token, bias in params.logit_bias.items():
-            row[token] += bias
+        _penalise(row, chunk, params, self._send)
+        if params.logit_bias:
+            tokens, biases = torch.tensor(list(params.logit_bias)), torch.tensor(list(params.logit_bias.values()))
+            row[self._send(tokens)] += self._send(biases.float())
         if chunk.num_generated < params.min_tokens:
             stops = [token for token in {*self._eos, *params.stop_token_ids} if token < row.shape[0]]
-            row[stops] = -torch.inf
+            row[self._send(torch.tensor(stops, dtype=torch.int64))] = -torch.inf
         if chunk.request.constraint is not None:
             try:
                 allowed = chunk.request.constraint.mask()
@@ -63,7 +67,7 @@ class Sampler:
                 return f"the constraint failed: {error}"
             if allowed is not None:
                 bits = np.unpackbits(allowed.view(np.uint8), bitorder="little", count=row.shape[0])
-                row.masked_fill_(torch.from_numpy(bits).to(row.device) == 0, -torch.inf)
+                row.masked_fill_(self._send(torch.from_numpy(bits)) == 0, -torch.inf)
         return None
 
 
@@ -119,17 +123,16 @@ class Settings:
 
     Args:
         requests: one for each row.
-        device: where the logits are.
+        send: brings numbers to where the logits are.
     """
 
-    def __init__(self, requests: Collection[Request], device: torch.device) -> None:
-        self._requests = list(requests)
-        self._device = device
+    def __init__(self, requests: Collection[Request], send: Send) -> None:
+        self._requests, self._send = list(requests), send
         params = [request.params for request in requests]
-        floats = np.array([(p.temperature, p.top_p, p.min_p) for p in params], np.float32).T.copy()
-        temperature, top_p, min_p = torch.from_numpy(floats).to(device)
-        top_k = torch.tensor([p.top_k for p in params], dtype=torch.int32, device=device)
-        self.columns = (temperature, top_k, top_p, min_p)
+        floats = np.array([(p.temperature, p.top_p, p.min_p, 0.0) for p in params], np.float32).T.copy()
+        temperature, top_p, min_p, none = send(torch.from_numpy(floats)).unbind()
+        self._none = none
+        self.columns = (temperature, send(torch.tensor([p.top_k for p in params], dtype=torch.int32)), top_p, min_p)
         """temperature, top_k, top_p and min_p of each row."""
         self.adjusted = [row for row, request in enumerate(requests) if _is_adjusted(request)]
         """Rows whose logits are changed before a token is chosen."""
@@ -138,7 +141,6 @@ class Settings:
         self._greedy = all(p.temperature == 0 for p in params)
         self._first = np.zeros(len(params), np.int64)  # the position of each row's first number in the table
         self._table = torch.zeros(0, len(params))
-        self._none = torch.zeros(len(params), device=device)
 
     def fit(self, chunks: Sequence[Chunk]) -> bool:
         """Whether these are the same requests in the same rows."""
@@ -164,7 +166,7 @@ class Settings:
         positions = (first[:, None] + np.arange(_AHEAD)).ravel()
         numbers = uniforms(seeds, samples, positions.tolist()).reshape(len(first), _AHEAD)
         # On the device and in the order of steps: a step copies nothing.
-        self._first, self._table = first, torch.from_numpy(np.ascontiguousarray(numbers.T)).to(self._device)
+        self._first, self._table = first, self._send(torch.from_numpy(np.ascontiguousarray(numbers.T)))
 
 
 def _is_adjusted(request: Request) -> bool:
@@ -173,16 +175,16 @@ def _is_adjusted(request: Request) -> bool:
     return penalised or bool(params.logit_bias) or params.min_tokens > 0 or request.constraint is not None
 
 
-def _penalise(row: Tensor, chunk: Chunk, params: SamplingParams) -> None:
+def _penalise(row: Tensor, chunk: Chunk, params: SamplingParams, send: Send) -> None:
     """Repetition over prompt and output as CTRL has it; presence and frequency over the output as OpenAI has them."""
     if params.repetition_penalty != 1.0:
-        seen = torch.tensor(sorted({*chunk.request.tokens, *chunk.generated}), device=row.device)
+        seen = send(torch.tensor(sorted({*chunk.request.tokens, *chunk.generated})))
         values = row[seen]
         penalty = params.repetition_penalty
         row[seen] = torch.where(values > 0, values / penalty, values * penalty)
     if chunk.generated and (params.presence_penalty or params.frequency_penalty):
-        tokens, counts = torch.tensor(chunk.generated, device=row.device).unique(return_counts=True)
-        row[tokens] -= params.presence_penalty + params.frequency_penalty * counts.float()
+        tokens, counts = torch.tensor(chunk.generated).unique(return_counts=True)
+        row[send(tokens)] -= send(params.presence_penalty + params.frequency_penalty * counts.float())
 
 
 def token_logprobs(logits: Tensor, tokens: Sequence[int], count: int) -> list[TokenLogprobs]:

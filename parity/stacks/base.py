@@ -75,6 +75,13 @@ class Device(Protocol):
         replay of the one overwrites what the other left.
         """
 
+    def send(self, data: Tensor) -> Tensor:
+        """The host's numbers on the device, there before any work given later; the host does not wait for work given before.
+
+        Args:
+            data: given over: nobody changes it any more.
+        """
+
     def fetch(self, data: Tensor) -> Callable[[], Tensor]:
         """Begins to bring numbers to the host, once all work given so far is done; what is returned waits for them only."""
 

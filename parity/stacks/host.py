@@ -52,6 +52,9 @@ class HostDevice:
         """PyTorch's own kernels cannot be recorded."""
         return None, run()
 
+    def send(self, data: Tensor) -> Tensor:
+        return data
+
     def fetch(self, data: Tensor) -> Callable[[], Tensor]:
         return lambda: data
 

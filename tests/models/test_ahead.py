@@ -127,6 +127,32 @@ def test_the_tokens_are_those_of_the_plain_order(name: str, tmp_path: Path, fed:
         assert found == expected
 
 
+def test_what_is_sent_is_used_where_it_was_sent_to(tmp_path: Path, fed: list[Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever goes on with the host's numbers reads nonsense here; a step like the one before it sends none."""
+    family, sizes = MODELS["llama"]
+    tiny.save(getattr(transformers, f"{family}ForCausalLM"), getattr(transformers, f"{family}Config")(**sizes), tmp_path)
+    settings = {"max_num_seqs": 3, "num_pages": 24, "page_size": 4, "stack": "cpu:reference"}
+    expected, sent = answers(tiny.open_engine(tmp_path, **settings)), list[Tensor]()
+
+    def send(device: object, data: Tensor) -> Tensor:
+        sent.append(data.clone())
+        data.fill_(77)
+        return sent[-1]
+
+    monkeypatch.setattr(DEVICE, "send", send)
+    engine = tiny.open_engine(tmp_path, **settings)
+    found = answers(engine)
+    assert found == expected
+    assert sent
+    engine.add(greedy("one", 5, 6, 7))
+    for _ in range(3):
+        engine.step()
+    sent.clear()
+    for _ in range(4):
+        engine.step()
+    assert not sent
+
+
 def test_a_batch_is_not_written_over_while_it_may_still_be_read(tmp_path: Path, fed: list[Plan]) -> None:
     family, sizes = MODELS["llama"]
     tiny.save(getattr(transformers, f"{family}ForCausalLM"), getattr(transformers, f"{family}Config")(**sizes), tmp_path)

@@ -170,6 +170,7 @@ def test_whatever_is_raised_is_a_failure_and_ends_nothing() -> None:
         ("zeros", lambda self, shape, dtype: torch.ones(shape, dtype=dtype), "holds other numbers"),
         ("zeros", lambda self, shape, dtype: torch.zeros(shape), "gave torch.float32"),
         ("staging", lambda self, shape, dtype: torch.zeros(shape), "zeroed memory of the host is wanted"),
+        ("send", lambda self, data: data + 1, "not the numbers on the device"),
         ("fetch", lambda self, data: lambda: data + 1, "not the numbers on the host"),
         ("capture", lambda self, run, beside=None: (None, (run(), run())[1]), "exactly once"),
         ("capture", lambda self, run, beside=None: (Stale(), run()), "a replay does not compute"),

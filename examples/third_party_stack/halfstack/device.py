@@ -41,6 +41,10 @@ class PlainDevice:
         """Computes, and records nothing: the engine then runs each step afresh."""
         return None, run()
 
+    def send(self, data: Tensor) -> Tensor:
+        """Numbers of the host to the device; here they are the same memory."""
+        return data
+
     def fetch(self, data: Tensor) -> Callable[[], Tensor]:
         """A real one would begin a copy to pinned memory, and wait for that alone."""
         return lambda: data

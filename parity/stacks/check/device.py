@@ -53,6 +53,12 @@ def _staging(stack: Stack) -> Iterator[str]:
         yield "what is copied from staging memory to the device is not what was written there"
 
 
+def _send(stack: Stack) -> Iterator[str]:
+    found = stack.device.send(torch.arange(5))
+    if found.device.type != stack.device.torch_device.type or not torch.equal(found.cpu(), torch.arange(5)):
+        yield f"send gave {found}, not the numbers on the device"
+
+
 def _fetch(stack: Stack) -> Iterator[str]:
     found = stack.device.fetch(torch.arange(5).to(stack.device.torch_device))()
     if found.device.type != "cpu" or found.tolist() != list(range(5)):
@@ -104,6 +110,7 @@ CASES: Mapping[str, Callable[[Stack], Iterator[str]]] = {
     "memory": _memory,
     "zeros": _zeros,
     "staging": _staging,
+    "send": _send,
     "fetch": _fetch,
     "capture": _capture,
     "recorded_rows": _rows,

@@ -179,6 +179,28 @@ def test_tokens_are_fetched_by_a_copy_of_their_own(fake: FakeCuda, monkeypatch: 
     assert log == ["recorded on main", "waited"]
 
 
+def test_numbers_are_sent_by_way_of_pinned_memory_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned, sent, empty = list[Tensor](), list[tuple[Tensor, bool]](), torch.empty
+
+    def allocate(shape: torch.Size, *, dtype: torch.dtype, pin_memory: bool) -> Tensor:
+        assert pin_memory
+        pinned.append(empty(shape, dtype=dtype))
+        return pinned[-1]
+
+    def to(data: Tensor, device: torch.device, non_blocking: bool) -> Tensor:
+        sent.append((data, non_blocking))
+        return data.clone()
+
+    monkeypatch.setattr(torch, "empty", allocate)
+    monkeypatch.setattr(Tensor, "to", to)
+    data = torch.tensor([[3, 4]], dtype=torch.int32)
+    found = CudaDevice(0).send(data)
+    data.fill_(9)  # the copy may not have run
+    assert found.tolist() == [[3, 4]]
+    assert [(source is pinned[0], late) for source, late in sent] == [(True, True)]
+    assert pinned[0].dtype == torch.int32
+
+
 def test_other_threads_do_not_spoil_a_recording(fake: FakeCuda) -> None:
     CudaDevice(0, records=True).capture(Counter(fake))
     assert fake.modes == {"thread_local"}
