@@ -73,6 +73,17 @@ def expanded(checkpoint: Checkpoint, dtype: torch.dtype | None, exact: frozenset
     return Relaid(checkpoint, found)
 
 
+def named(checkpoint: Checkpoint, sources: Mapping[str, str]) -> Relaid:
+    """Some tensors under other names: the new name to the old."""
+    return Relaid(
+        checkpoint,
+        {
+            name: Made(dataclasses.replace(checkpoint.tensors[source], name=name), (source,), _plain(checkpoint, source))
+            for name, source in sources.items()
+        },
+    )
+
+
 def with_experts(checkpoint: Checkpoint, form: Literal["stacked", "single"]) -> Checkpoint:
     """Experts as GGUF has them, one tensor for all of a layer, or as safetensors have them, one for each."""
     found = _stacked(checkpoint) if form == "stacked" else _single(checkpoint)

@@ -17,7 +17,7 @@ from ..hub.quantised import QuantisedCheckpoint, recipe_for
 from ..stacks.registry import dtype_of, open_stack
 from . import to_gguf, to_safetensors
 from .place import check_place, folder_when_whole
-from .relaid import expanded, with_experts
+from .relaid import expanded, named, with_experts
 
 log = logging.getLogger("parity")
 
@@ -97,6 +97,10 @@ def _prepared(checkpoint: Checkpoint, to: Target, quantize: str | None, dtype: t
         log.warning("%s is packed already (%s): packing it again loses more than packing the original", checkpoint.path, packed)
     stack, _ = open_stack(_REFERENCE)
     places = accounted(checkpoint, stack, torch.float32)
+    if to == "gguf" and places.plan.sources.keys() != checkpoint.tensors.keys():
+        # Under the names that GGUF's follow from, and without what the model leaves out.
+        checkpoint = named(checkpoint, places.plan.sources)
+        places = accounted(checkpoint, stack, torch.float32)
     # Experts are cut out of a stack before they are expanded, each by itself; those of several formats are stacked after that.
     found = checkpoint if to == "gguf" else with_experts(checkpoint, "single")
     if packed or dtype is not None or to == "gguf":

@@ -8,17 +8,11 @@ from typing import Any
 
 from ..core.errors import Unsupported
 from ..hub.checkpoint import Checkpoint
+from ..hub.gguf_config import SAMPLING
 from ..hub.gguf_writer import Later, Writable, export_gguf, layout_for
+from ..hub.pooling import LAST_TOKEN, pools_last
 from ..text.gguf_metadata import metadata_of
 from ..text.tokenizer import load_tokenizer
-
-_SAMPLING = {
-    "temperature": "temp",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
-    "repetition_penalty": "penalty_repeat",
-}
 
 
 def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
@@ -28,15 +22,17 @@ def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
         Unsupported: GGUF has no place for the architecture, a tensor or the tokenizer.
     """
     config = flat_config(checkpoint.config)
-    layout_for(config)
+    architecture, _ = layout_for(config)
     tokenizer = load_tokenizer(checkpoint.text_source)
     rows = next(info.shape[0] for name, info in checkpoint.tensors.items() if name.endswith("embed_tokens.weight"))
     metadata = {"general.name": name, "general.quantization_version": 2}
     metadata |= {
         f"general.sampling.{theirs}": value
-        for ours, theirs in _SAMPLING.items()
+        for ours, theirs in SAMPLING.items()
         if isinstance(value := checkpoint.generation_config.get(ours), (int, float)) and not isinstance(value, bool)
     }
+    if pools_last(checkpoint):
+        metadata[f"{architecture}.pooling_type"] = LAST_TOKEN
     export_gguf(path, config, _later(checkpoint), metadata | metadata_of(tokenizer, rows))
 
 

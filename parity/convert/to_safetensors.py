@@ -13,6 +13,7 @@ import torch
 from ..core.errors import Unsupported
 from ..core.weights import Packed
 from ..hub.checkpoint import Checkpoint
+from ..hub.pooling import pools_last, write_pooling
 from ..hub.safetensors import write_shards
 from ..text.byte_pair import BytePairTokenizer
 from ..text.gguf_metadata import write_files
@@ -20,7 +21,7 @@ from ..text.tokenizer import load_tokenizer
 
 _TEXT_FILES = (
     "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt", "added_tokens.json", "chat_template*",
-    "tiktoken.model", "LICENSE*",
+    "tiktoken.model", "LICENSE*", "modules.json", "[0-9]_*/config.json", "config_sentence_transformers.json",
 )  # fmt: skip
 _KINDS = {"int4_group": (4, "pack-quantized"), "int8_group": (8, "int-quantized")}
 SHARD_BYTES = 2_000_000_000
@@ -120,8 +121,12 @@ def _write_texts(folder: Path, checkpoint: Checkpoint) -> None:
         for pattern in _TEXT_FILES:
             for file in source.glob(pattern):
                 if file.is_file() and file.suffix != ".py":
-                    shutil.copyfile(file, folder / file.name)
+                    copy = folder / file.relative_to(source)
+                    copy.parent.mkdir(exist_ok=True)
+                    shutil.copyfile(file, copy)
         return
     tokenizer = load_tokenizer(source)
     assert isinstance(tokenizer, BytePairTokenizer)
     write_files(tokenizer, folder)
+    if pools_last(checkpoint):
+        write_pooling(folder, checkpoint.config["hidden_size"])

@@ -155,7 +155,7 @@ def hugging_face_name(name: str, layout: Layout, num_layers: int | None = None) 
 
 
 def gguf_name(name: str, layout: Layout) -> str:
-    """The inverse of `hugging_face_name`."""
+    """The inverse of `hugging_face_name`; names that GGUF has no other for come back as they are."""
     module, _, kind = name.rpartition(".")
     top = {theirs: ours for ours, theirs in TOP.items()}
     if module in top:

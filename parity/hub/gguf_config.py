@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from parity.core.ends import end_tokens
 from parity.core.errors import FormatError, Unsupported
 
 from .gguf_layouts import LAYOUTS
@@ -29,10 +30,14 @@ POSITIVE = REQUIRED | {"num_key_value_heads", "head_dim"}
 RELEASED_GROUPS = {256: (8, 4), 160: (8, 3)}
 """Router groups by number of experts, of DeepSeek-V3 and V2: files made before llama.cpp knew of groups do not say."""
 
-END_OF_TURN = (
-    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<|eom_id|>", "<｜end▁of▁sentence｜>", "[EOS]",
-)  # fmt: skip
-"""Texts of control tokens that end an answer, where a file names only one of them."""
+SAMPLING: Mapping[str, str] = {
+    "temperature": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
+"""Sampling defaults: generation_config.json's names to GGUF's, after `general.sampling.`."""
 
 
 def layout_of(metadata: Mapping[str, Any], where: str) -> Layout:
@@ -218,19 +223,6 @@ def _expect(metadata: Mapping[str, Any], key: str, value: int, where: str) -> No
 
 def generation_config(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """What generation_config.json would say: end tokens, and sampling defaults where the file has them."""
-    named = (metadata.get(f"tokenizer.ggml.{kind}_token_id") for kind in ("eos", "eot", "eom"))
-    ends = {token for token in named if isinstance(token, int)}
-    tokens, kinds = metadata.get("tokenizer.ggml.tokens", []), metadata.get("tokenizer.ggml.token_type")
-    control = 3
-    if kinds is not None and len(kinds) == len(tokens):
-        ends |= {int(i) for i in np.flatnonzero(np.asarray(kinds) == control) if tokens[int(i)] in END_OF_TURN}
-    names = {
-        "temperature": "temp",
-        "top_k": "top_k",
-        "top_p": "top_p",
-        "min_p": "min_p",
-        "repetition_penalty": "penalty_repeat",
-    }
-    sampling = {key: metadata.get(f"general.sampling.{source}") for key, source in names.items()}
+    sampling = {key: metadata.get(f"general.sampling.{source}") for key, source in SAMPLING.items()}
     given = {key: value for key, value in sampling.items() if isinstance(value, (int, float))}
-    return {"eos_token_id": sorted(ends)} | {key: _plain(value, "", key) for key, value in given.items()}
+    return {"eos_token_id": list(end_tokens(metadata))} | {key: _plain(value, "", key) for key, value in given.items()}

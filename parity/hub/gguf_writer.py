@@ -19,7 +19,7 @@ from parity.formats import FORMATS, rows
 from .gguf import ARRAY, BLOCKS, DEFAULT_ALIGNMENT, MAGIC, PLAIN, STRING
 from .gguf_checkpoint import gguf_name, hugging_face_name
 from .gguf_layouts import LAYOUTS
-from .gguf_names import SCALING, Layout
+from .gguf_names import ROPE_FACTORS, SCALING, Layout
 from .safetensors import tensor_bytes
 
 _VERSION = 3
@@ -107,7 +107,7 @@ def export_gguf(path: Path, config: Mapping[str, Any], tensors: Mapping[str, Wri
         if config.get("tie_word_embeddings") and name == "lm_head.weight":
             continue
         target = gguf_name(name, layout)
-        if hugging_face_name(target, layout) != name:
+        if (target == name and name != ROPE_FACTORS) or hugging_face_name(target, layout) != name:
             raise Unsupported(f"GGUF's {architecture} has no name for {name}")
         written[target] = _changed(name, tensor, config, layout)
     write_gguf(path, {**metadata, **extra}, written)

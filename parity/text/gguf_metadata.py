@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, processors
 
+from parity.core.ends import NAMED
 from parity.core.errors import Unsupported
 
 from .byte_pair import BytePairTokenizer, canonical_step
@@ -23,7 +24,8 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     """`tokenizer.*`, padded with unused tokens to the rows of the embedding.
 
     Raises:
-        Unsupported: not byte-level BPE, more tokens than rows, or a way of cutting text that GGUF has no name for.
+        Unsupported: not byte-level BPE, more tokens than rows, or a way of cutting text, or of putting tokens around it, that
+            GGUF cannot say.
     """
     if not isinstance(tokenizer, BytePairTokenizer):
         raise Unsupported("the tokenizer is not byte-level BPE, the only kind that Parity writes to GGUF")
@@ -49,13 +51,30 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     facts = tokenizer.facts
     ids = {name: tokenizer.added_tokens.get(text) for name, text in facts.named.items()}
     found |= {f"tokenizer.ggml.{key}": ids[name] for name, key in _NAMED.items() if ids.get(name) is not None}
-    if facts.eos_token_ids:
-        found["tokenizer.ggml.eos_token_id"] = facts.eos_token_ids[0]
-    if facts.bos_token_id is not None:
-        found["tokenizer.ggml.add_bos_token"] = facts.prefix == (facts.bos_token_id,)
+    found |= _around(tokenizer)
     if facts.chat_template:
         found["tokenizer.chat_template"] = facts.chat_template
     return found
+
+
+def _around(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What ends a text or an answer, and whether a text's own beginning and end are put around it.
+
+    Raises:
+        Unsupported: other tokens are put around it: GGUF has one for each side, and the one behind also ends answers.
+    """
+    facts = tokenizer.facts
+    ends = facts.eos_token_ids
+    if facts.prefix not in ((), (facts.bos_token_id,)) or facts.suffix not in ((), *((end,) for end in ends)):
+        raise Unsupported(
+            f"the tokenizer puts {list(facts.prefix)} before each text and {list(facts.suffix)} behind it; GGUF can only say "
+            f"{facts.bos_token_id} and one of {list(ends)}"
+        )
+    ordered = dict.fromkeys((*facts.suffix, *ends))
+    found: dict[str, Any] = {f"tokenizer.ggml.{name}_token_id": end for name, end in zip(NAMED, ordered, strict=False)}
+    if facts.bos_token_id is not None:
+        found["tokenizer.ggml.add_bos_token"] = bool(facts.prefix)
+    return found | ({"tokenizer.ggml.add_eos_token": True} if facts.suffix else {})
 
 
 def write_files(tokenizer: BytePairTokenizer, folder: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 from tokenizers import AddedToken, models
 from tokenizers import Tokenizer as Backend
 
+from parity.core.ends import NAMED, end_tokens
 from parity.core.errors import FormatError, Unsupported
 
 from .byte_pair import BytePairTokenizer
@@ -15,17 +16,6 @@ from .pretokenize import recipe
 from .tokenizer import TokenFacts
 
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
-_ENDS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-    "<｜end▁of▁sentence｜>",
-    "<|end_of_msg|>",
-    "[EOS]",
-    "[EOT]",
-)
-
 _NAMED = {
     "bos_token": "bos_token_id",
     "eos_token": "eos_token_id",
@@ -36,8 +26,6 @@ _NAMED = {
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> BytePairTokenizer:
     """Byte-level BPE from `tokenizer.ggml.*`.
-
-    GGUF has no list of the tokens that end an answer, so the ends that the three families use are added to its own.
 
     Raises:
         Unsupported: another kind of tokenizer, or an unknown pre-tokenizer.
@@ -67,16 +55,14 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> BytePairTokenizer:
 
 def _facts(metadata: Mapping[str, Any], tokens: list[str], added: Mapping[str, int], special: Mapping[str, int]) -> TokenFacts:
     bos = _token_id(metadata, "bos_token_id", len(tokens))
-    eos = _token_id(metadata, "eos_token_id", len(tokens))
-    eot = _token_id(metadata, "eot_token_id", len(tokens))
-    ends = [eos, eot, *(special.get(text) for text in _ENDS)]
+    eos, *_ = (_token_id(metadata, f"{end}_token_id", len(tokens)) for end in NAMED)
     named = {name: _token_id(metadata, key, len(tokens)) for name, key in _NAMED.items()}
     template = metadata.get("tokenizer.chat_template")
     return TokenFacts(
         vocab_size=len(tokens),
         added_tokens=added,
         special_tokens=special,
-        eos_token_ids=tuple(dict.fromkeys(token for token in ends if token is not None)),
+        eos_token_ids=end_tokens(metadata),
         bos_token_id=bos,
         prefix=(bos,) if bos is not None and metadata.get("tokenizer.ggml.add_bos_token") else (),
         suffix=(eos,) if eos is not None and metadata.get("tokenizer.ggml.add_eos_token") else (),
@@ -112,7 +98,6 @@ def _token_id(metadata: Mapping[str, Any], name: str, num_tokens: int) -> int | 
     value = metadata.get(f"tokenizer.ggml.{name}")
     if value is None:
         return None
-    token = int(value)
-    if not 0 <= token < num_tokens:
-        raise FormatError(f"tokenizer.ggml.{name} is {token} and the file has {num_tokens} tokens; it is damaged")
-    return token
+    if not isinstance(value, SupportsIndex) or not 0 <= int(value) < num_tokens:
+        raise FormatError(f"tokenizer.ggml.{name} is {value!r:.60} and the file has {num_tokens} tokens; it is damaged")
+    return int(value)

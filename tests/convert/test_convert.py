@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import processors
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from parity.convert import relaid
@@ -99,6 +102,42 @@ def test_the_tokenizer_is_the_same(dense: Path, tmp_path: Path) -> None:
         assert checkpoint.generation_config["top_k"] == 20
         assert set(checkpoint.generation_config["eos_token_id"]) >= set(first.eos_token_ids)
     assert theirs.decode(first.encode(tiny.TEXT)) == tiny.TEXT.replace("e\u0301", "é")
+
+
+def test_a_model_for_embeddings_stays_one(tmp_path: Path) -> None:
+    source = tiny.make_embedding(tmp_path / "tiny")
+    convert(source, tmp_path / "m.gguf", "gguf", name="tiny")
+    convert(source, tmp_path / "copy", "safetensors", name="tiny", dtype="float32")
+    convert(tmp_path / "m.gguf", tmp_path / "back", "safetensors", name="tiny")
+    convert(tmp_path / "m.gguf", tmp_path / "again.gguf", "gguf", name="tiny")
+    tokens = tokens_of(source)
+    assert tokens[-1] == load_tokenizer(source).special_tokens["<|endoftext|>"]
+    with torch.no_grad():
+        expected = transformers.AutoModel.from_pretrained(source)(torch.tensor([tokens])).last_hidden_state[0, -1].numpy()
+    for name in ("m.gguf", "copy", "back", "again.gguf"):
+        assert tokens_of(tmp_path / name) == tokens
+        with LLM(tmp_path / name, stack=REFERENCE, num_pages=8, max_num_seqs=1) as llm:
+            assert llm.info.embeds, name
+            assert np.abs(llm.embed(tiny.TEXT) - expected).max() < 1e-5 * np.abs(expected).max()
+    metadata = open_checkpoint(tmp_path / "m.gguf").text_source
+    assert isinstance(metadata, Mapping)
+    assert metadata[gguf.Keys.LLM.POOLING_TYPE.format(arch="qwen3")] == gguf.PoolingType.LAST
+    assert metadata[gguf.Keys.Tokenizer.ADD_EOS] is True
+    assert metadata[gguf.Keys.Tokenizer.EOS_ID] == tokens[-1]
+    assert metadata[gguf.Keys.Tokenizer.EOT_ID] == load_tokenizer(source).special_tokens["<|im_end|>"]
+
+
+def test_tokens_around_a_text_that_gguf_cannot_say_are_refused(dense: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(dense, tmp_path / "tiny")
+    made = tiny.tokenizer()
+    start = "<|im_start|>"
+    made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single=f"{start} $A", special_tokens=[(start, made.token_to_id(start))]
+    )
+    made.save(str(source / "tokenizer.json"))
+    with pytest.raises(Unsupported, match=r"puts \[\d+\] before each text"):
+        convert(source, tmp_path / "m.gguf", "gguf", name="tiny")
+    assert not (tmp_path / "m.gguf").exists()
 
 
 def test_a_config_from_gguf_names_its_class(dense: Path, tmp_path: Path) -> None:

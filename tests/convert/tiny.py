@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from parity.hub.pooling import write_pooling
 from parity.text.pretokenize import RECIPES
 from tests.models.tiny import save
 
@@ -42,6 +43,21 @@ def tokenizer() -> Tokenizer:
     made.add_special_tokens(list(SPECIAL))
     made.add_tokens(["<tool_call>"])
     return made
+
+
+def make_embedding(folder: Path) -> Path:
+    """Saves a model as Qwen3-Embedding is: without a head and a prefix, with an end behind each text."""
+    made = tokenizer()
+    end = made.token_to_id("<|endoftext|>")
+    made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+        single="$A <|endoftext|>", special_tokens=[("<|endoftext|>", end)]
+    )
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 32, "eos_token_id": end}
+    save(transformers.Qwen3Model, transformers.Qwen3Config(**{**SIZES, **sizes}), folder)
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}), "utf-8")
+    write_pooling(folder, 64)
+    return folder
 
 
 def make(folder: Path, config_class: type = transformers.Qwen2Config, **sizes: Any) -> Path:

@@ -17,7 +17,9 @@ from parity.core.weights import Packed
 from parity.formats import expand, pack
 from parity.hub import export_gguf, open_checkpoint, write_gguf, write_safetensors
 from parity.hub.gguf_checkpoint import gguf_name, hugging_face_name
+from parity.hub.gguf_config import generation_config
 from parity.hub.gguf_layouts import LAYOUTS
+from parity.text.tokenizer import load_tokenizer
 
 SMALL = {
     "vocab_size": 96,
@@ -82,8 +84,29 @@ def test_gguf_equals_transformers_reading(tmp_path: Path, config: Any) -> None:
     assert checkpoint.config["model_type"] == config.model_type
     assert checkpoint.config["vocab_size"] == 96
     assert checkpoint.config["tie_word_embeddings"] is False
-    assert checkpoint.generation_config["eos_token_id"] == [94, 95]
+    assert checkpoint.generation_config["eos_token_id"] == [95, 94]
     assert checkpoint.text_source["tokenizer.ggml.tokens"][95] == "<|im_end|>"  # type: ignore[index]
+
+
+def test_a_gguf_file_tells_the_hub_and_the_tokenizer_of_the_same_ends(tmp_path: Path) -> None:
+    texts = ("[EOT]", "<|end_of_msg|>", "<|eom_id|>", "<|end_of_text|>")
+    words = [f"t{i}" for i in range(90)]
+    metadata = VOCABULARY | {
+        "tokenizer.ggml.pre": "qwen2",
+        "tokenizer.ggml.merges": [],
+        "tokenizer.ggml.tokens": [*words, *texts, "<|im_start|>", "<|im_end|>"],
+        "tokenizer.ggml.token_type": [1] * 90 + [3] * 6,
+        "tokenizer.ggml.eom_token_id": 7,
+    }
+    assert generation_config(metadata)["eos_token_id"] == [95, 7, 90, 91, 92, 93]
+    assert load_tokenizer(metadata).eos_token_ids == (95, 7, 90, 91, 92, 93)
+
+
+def test_a_tensor_that_gguf_has_no_name_for_is_refused(tmp_path: Path) -> None:
+    values, state = tiny(transformers.Qwen2Config(**SMALL))
+    for name in ("layers.0.input_layernorm.weight", "model.layers.0.mlp.other.weight"):
+        with pytest.raises(Unsupported, match=rf"no name for {name}"):
+            export_gguf(tmp_path / "m.gguf", values, state | {name: torch.ones(64)}, VOCABULARY)
 
 
 def test_tied_gguf(tmp_path: Path) -> None:
@@ -387,4 +410,4 @@ def test_default_model() -> None:
     assert len(checkpoint.tensors) == 291
     assert {info.format for info in checkpoint.tensors.values()} == {"q5_0", "q8_0", "q6_k", "q4_k", "float32"}
     assert json.dumps(checkpoint.config)
-    assert checkpoint.generation_config["eos_token_id"] == [151643, 151645]
+    assert set(checkpoint.generation_config["eos_token_id"]) == {151643, 151645}

@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers
 
-from parity.core.errors import FormatError
+from parity.core.errors import FormatError, Unsupported
 from parity.core.request import Request, SamplingParams
 
 from . import tiny
@@ -54,6 +54,14 @@ def test_another_pooling_does_not(tmp_path: Path) -> None:
     saved(tmp_path, True)
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
     assert not tiny.open_engine(tmp_path).info.embeds
+
+
+def test_a_further_step_behind_the_pooling_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path, True)
+    dense = {"idx": 3, "name": "3", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([*MODULES, dense]))
+    with pytest.raises(Unsupported, match=r"modules\.json: embeddings go through Dense"):
+        tiny.open_engine(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "[", '[{"type": "Pooling"}]'])

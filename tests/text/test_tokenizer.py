@@ -151,6 +151,7 @@ def test_numpy_metadata(small_metadata: dict[str, Any], small: Tokenizer) -> Non
         ({"tokenizer.ggml.merges": ["q zzz"]}, FormatError, "merges"),
         ({"tokenizer.ggml.token_type": [1]}, FormatError, "token types"),
         ({"tokenizer.ggml.eos_token_id": 10**7}, FormatError, "eos_token_id"),
+        ({"tokenizer.ggml.eos_token_id": "<|im_end|>"}, FormatError, "eos_token_id"),
         ({"tokenizer.ggml.tokens": [b"\xff"], "tokenizer.ggml.token_type": [1]}, FormatError, "not text"),
     ],
 )

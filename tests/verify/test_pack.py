@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import time
 import tracemalloc
@@ -264,3 +265,16 @@ def test_what_leaves_one_site_and_enters_the_next_is_kept_once(tmp_path: Path) -
     assert found.sites == sites
     for value, wanted in zip(found.values, layers.values, strict=True):
         np.testing.assert_array_equal(value, wanted)
+
+
+def test_a_pack_that_cannot_be_closed_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(writer: Writer, name: str, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Writer, "add_json", full)
+    with (
+        pytest.raises(OSError, match="No space"),
+        PackWriter(tmp_path / "a.pack", made_by="test", identity=Identity("cpu", "local", "tiny"), plan=PLAN) as writer,
+    ):
+        writer.add(make_record("one", np.random.default_rng(0)))
+    assert list(tmp_path.iterdir()) == []

@@ -92,13 +92,21 @@ class PackWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if kind is None:
-            summary = Summary(CONTENT_FORMAT, self._made_by, self._identity, self._plan, tuple(self._prompts), self.unreached)
-            self._writer.add_json("pack.json", msgspec.to_builtins(summary))
-            if self._signer is not None:
-                signature = self._signer.sign({"entries": self._writer.listed()})
-                self._writer.add_json(_SIGNATURE, msgspec.to_builtins(signature))
-        self._writer.__exit__(kind, error, trace)
+        try:
+            if kind is None:
+                self._close()
+        except BaseException as failure:
+            kind = type(failure)
+            raise
+        finally:
+            self._writer.__exit__(kind, error, trace)
+
+    def _close(self) -> None:
+        summary = Summary(CONTENT_FORMAT, self._made_by, self._identity, self._plan, tuple(self._prompts), self.unreached)
+        self._writer.add_json("pack.json", msgspec.to_builtins(summary))
+        if self._signer is not None:
+            signature = self._signer.sign({"entries": self._writer.listed()})
+            self._writer.add_json(_SIGNATURE, msgspec.to_builtins(signature))
 
 
 class Pack:
