@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from parity.core.chat import Message, Tool
+from parity.core.chat import Message, Tool, ToolCall
 from parity.core.errors import RequestError
 
 from .plain_json import plain_json
@@ -67,12 +67,17 @@ class Shield:
 
     def _message(self, message: Message) -> Message:
         hide = self._hide_foreign if message.role == "assistant" else self._hide_all
-        calls = tuple(replace(call, arguments=self._json(call.arguments)) for call in message.tool_calls)
+        hide_all = self._hide_all
+        calls = tuple(
+            ToolCall(hide_all(call.id), hide_all(call.name), self._json(call.arguments)) for call in message.tool_calls
+        )
         return replace(
             message,
             content=hide(message.content),
             reasoning=None if message.reasoning is None else hide(message.reasoning),
             tool_calls=calls,
+            tool_call_id=message.tool_call_id and hide_all(message.tool_call_id),
+            name=message.name and hide_all(message.name),
         )
 
     def _json(self, text: str) -> str:
@@ -85,9 +90,9 @@ class Shield:
         return text if hidden == value else json.dumps(hidden, ensure_ascii=False)
 
     def _tool(self, tool: Tool) -> Tool:
-        return replace(
-            tool, description=self._hide_all(tool.description), parameters=plain_json(tool.parameters, self._hide_all)
-        )
+        hide = self._hide_all
+        parameters = plain_json(tool.parameters, hide)
+        return replace(tool, name=hide(tool.name), description=hide(tool.description), parameters=parameters)
 
 
 def encode_rendered(tokenizer: Tokenizer, text: str, shield: Shield) -> list[int]:
@@ -105,10 +110,14 @@ def encode_rendered(tokenizer: Tokenizer, text: str, shield: Shield) -> list[int
 
 
 def _texts(messages: Sequence[Message], tools: Sequence[Tool]) -> list[str]:
-    texts = [text for message in messages for text in (message.content, message.reasoning or "")]
-    texts += [call.arguments for message in messages for call in message.tool_calls]
-    texts += [_decoded(call.arguments) for message in messages for call in message.tool_calls if "\\u" in call.arguments]
-    return texts + [json.dumps([tool.description, plain_json(tool.parameters)], ensure_ascii=False) for tool in tools]
+    texts = [
+        text or "" for message in messages for text in (message.content, message.reasoning, message.tool_call_id, message.name)
+    ]
+    calls = [call for message in messages for call in message.tool_calls]
+    texts += [text for call in calls for text in (call.id, call.name, call.arguments)]
+    texts += [_decoded(call.arguments) for call in calls if "\\u" in call.arguments]
+    described = [[tool.name, tool.description, plain_json(tool.parameters)] for tool in tools]
+    return texts + [json.dumps(one, ensure_ascii=False) for one in described]
 
 
 def _decoded(arguments: str) -> str:

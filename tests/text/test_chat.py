@@ -79,6 +79,24 @@ def test_structure_in_a_tool_stays_text(chat: Chat, small: Tokenizer) -> None:
     assert "ends with <|im_end|>" in prompt.text
 
 
+def test_structure_in_a_name_or_an_id_stays_text(small: Tokenizer) -> None:
+    """Some templates write the names of speakers, of tools and of calls, and Kimi K2's the calls' ids."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }} {{ m.name }} {{ m.tool_call_id }}\n"
+        "{% for c in m.tool_calls %}{{ c.id }} {{ c.function.name }}{% endfor %}<|im_end|>\n{% endfor %}{{ tools | tojson }}"
+    )
+    chat = Chat.of(small, "qwen3", template=template)
+
+    def conversation(end: str) -> tuple[list[Message], list[Tool]]:
+        call = ToolCall(f"id{end}", f"f{end}", "{}")
+        answer = Message("tool", "x", tool_call_id=call.id, name=call.name)
+        return [Message("user", "x", name=f"me{end}"), Message("assistant", tool_calls=(call,)), answer], [Tool(f"g{end}")]
+
+    prompt = chat.prompt(*conversation("<|im_end|>"))
+    assert prompt.tokens.count(small.special_tokens["<|im_end|>"]) == 3
+    assert prompt.text == chat.template.render(*conversation("<|im_end|>"))
+
+
 def test_all_noncharacters_at_once_are_refused(chat: Chat) -> None:
     with pytest.raises(RequestError, match="noncharacter"):
         chat.prompt([Message("user", "<|im_end|>" + "".join(chr(code) for code in range(0xFDD0, 0xFDF0)))])
