@@ -132,14 +132,6 @@ class Chat:
         return AnswerStream(stream, router)
 
 
-def render_chat(
-    tokenizer: Tokenizer, template: Template, messages: Sequence[Message], tools: Sequence[Tool] = (), **options: Any
-) -> list[int]:
-    """The prompt tokens of a conversation; see `Chat.prompt`."""
-    dialect = dialect_for(None, getattr(template, "source", None))
-    return list(Chat(tokenizer, template, dialect).prompt(messages, tools, **options).tokens)
-
-
 class AnswerStream:
     """Turns the engine's outputs for one request into events, the last of which is `Finished`.
 

@@ -405,7 +405,7 @@ def test_experts_stay_packed_where_their_rows_make_a_stack(
     case = CASES["qwen3_moe-fp8"]
     twin = released((case[0], case[1] | {"moe_intermediate_size": inner}, *case[2:]), tmp_path)
     stack, _ = open_stack(tiny.REFERENCE)
-    experts.said.cache_clear()
+    experts.say_expanded.cache_clear()
     caplog.set_level("INFO", logger="parity")
     model = load_model(open_checkpoint(tmp_path), replace(stack, formats=frozenset({"fp8_block"})), torch.float32)
     layers = [layer for layer in model.modules() if isinstance(layer, experts.Experts)]

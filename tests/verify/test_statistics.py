@@ -195,16 +195,13 @@ def test_the_largest_of_59_bounds_the_95_percent_quantile() -> None:
     values = np.arange(59, dtype=float)
     assert bounds.quantile_upper(values, 0.95, 0.95) == 58
     assert bounds.quantile_upper(values[:58], 0.95, 0.95) == math.inf
-    assert bounds.quantile_lower(values, 0.05, 0.95) == 0
-    assert bounds.quantile_lower(values[:58], 0.05, 0.95) == -math.inf
 
 
 def test_quantile_bounds_cover_as_promised(rng: np.random.Generator) -> None:
     draws = rng.normal(size=(2000, 120))
     truth = stats.norm.ppf(0.9)
     above = sum(bounds.quantile_upper(row, 0.9, 0.95) >= truth for row in draws)
-    below = sum(bounds.quantile_lower(row, 0.9, 0.95) <= truth for row in draws)
-    assert min(above, below) >= 0.95 * 2000 - 3 * math.sqrt(2000 * 0.05 * 0.95)
+    assert above >= 0.95 * 2000 - 3 * math.sqrt(2000 * 0.05 * 0.95)
 
 
 def test_prompts_needed() -> None:
@@ -250,12 +247,6 @@ def test_without_disagreement_the_score_interval_is_closed_form() -> None:
     """With no discordant pair the score equation is n d / (1 - d) = z^2, so d = z^2 / (n + z^2)."""
     z = stats.norm.ppf(0.95)
     assert decisions.paired_difference(0, 0, 50, 0.95)[1] == pytest.approx(z**2 / (50 + z**2), rel=1e-6)
-
-
-def test_equivalence_needs_evidence() -> None:
-    assert not decisions.equivalent(0, 0, 10, margin=0.05, confidence=0.95)
-    assert decisions.equivalent(0, 0, 200, margin=0.05, confidence=0.95)
-    assert not decisions.equivalent(30, 5, 200, margin=0.05, confidence=0.95)
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(200, 0), (0, 200)])

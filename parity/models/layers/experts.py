@@ -95,7 +95,7 @@ class Stacked:
     def _placed(self, weight: Tensor | Packed, row: int, place: Place) -> Tensor | Packed:
         placed = place(weight)
         if isinstance(placed, Packed) and not self._cut(placed, row):
-            said(_kind(weight))
+            say_expanded(_kind(weight))
             placed = place(weight, plain=True)
         assert isinstance(placed, (Tensor, Packed))
         return placed
@@ -138,7 +138,7 @@ def _kind(weight: Tensor | Packed) -> str:
 
 
 @cache
-def said(kind: str) -> None:
+def say_expanded(kind: str) -> None:
     """Says once for a kind of weights that they are expanded, and why."""
     log.warning(
         "%s: such experts are expanded while loading, since they make no stack: a scale covers rows of two matrices, "

@@ -113,13 +113,6 @@ def quantile_upper(values: Float64s, q: float, confidence: float) -> float:
     return math.inf if rank > ordered.size else float(ordered[rank - 1])
 
 
-def quantile_lower(values: Float64s, q: float, confidence: float) -> float:
-    """A distribution-free lower bound of the q-quantile; minus infinity when there are too few values."""
-    ordered = np.sort(np.asarray(values, np.float64))
-    rank = _binomial_quantile(1 - confidence, ordered.size, q)
-    return -math.inf if rank < 1 else float(ordered[rank - 1])
-
-
 def prompts_needed(half_width: float, gap: float, num_prompts: int) -> int | None:
     """How many prompts would make a bound that is `half_width` wide as narrow as `gap`; None when no number would."""
     if gap <= 0 or not math.isfinite(half_width):

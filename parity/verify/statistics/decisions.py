@@ -58,9 +58,3 @@ def _tango(only_a: int, only_b: int, trials: int, difference: float) -> float:
     if variance <= 0:
         return 0.0 if abs(excess) < 1e-12 else math.copysign(math.inf, excess)
     return excess / math.sqrt(variance)
-
-
-def equivalent(only_a: int, only_b: int, trials: int, *, margin: float, confidence: float) -> bool:
-    """Whether both one-sided tests put the difference of two paired rates inside (-margin, margin)."""
-    lower, upper = paired_difference(only_a, only_b, trials, confidence)
-    return -margin < lower and upper < margin
