@@ -13,6 +13,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from tokenizers import processors
@@ -125,6 +126,15 @@ def test_a_model_for_embeddings_stays_one(tmp_path: Path) -> None:
     assert metadata[gguf.Keys.Tokenizer.ADD_EOS] is True
     assert metadata[gguf.Keys.Tokenizer.EOS_ID] == tokens[-1]
     assert metadata[gguf.Keys.Tokenizer.EOT_ID] == load_tokenizer(source).special_tokens["<|im_end|>"]
+
+
+def test_what_the_model_leaves_out_is_not_written_as_gguf(dense: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(dense, tmp_path / "tiny")
+    weights = safetensors.torch.load_file(source / "model.safetensors")
+    left_out = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(12)}
+    safetensors.torch.save_file(weights | left_out, source / "model.safetensors", {"format": "pt"})
+    convert(source, tmp_path / "m.gguf", "gguf", name="tiny")
+    assert open_checkpoint(tmp_path / "m.gguf").tensors.keys() == open_checkpoint(dense).tensors.keys()
 
 
 def test_tokens_around_a_text_that_gguf_cannot_say_are_refused(dense: Path, tmp_path: Path) -> None:

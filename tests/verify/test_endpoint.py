@@ -155,9 +155,9 @@ def _without_generated_logprobs(handler: fake.Handler, body: dict[str, Any]) -> 
 def test_prompt_logprobs_of_another_position_are_refused() -> None:
     ids = np.array([3, 5, 7], np.int32)
     row = {"logprob": -1.0}
-    assert prompt_logprobs([None, {"5": row}, {"7": row, "1": row}], ids, None)
+    assert prompt_logprobs([None, {"5": row}, {"7": row, "1": row}], ids)
     with pytest.raises(EndpointError, match="another position"):
-        prompt_logprobs([None, {"7": row}, {"1": row}], ids, None)
+        prompt_logprobs([None, {"7": row}, {"1": row}], ids)
 
 
 @pytest.mark.parametrize(("dialect", "shown"), [("vllm", True), ("llamacpp", True), ("echo", False), ("texts", False)])

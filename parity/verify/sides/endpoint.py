@@ -172,7 +172,7 @@ class EndpointSide:
 
     def _by_prompt_logprobs(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:
         choice = self._complete(tokens, prompt_logprobs=_TOP)
-        rows = replies.prompt_logprobs(field(choice, "prompt_logprobs"), tokens, self._words)
+        rows = replies.prompt_logprobs(field(choice, "prompt_logprobs"), tokens)
         return np.arange(len(rows), dtype=np.int32), rows
 
     def _by_echo(self, tokens: Int32s) -> tuple[Int32s, list[Row]]:

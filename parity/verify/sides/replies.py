@@ -72,7 +72,7 @@ def count(value: Any) -> int | None:
     return value if type(value) is int and 0 <= value <= 2**40 else None
 
 
-def prompt_logprobs(value: Any, ids: Int32s, words: Words | None) -> list[Row]:
+def prompt_logprobs(value: Any, ids: Int32s) -> list[Row]:
     """vLLM's `prompt_logprobs`: a dict by token id for each prompt token, the first one null. Row i is for token i + 1."""
     if not isinstance(value, list) or len(value) != len(ids):
         raise EndpointError("the endpoint's prompt_logprobs are not one for each prompt token")
