@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import Unsupported
+from ..engine.load import sampling_defaults
 from ..hub.checkpoint import Checkpoint
 from ..hub.gguf_config import SAMPLING
 from ..hub.gguf_writer import Later, Writable, export_gguf, layout_for
@@ -19,18 +20,15 @@ def write(path: Path, checkpoint: Checkpoint, name: str) -> None:
     """Writes the file; tensors are read, and packed, one after the other.
 
     Raises:
-        Unsupported: GGUF has no place for the architecture, a tensor or the tokenizer.
+        Unsupported: GGUF has no place for the architecture, a tensor, the tokenizer or the method of decoding.
     """
     config = flat_config(checkpoint.config)
     architecture, _ = layout_for(config)
     tokenizer = load_tokenizer(checkpoint.text_source)
     rows = next(info.shape[0] for name, info in checkpoint.tensors.items() if name.endswith("embed_tokens.weight"))
     metadata = {"general.name": name, "general.quantization_version": 2}
-    metadata |= {
-        f"general.sampling.{theirs}": value
-        for ours, theirs in SAMPLING.items()
-        if isinstance(value := checkpoint.generation_config.get(ours), (int, float)) and not isinstance(value, bool)
-    }
+    defaults = sampling_defaults(checkpoint.generation_config)
+    metadata |= {f"general.sampling.{SAMPLING[ours]}": value for ours, value in defaults.items()}
     if pools_last(checkpoint):
         metadata[f"{architecture}.pooling_type"] = LAST_TOKEN
     export_gguf(path, config, _later(checkpoint), metadata | metadata_of(tokenizer, rows))

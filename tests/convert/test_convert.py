@@ -25,6 +25,7 @@ from parity.convert.quality import own_text, quality
 from parity.convert.run import convert
 from parity.convert.to_safetensors import class_name
 from parity.core.errors import CapacityError, FormatError, Unsupported, UsageError
+from parity.engine.load import sampling_defaults
 from parity.formats import expand, pack
 from parity.hub import open_checkpoint
 from parity.hub.gguf_layouts import LAYOUTS
@@ -103,6 +104,14 @@ def test_the_tokenizer_is_the_same(dense: Path, tmp_path: Path) -> None:
         assert checkpoint.generation_config["top_k"] == 20
         assert set(checkpoint.generation_config["eos_token_id"]) >= set(first.eos_token_ids)
     assert theirs.decode(first.encode(tiny.TEXT)) == tiny.TEXT.replace("e\u0301", "é")
+
+
+def test_a_model_that_does_not_sample_does_not_as_gguf(dense: Path, tmp_path: Path) -> None:
+    source = shutil.copytree(dense, tmp_path / "tiny")
+    (source / "generation_config.json").write_text(json.dumps({"do_sample": False, "top_k": 20}))
+    convert(source, tmp_path / "m.gguf", "gguf", name="tiny")
+    found = [sampling_defaults(open_checkpoint(path).generation_config) for path in (source, tmp_path / "m.gguf")]
+    assert found == [{"temperature": 0.0, "top_k": 20}] * 2
 
 
 def test_a_model_for_embeddings_stays_one(tmp_path: Path) -> None:
