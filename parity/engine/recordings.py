@@ -17,7 +17,9 @@ from ..stacks.base import Device, Graph
 from .memory import StateMemory
 
 _MOST_BYTES = 512 << 20
-"""Of what recordings hold on to each for itself, their logits where the device cannot share those."""
+_MOST_SHARE = 1 / 32
+"""Of what recordings hold on to each for itself, their logits where the device cannot share those: so many bytes, or so much
+of the device's memory where that is more. All sizes up to 256 rows of 152k logits take 1.4 GB."""
 
 
 class Recordings:
@@ -36,6 +38,7 @@ class Recordings:
         self._page_size, self._max_pages = page_size, max_pages
         self._sizes = tuple(device.recorded_rows)
         self._kept: dict[int, Recorded] = {}
+        self._most_bytes = max(_MOST_BYTES, int(device.memory().total * _MOST_SHARE))
 
     @property
     def kept(self) -> Mapping[int, Recorded]:
@@ -69,7 +72,7 @@ class Recordings:
             self._sizes = ()
         else:
             self._kept[size] = Recorded(inputs, graph, logits)
-            while len(self._kept) > 1 and sum(kept.graph.num_bytes for kept in self._kept.values()) > _MOST_BYTES:
+            while len(self._kept) > 1 and sum(kept.graph.num_bytes for kept in self._kept.values()) > self._most_bytes:
                 del self._kept[next(iter(self._kept))]
         return logits[:num_rows]
 

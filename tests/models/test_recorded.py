@@ -164,6 +164,7 @@ def test_the_recordings_not_used_for_longest_make_room(llama: Path, monkeypatch:
     expected = values(decoded(engine))
     each = max(recorded.graph.num_bytes for recorded in engine.runner.recorded.values())
     monkeypatch.setattr("parity.engine.recordings._MOST_BYTES", 2 * each)
+    monkeypatch.setattr("parity.engine.recordings._MOST_SHARE", 0)
     engine = tiny.open_engine(llama, stack="cpu")
     for _ in range(2):
         assert values(decoded(engine)) == expected
