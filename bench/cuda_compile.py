@@ -38,21 +38,23 @@ _BLOCK = 128  # rows of a matrix that is packed to see the shapes
 
 @dataclass(frozen=True)
 class Gpu:
-    """What kernels are compiled for: as of `triton.backends.compiler.GPUTarget`, and the number of multiprocessors."""
+    """What kernels are compiled for: as of `triton.backends.compiler.GPUTarget`, and what kernels are sized by."""
 
     backend: str = "cuda"
     arch: int | str = 90
     warp_size: int = 32
     processors: int = 132
+    shared_bytes: int = 227 << 10
 
     @classmethod
     def here(cls) -> Gpu:
         """The one that PyTorch sees."""
         from triton.runtime import driver
 
-        target = driver.active.get_current_target()
-        count = torch.cuda.get_device_properties(0).multi_processor_count
-        return cls(target.backend, target.arch, target.warp_size, count)
+        from parity.stacks.cuda.kernels import gpu
+
+        target, numbers = driver.active.get_current_target(), gpu.of(torch.device("cuda", 0))
+        return cls(target.backend, target.arch, target.warp_size, numbers.processors, numbers.shared_bytes)
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def _begin(gpu: Gpu, count_only: bool) -> None:
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from parity.stacks.cuda.kernels import split
+    from parity.stacks.cuda.kernels import gpu as sizes
 
     class Driver:
         def get_current_target(self) -> GPUTarget:
@@ -214,7 +216,7 @@ def _begin(gpu: Gpu, count_only: bool) -> None:
 
     torch.set_num_threads(1)
     driver.set_active(Driver())
-    split._processors = lambda device: gpu.processors
+    sizes.of = lambda device: sizes.Gpu(gpu.processors, gpu.shared_bytes)
     compile_or_launch, compiled = JITFunction.run, JITFunction._do_compile
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:

@@ -31,6 +31,7 @@ from parity.stacks.cuda.kernels import (
     conv,
     delta,
     experts,
+    gpu,
     latent,
     linear,
     norm,
@@ -120,6 +121,7 @@ def wrong(kernel: Any, target: str, tiles: int) -> list[str]:
 def install(target: str) -> list[str]:
     """Makes every launch a compilation, each printed once; what is wrong goes to the list that it gives."""
     driver.set_active(Driver(target_of(target)))
+    gpu.of = lambda device: gpu.Gpu(132, SHARED_KIB[target] << 10)
     compile_or_launch, seen, problems = JITFunction.run, set(), list[str]()
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:

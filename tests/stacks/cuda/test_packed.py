@@ -10,7 +10,7 @@ from parity.core.weights import Packed, Rows
 from parity.formats import pack
 from parity.stacks import reference
 from parity.stacks.check import check
-from parity.stacks.cuda.kernels import split
+from parity.stacks.cuda.kernels import linear, split
 from parity.stacks.ops import Activation
 
 from .interpreted import FAST
@@ -71,21 +71,23 @@ def test_gates_are_joined_to_what_they_let_by_in_the_product(activation: Activat
     packed = pack(torch.randn(2 * 35, 256, generator=dice) / 16, "int8_group", group_size=32)
     x, bias = torch.randn(5, 256, generator=dice), torch.randn(70, generator=dice)
     expected = reference.OPS.gated_linear(x, packed, bias, activation)
-    for least, names in ((4, ["_linear"]), (1, ["_linear", "_add_parts"])):  # the sum whole, and in parts
+    for least in (4, 1):  # the sum whole, and in parts
         monkeypatch.setattr(split, "_LEAST_BLOCKS", least)
         launches.names.clear()
         found = FAST.ops.gated_linear(x, FAST.prepare(packed), bias, activation)
         torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5)
-        assert launches.names == names
+        assert launches.names == ["_linear"]
 
 
 def test_sums_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long sums of few rows over several programs."""
 
     monkeypatch.setattr(split, "_LEAST_BLOCKS", 1)
-    launches = Launches(monkeypatch)
+    splits, several = list[int](), linear.num_splits
+    monkeypatch.setattr(linear, "num_splits", lambda *given: splits.append(several(*given)) or splits[-1])
     cases = ("fp8_block, 2 x 256", "fp8_block, bias", "mxfp4, 2 x 256", "rows of several")
     half = [torch.bfloat16]
     report = check(FAST, ops=["linear"], dtypes=half, only=lambda _, name: name.startswith(cases), rows_alone=False)
     assert report.ok, report.failures
-    assert "_add_parts" in launches.names
+    assert set(splits) == {2}
+    assert not linear._arrivals(torch.device("cpu")).any()

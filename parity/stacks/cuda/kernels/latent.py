@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
+from . import gpu
 from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of, tile_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
@@ -80,11 +81,11 @@ def _attend_latent(
         )  # fmt: skip
 
 
-def _tile(num_heads: int, dim: int, dtype: torch.dtype) -> tuple[int, int]:
-    """(items of a program, entries of a step): as many items as registers hold, since each latent is read once for them."""
+def _tile(num_heads: int, dim: int, dtype: torch.dtype, shared_bytes: int) -> tuple[int, int]:
+    """(items of a program, entries of a step): as many items as can be held, since each latent is read once for them."""
     if dtype.itemsize == 4:
         return 16, 16 if dim > 256 else 32
-    return min(power(num_heads, 16), 64), 32
+    return min(power(num_heads, 16), 64 if shared_bytes >= 160 << 10 else 32), 32
 
 
 def attend_latent(
@@ -105,7 +106,7 @@ def attend_latent(
         return out
     q, q_rope = inner(q), inner(q_rope)
     rope_dim, sequences = q_rope.shape[-1], batch.lengths.shape[0]
-    block_m, block_n = _tile(num_heads, dim, q.dtype)
+    block_m, block_n = _tile(num_heads, dim, q.dtype, gpu.of(q.device).shared_bytes)
     if selected is None:
         tiles, longest = triton.cdiv(num_rows * num_heads, block_m) + sequences, batch.pages.shape[1] * batch.page_size
     else:

@@ -1,10 +1,13 @@
 """Products with packed weights, dequantised on the way into the multiplier; and plain ones of one fixed shape.
 
-Few rows are bound by reading the weight: then the sum is split over programs too, and the parts are added in order. Many
+Few rows are bound by reading the weight: then the sum is split over programs too, of which many run on a multiprocessor, so
+that some wait for the memory while others multiply; the last to end adds the parts, in order. Many
 rows are bound by the multiplier: then the weight is expanded first, and the vendor's library multiplies.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -21,30 +24,67 @@ from .pointwise import gated, gated_activation, kind_of, numbers_of
 from .split import num_splits
 
 _FEW = 16  # rows up to which the sum is split over programs, and up to which gates are joined to what they let by at once
+_TOGETHER = 6  # programs wanted on each multiprocessor where few rows wait for the weight
 _MANY = 256  # rows above which a packed weight is expanded: that costs less than a twentieth of the product
+
+
+@triton.jit
+def _arrived_last(arrivals, SPLITS: tl.constexpr):
+    """Whether this program comes here last of a tile's; what the others stored before is there for it."""
+    tl.debug_barrier()
+    last = tl.atomic_add(arrivals, 1, sem="acq_rel", scope="gpu") == SPLITS - 1
+    if last:
+        tl.store(arrivals, 0)  # for the next launch
+    return last
+
+
+@triton.jit
+def _added(parts, mask, size, SPLITS: tl.constexpr):
+    """The sum of parts that lie `size` apart, in order. Past the cache of a multiprocessor: others wrote them."""
+    y = tl.load(parts, mask=mask, other=0.0, cache_modifier=".cg")
+    for part in range(1, SPLITS):
+        y += tl.load(parts + part * size, mask=mask, other=0.0, cache_modifier=".cg")
+    return y
+
+
+@triton.jit
+def _leave(
+    acc, up, bias, out, at, mask, row, has, height, limit, beta, line, BIAS: tl.constexpr, GATED: tl.constexpr
+):  # fmt: skip
+    """The finished sums [N, M] to the result."""
+    if BIAS:
+        acc += tl.load(bias + row, mask=has, other=0.0).to(tl.float32)[:, None]
+    if GATED >= 0:
+        if BIAS:
+            up += tl.load(bias + height + row, mask=has, other=0.0).to(tl.float32)[:, None]
+        acc = gated(acc, up, limit, beta, line, GATED)
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=mask)
 
 
 @kernel
 def _linear(
-    x, weight, scale, zeros, bias, out, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h, row_group, part,
-    limit, beta, line,
+    x, weight, scale, zeros, bias, out, parts, arrivals, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h,
+    row_group, part, limit, beta, line,
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr,
     GATED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """`height` columns of the result; where it is gated, the weight has as many rows of gates and then of what they let by."""
+    """`height` columns of the result; where it is gated, the weight has as many rows of gates and then of what they let by.
+
+    Where a sum is split, each program leaves its part, and the last of a tile adds them.
+    """
     item = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
     row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
-    last = tl.program_id(2)  # a head, or a part of the sum
+    third = tl.program_id(2)  # a head, or a part of the sum
     valid, has = item < num_rows, row < height
+    mask = valid[None, :] & has[:, None]
     begin, end = 0, width
     if SPLITS > 1:
-        begin = last * part
+        begin = third * part
         end = tl.minimum(begin + part, width)
-        target = out + last.to(tl.int64) * num_rows * height
     else:
-        x += last.to(tl.int64) * x_h
-        weight += last.to(tl.int64) * w_head
-        target = out + last.to(tl.int64) * out_h
+        x += third.to(tl.int64) * x_h
+        weight += third.to(tl.int64) * w_head
+        out += third.to(tl.int64) * out_h
     acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for first in range(begin, end, BLOCK_K):
@@ -57,43 +97,29 @@ def _linear(
                 up, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, row + height, has, first, end, w_row, s_row,
                 row_group, KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
             )  # fmt: skip
-    if BIAS:
-        acc += tl.load(bias + row, mask=has, other=0.0).to(tl.float32)[:, None]
-    if GATED >= 0:
-        if BIAS:
-            up += tl.load(bias + height + row, mask=has, other=0.0).to(tl.float32)[:, None]
-        acc = gated(acc, up, limit, beta, line, GATED)
     at = item[None, :] * out_s + row[:, None]
-    tl.store(target + at, acc.to(out.dtype.element_ty), mask=valid[None, :] & has[:, None])
-
-
-@triton.jit
-def _added(parts, bias, at, column, inside, size, BIAS: tl.constexpr, SPLITS: tl.constexpr):
-    """The sums of some columns of rows, each of parts `size` apart."""
-    y = tl.zeros(at.shape, tl.float32)
-    for part in range(SPLITS):
-        y += tl.load(parts + part * size + at, mask=inside, other=0.0)
-    if BIAS:
-        y += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
-    return y
-
-
-@triton.jit
-def _add_parts(
-    parts, bias, out, size, height, limit, beta, line,
-    BIAS: tl.constexpr, SPLITS: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """The `size` numbers of the result, `height` a row; gated, the parts have two columns for each."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside, column = i < size, i % height
-    if GATED < 0:
-        y = _added(parts, bias, i, column, inside, size, BIAS, SPLITS)
+    if SPLITS == 1:
+        _leave(acc, up, bias, out, at, mask, row, has, height, limit, beta, line, BIAS, GATED)
     else:
-        at = i // height * (2 * height) + column
-        gate = _added(parts, bias, at, column, inside, 2 * size, BIAS, SPLITS)
-        up = _added(parts, bias, at + height, column + height, inside, 2 * size, BIAS, SPLITS)
-        y = gated(gate, up, limit, beta, line, GATED)
-    tl.store(out + i, y.to(out.dtype.element_ty), mask=inside)
+        size = num_rows * height
+        mine = parts + item[None, :] * height + row[:, None]
+        tl.store(mine + third.to(tl.int64) * size, acc, mask=mask)
+        if GATED >= 0:
+            tl.store(mine + (SPLITS + third).to(tl.int64) * size, up, mask=mask)
+        if _arrived_last(arrivals + tl.program_id(0) * tl.num_programs(1) + tl.program_id(1), SPLITS):
+            acc = _added(mine, mask, size, SPLITS)
+            if GATED >= 0:
+                up = _added(mine + SPLITS * size, mask, size, SPLITS)
+            _leave(acc, up, bias, out, at, mask, row, has, height, limit, beta, line, BIAS, GATED)
+
+
+_TILES = 1 << 16  # of one launch, at most
+
+
+@functools.cache
+def _arrivals(device: torch.device) -> Tensor:
+    """Where the programs of a tile are counted: zero between launches, of which a device runs one after the other."""
+    return torch.zeros(_TILES, dtype=torch.int32, device=device)
 
 
 def _tiles(num_rows: int, dtype: torch.dtype, dense: bool) -> tuple[int, int, int, int]:
@@ -123,29 +149,24 @@ def _multiply(
     if not out.numel():
         return out
     block_m, block_n, block_k, warps = _tiles(33 if fixed else num_rows, x.dtype, weight.kind == DENSE)
-    programs = triton.cdiv(num_rows, block_m) * triton.cdiv(height, block_n)
-    splits = 1 if fixed or heads > 1 or num_rows > _FEW else min(num_splits(programs, width, block_k, x.device), 8)
+    tiles, splits = triton.cdiv(num_rows, block_m) * triton.cdiv(columns, block_n), 1
+    if not fixed and heads == 1 and num_rows <= _FEW and tiles <= _TILES:
+        splits = min(num_splits(tiles, width, block_k, x.device, _TOGETHER), 8)
     part = triton.cdiv(triton.cdiv(width, splits), block_k) * block_k
     splits = triton.cdiv(width, part)
     kind, numbers = (-1, (0.0, 0.0, 0.0)) if activation is None else (kind_of(activation), numbers_of(activation))
-    target, wide = out, columns
+    parts = arrivals = out
     if splits > 1:
-        target, wide = torch.empty(splits, num_rows, height, dtype=torch.float32, device=x.device), height
-    grid = (triton.cdiv(num_rows, block_m), triton.cdiv(wide, block_n), max(heads, splits))
-    out_s = height if splits > 1 else out.stride(0)
+        parts = torch.empty(splits, num_rows, height, dtype=torch.float32, device=x.device)
+        arrivals = _arrivals(x.device)
+    grid = (triton.cdiv(num_rows, block_m), triton.cdiv(columns, block_n), max(heads, splits))
     _linear[grid](
-        x, weight.data, weight.scale, weight.zeros, x if bias is None else bias, target, num_rows, wide, width,
+        x, weight.data, weight.scale, weight.zeros, x if bias is None else bias, out, parts, arrivals, num_rows, columns, width,
         x.stride(0), x.stride(1) if heads > 1 else 0, weight.data.stride(0) if len(shape) == 3 else 0,
-        weight.data.stride(-2), weight.scale.stride(-2), out_s, wide, weight.row_group, part,
-        *numbers, weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None and splits == 1, splits,
-        kind if splits == 1 else -1, precision(x.dtype),
-        block_m, block_n, block_k, num_warps=warps,
+        weight.data.stride(-2), weight.scale.stride(-2), out.stride(0), columns, weight.row_group, part,
+        *numbers, weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None, splits, kind,
+        precision(x.dtype), block_m, block_n, block_k, num_warps=warps,
     )  # fmt: skip
-    if splits > 1:
-        blocks = (triton.cdiv(out.numel(), 1024),)
-        _add_parts[blocks](
-            target, x if bias is None else bias, out, out.numel(), columns, *numbers, bias is not None, splits, kind, 1024
-        )
     return out
 
 

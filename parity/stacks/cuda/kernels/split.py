@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import gpu
 from .common import kernel, power
 
 _MAX_SPLITS = 32
@@ -44,21 +43,16 @@ def _join(partial, stats, out, num_items, width, SPLITS: tl.constexpr, BLOCK_P: 
     tl.store(out + item * width + d, y.to(out.dtype.element_ty), mask=d < width)
 
 
-@functools.cache
-def _processors(device: torch.device) -> int:
-    """How many programs run at once, about; a plain number where there is no GPU to ask."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
-
-
-def num_splits(programs: int, longest: int, block: int, device: torch.device) -> int:
-    """Splits that fill the device at least once and at most twice over, from shapes alone: a power of two, as each is compiled.
+def num_splits(programs: int, longest: int, block: int, device: torch.device, together: int = 2) -> int:
+    """Splits that fill the device, from shapes alone: a power of two, as each is compiled.
 
     Args:
         programs: without splitting.
         longest: the most entries that a sequence can have.
         block: entries of a step.
+        together: programs wanted on each multiprocessor; there are half as many at least.
     """
-    wanted = -(-2 * _processors(device) // max(programs, 1))
+    wanted = -(-together * gpu.of(device).processors // max(programs, 1))
     splits = max(1, min(wanted, longest // (block * _LEAST_BLOCKS), _MAX_SPLITS))
     return 1 << (splits.bit_length() - 1)
 
