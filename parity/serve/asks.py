@@ -64,7 +64,7 @@ class ChatAsk:
         tools: what the model may call.
         policy: whether it may or must.
         params: how tokens are chosen.
-        form: the form of the answer's text.
+        form: the form of the answer's text, where it is not a call.
         template: variables for the chat template.
         chat_template: a template of the request's own, in Jinja.
         thinking_budget: tokens of thought after which the model is made to answer.
@@ -97,8 +97,6 @@ class ChatAsk:
             raise RequestError(f"tool_choice names {self.policy.name!r}, which is not among the tools", field="tool_choice")
         if self.policy.mode == "required" and not names:
             raise RequestError("tool_choice asks for a call and there are no tools", field="tool_choice")
-        if self.form is not None and self.policy.mode == "required":
-            raise RequestError("an answer cannot both be a required tool call and have a form", field=self.form.field)
 
     @property
     def usable_tools(self) -> tuple[Tool, ...]:

@@ -95,18 +95,21 @@ class ChatWords:
         if ask.policy.mode == "required":
             return self._required_calls(ask, prompt)
         if ask.form is not None:
-            return self._form(ask.form, prompt)
+            return self._form(ask, ask.form, prompt)
         if ask.usable_tools and (constrain_calls or any(tool.strict for tool in ask.usable_tools)):
             return self._possible_calls(ask, prompt)
         return None
 
-    def _form(self, form: Form, prompt: Prompt) -> str:
-        """A form, after the thought of a model that thinks."""
-        if self._chat.dialect.thinking is None:
+    def _form(self, ask: ChatAsk, form: Form, prompt: Prompt) -> str:
+        """A form, or calls in its place, after the thought of a model that thinks."""
+        calls = self._chat.dialect.calls if ask.usable_tools else None
+        if self._chat.dialect.thinking is None and calls is None:
             return form_grammar(form)
         grammar = self._grammar()
         body = grammar.part("form", form_grammar(form))
-        grammar.rules["start"] = f"{self._thought(grammar, prompt)} {body}"
+        if calls is not None:
+            body += f" | {calls_rule(grammar, calls, ask.usable_tools, opened=False, parallel=ask.policy.parallel)}"
+        grammar.rules["start"] = f"{self._thought(grammar, prompt)} ({body})"
         return grammar.text()
 
     def _required_calls(self, ask: ChatAsk, prompt: Prompt) -> str:

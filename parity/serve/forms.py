@@ -65,7 +65,7 @@ class Grammar:
 
     def part(self, name: str, grammar: str) -> str:
         """A part with a grammar of its own; gives what the main one calls it."""
-        (only,) = json.loads(grammar)["grammars"]
+        (only,) = json.loads(grammar)["grammars"] if grammar.startswith("{") else [{"lark_grammar": grammar}]
         self.parts[name] = {**only, "name": name}
         return f"@{name}"
 

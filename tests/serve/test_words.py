@@ -12,7 +12,7 @@ from parity.core.chat import Finished, Message, TextDelta, Tool, ToolCallEnd
 from parity.core.errors import RequestError
 from parity.core.request import Finish, Output, SamplingParams, Usage
 from parity.hub import open_checkpoint
-from parity.serve.asks import ANY_OBJECT, ChatAsk, JsonForm, RegexForm, TextAsk, ToolPolicy
+from parity.serve.asks import ANY_OBJECT, ChatAsk, JsonForm, LarkForm, RegexForm, TextAsk, ToolPolicy
 from parity.serve.chat_words import ChatWords
 from parity.serve.command import _grammars
 from parity.text.chat import Chat
@@ -186,6 +186,27 @@ def test_a_model_that_thinks_may_think_before_it_calls(thinker, compiled, chat, 
 def test_a_form_holds_for_what_follows_the_thought(thinker, compiled, chat, text):
     form = JsonForm({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     assert allows_the_end(follow(thinker, compiled, user("?", form=form), text), thinker, chat)
+
+
+@pytest.mark.parametrize(("form", "text"), [(LarkForm('start: "yes" | "no"'), "no"), (RegexForm("a+"), "aa")])
+def test_any_form_may_follow_a_thought(thinker, compiled, chat, form, text):
+    assert allows_the_end(follow(thinker, compiled, user("?", form=form), f"<think>\nhm\n</think>\n\n{text}"), thinker, chat)
+    with pytest.raises(AssertionError):
+        follow(thinker, compiled, user("?", form=form), f"<think>\nhm\n</think>\n\nx{text}")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', CALL, f"{CALL}\n{CALL}"])
+def test_a_form_is_the_texts_and_calls_may_come_in_its_place(words, thinker, compiled, chat, text):
+    form = JsonForm({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    ask = user("?", form=form, tools=(WEATHER,))
+    for speaker in (words, thinker):
+        assert allows_the_end(follow(speaker, compiled, ask, text), speaker, chat)
+        with pytest.raises(AssertionError):
+            follow(speaker, compiled, ask, "Let me see.")
+    must = user("?", form=form, tools=(WEATHER,), policy=ToolPolicy("required"))
+    assert follow(words, compiled, must, CALL)
+    with pytest.raises(AssertionError):
+        follow(words, compiled, must, '{"a": 1}')
 
 
 def test_a_thought_that_the_prompt_has_opened_must_be_closed(thinker, compiled):
