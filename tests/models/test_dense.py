@@ -108,6 +108,23 @@ def test_a_part_that_is_not_rotated_is_refused() -> None:
         registry.build(config, OPS, torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("beside", "within", "said"),
+    [
+        ({"rope_theta": 1e6}, {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters has rope_theta"),
+        ({"rope_theta": 1e6}, {"rope_scaling": LINEAR | {"rope_theta": 1e4}}, "rope_scaling has rope_theta"),
+        ({"rope_scaling": LINEAR}, {"rope_parameters": {"rope_theta": 1e4}}, "rope_parameters has rope_type"),
+    ],
+)
+def test_settings_that_do_not_agree_are_refused(beside: dict[str, Any], within: dict[str, Any], said: str) -> None:
+    config = transformers.Qwen3Config(**SIZES, head_dim=32).to_dict()
+    del config["rope_parameters"]
+    with pytest.raises(ConfigError, match=said):
+        registry.build(config | beside | within, OPS, torch.float32)
+    agreed = {"rope_scaling": {"type": "linear", "factor": 3}, "rope_parameters": LINEAR | {"rope_theta": 10**6}}
+    registry.build(config | {"rope_theta": 1e6} | agreed, OPS, torch.float32)
+
+
 def test_a_factor_for_yarns_temperature_multiplies_it() -> None:
     parameters = {**YARN, "attn_factor": 0.75}
     _, scale = ROPE_INIT_FUNCTIONS["yarn"](transformers.Qwen3Config(**SIZES, head_dim=32, rope_parameters=YARN), "cpu")

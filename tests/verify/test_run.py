@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from parity.core.chat import Message
 from parity.core.errors import ParityError
 from parity.verify import command, run
 from parity.verify.capture import plan_for
 from parity.verify.run import verify
 from parity.verify.settings import Settings
 from parity.verify.sides.local import LocalSide
-from parity.verify.suites import load
+from parity.verify.suites import Item, load
 
 from .suite import write_suite
-from .tiny import write_checkpoint
+from .tiny import TEMPLATE, write_checkpoint
 
 
 @pytest.mark.parametrize(("a", "b"), [("cpu:reference", "bogus"), ("bogus", "cpu:reference")])
@@ -75,3 +77,18 @@ def test_what_cannot_be_rendered_is_not_sampled(tmp_path: Path) -> None:
         assert set(side.unreached()) == {f"prompt {item.id}" for item in chats}
     finally:
         side.close()
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_a_switch_that_a_model_has_not_is_not_told_of(thinks: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    if not thinks:
+        file = folder / "tokenizer_config.json"
+        plain = TEMPLATE.replace(TEMPLATE[TEMPLATE.index("{% if enable_thinking") :], "{% endif %}")
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": plain}))
+    side = LocalSide("cpu:reference", str(folder), num_pages=64, page_size=16)
+    turns = (Message("user", "x"),)
+    on, off, unsaid = side.tokens([Item(str(state), "chat", messages=turns, thinking=state) for state in (True, False, None)])
+    side.close()
+    assert (list(on.ids) == list(unsaid.ids), list(off.ids) == list(unsaid.ids)) == (True, not thinks)
+    assert not [record for record in caplog.records if "thinking" in record.message]

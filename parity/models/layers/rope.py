@@ -49,18 +49,24 @@ class Rope:
 def rope_parameters(fields: Fields) -> dict[str, Any]:
     """The rope settings of a config, whether it is written the old way (rope_theta, rope_scaling) or the new one.
 
-    What stands both beside and inside the new form's object counts inside; a base that stands nowhere is 10000.
+    A base that stands nowhere is 10000. Of two values that do not agree transformers takes the one inside the object, and code
+    written for the old form the one beside it: such a config is refused.
+
+    Raises:
+        ConfigError: a setting is given twice, with different values.
     """
-    merged: dict[str, Any] = {"rope_type": "default", "rope_theta": fields.float("rope_theta", 10000.0)}
-    if (fraction := fields.float(PARTIAL, None)) is not None:
-        merged[PARTIAL] = fraction
+    merged: dict[str, Any] = {
+        name: value for name in ("rope_theta", PARTIAL) if (value := fields.float(name, None)) is not None
+    }
     for key in ("rope_scaling", "rope_parameters"):
-        given = fields.mapping(key, None)
+        given = {name: value for name, value in (fields.mapping(key, None) or {}).items() if value is not None}
         if given:
-            merged |= {name: value for name, value in given.items() if value is not None}
-            merged["rope_type"] = given.get("rope_type", given.get("type", "default"))
-    merged.pop("type", None)
-    return merged
+            kind = given.pop("type", "default")
+            given.setdefault("rope_type", kind)
+        for name, value in given.items():
+            if merged.setdefault(name, value) != value:
+                raise ConfigError(f"{key} has {name} = {value!r}, and the config has {merged[name]!r} elsewhere")
+    return {"rope_type": "default", "rope_theta": 10000.0} | merged
 
 
 def rotated_dims(parameters: dict[str, Any], head_dim: int, default: float) -> int:

@@ -14,6 +14,7 @@ from ...core.errors import ParityError
 from ...core.request import Output, SamplingParams
 from ...llm import DEFAULT_MODEL, LLM, load_vocabulary
 from ...stacks.registry import open_stack
+from ...text.switches import unheeded
 from ..record import PATHS, Answer, Exact, Float32s, Identity, Int32s, Isolated, Layers, Path, Plan, Positions
 from ..statistics.divergence import relative_error
 from ..suites import Item
@@ -100,8 +101,11 @@ class LocalSide:
         return Tokens(np.array(ids, np.int32), len(ids))
 
     def _prompt(self, item: Item) -> Any:
+        chat = self.llm.chat_format
         options = {} if item.thinking is None else {"enable_thinking": item.thinking}
-        return self.llm.chat_format.prompt(item.messages, item.tools, **options)
+        if any(unheeded(options, chat.template.variables, thinks=chat.dialect.thinking is not None)):
+            options = {}  # a switch that the model has not changes nothing, and need not be told of
+        return chat.prompt(item.messages, item.tools, **options)
 
     # Distributions
 
