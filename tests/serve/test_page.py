@@ -42,6 +42,7 @@ SCRIPT = answering(
         "weather": '<tool_call>{"name": "weather", "arguments": {"city": "Rome"}}</tool_call>',
         "ponder": "<think>First this, then that.</think>The answer is 42.",
         "rich": RICH,
+        "columns": "| " + "unbreakable | " * 9 + "\n|" + "-|" * 9 + "\n| " + "x | " * 9,
         "endless": ENDLESS,
     },
     otherwise="Good day to you.",
@@ -111,6 +112,16 @@ def test_a_question_streams_an_answer_that_is_there_after_a_reload(page):
     assert page.locator(".message").count() == 0
     page.locator("#conversations button").first.click()
     assert page.locator(".message.user .content").inner_text() == "Hello there"
+
+
+def test_a_wide_table_scrolls_by_itself_and_keeps_its_words_whole(page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    ask(page, "columns")
+    finished(page)
+    widths = "(table) => [table.scrollWidth > table.clientWidth, document.documentElement.scrollWidth]"
+    assert page.locator(".table").evaluate(widths) == [True, 360]
+    one_line = page.locator("td").first.bounding_box()["height"]
+    assert page.locator("th").first.bounding_box()["height"] == pytest.approx(one_line, abs=2)
 
 
 def test_an_answer_can_be_stopped_and_keeps_what_came(page):
