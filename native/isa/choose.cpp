@@ -6,6 +6,9 @@
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
 #endif
+#if defined(PARITY_X86)
+#include <cpuid.h>
+#endif
 
 namespace parity {
 
@@ -20,11 +23,19 @@ PARITY_DECLARE(neon)
 #endif
 #undef PARITY_DECLARE
 
+#if defined(PARITY_X86)
+// Not every compiler's __builtin_cpu_supports knows the name.
+static bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 std::vector<const Kernels*> usable_kernels() {
     std::vector<const Kernels*> found;
 #if defined(PARITY_X86)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
         found.push_back(&avx512::kernels);
