@@ -106,6 +106,12 @@ def test_a_thought_that_was_encrypted_elsewhere_is_left_out(client, service):
         client.messages.create(model="scripted", max_tokens=5, messages=[{"role": "user", "content": [block]}])
 
 
+def test_a_block_has_no_more_than_it_needs(client):
+    answer = client.messages.with_raw_response.create(model="scripted", max_tokens=50, messages=user("x"))
+    (block,) = json.loads(answer.text())["content"]
+    assert set(block) == {"type", "text"}
+
+
 def test_stop_sequences(client):
     answer = client.messages.create(model="scripted", max_tokens=50, messages=user("long"), stop_sequences=["45"])
     assert (answer.stop_reason, answer.stop_sequence) == ("stop_sequence", "45")

@@ -190,10 +190,9 @@ class UsageOut(msgspec.Struct):
 
 
 class TextOut(msgspec.Struct, tag="text"):
-    """Text."""
+    """Text, without `citations`: Vercel's client refuses null there, and nothing is cited here."""
 
     text: str
-    citations: None = None
 
 
 class ThinkingOut(msgspec.Struct, tag="thinking"):
