@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,7 +185,7 @@ def test_a_row_without_a_token_ends_alone(tmp_path: Path, fed: list[Plan], monke
             tokens[0] = -1
         return tokens
 
-    object.__setattr__(engine.runner._sampler._ops, "sample", spoiling)
+    engine.runner._sampler._ops = replace(engine.runner._sampler._ops, sample=spoiling)
     outputs = tiny.finish(engine, [greedy("bad", 5, 6, 7), greedy("fine", 9, 8)])
     assert outputs["bad"][-1].finish is not None
     assert outputs["bad"][-1].finish.reason == "error"
