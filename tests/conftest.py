@@ -27,11 +27,6 @@ if "PARITY_TEST_GGUF" not in os.environ and (found := hub.find(hub.default_model
     os.environ["PARITY_TEST_GGUF"] = str(found)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that takes by far the longest comes first, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.path != Path(__file__).with_name("test_default_model.py"))
-
-
 @pytest.fixture(scope="session")
 def default_model() -> Path:
     """The default model's GGUF file: $PARITY_TEST_GGUF, else the one that `parity pull` brought.
