@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from io import TextIOWrapper
 
 from .. import __version__
-from ..core.errors import ParityError
+from ..core.errors import ParityError, UsageError
 from .failures import explain
 from .parser import Parser
 
@@ -29,6 +30,8 @@ VERBS = {
     "doctor": "what this machine can do, and how to fix what it cannot",
 }
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 INTERRUPTED = 130  # as a shell reports a program that Ctrl-C ended
 BROKEN_PIPE = 141  # as a shell reports a program whose reader went away
 
@@ -43,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for an error that says what to do, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     try:
         code = _run(words)
         sys.stdout.flush()
@@ -81,6 +85,15 @@ def build_parser(verb: str | None = None) -> Parser:
     return parser
 
 
+def _open_streams() -> None:
+    """Puts nothing in the place of streams that were closed before the start; no text fails at a character that one lacks."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for the life of the process
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 def _run(words: list[str]) -> int:
     verb = words[0] if words and words[0] in VERBS else None
     parser = build_parser(verb)
@@ -90,6 +103,8 @@ def _run(words: list[str]) -> int:
         return 0 if not words else 2
     from .terminal import configure_logging
 
+    if arguments.log_level not in LOG_LEVELS:  # argparse does not look at defaults
+        raise UsageError(f"PARITY_LOG_LEVEL is {arguments.log_level}; set it to one of {', '.join(LOG_LEVELS)}, or unset it")
     configure_logging(arguments.log_level)
     code: int = import_module(f".{verb}", __name__).run(arguments)
     return code
@@ -99,7 +114,7 @@ def _add_log_level(parser: argparse.ArgumentParser) -> None:
     default = parser.get_default("log_level") or "warning"
     parser.add_argument(
         "--log-level",
-        choices=("debug", "info", "warning", "error"),
-        default=os.environ.get("PARITY_LOG_LEVEL", default).lower(),
+        choices=LOG_LEVELS,
+        default=(os.environ.get("PARITY_LOG_LEVEL") or default).lower(),
         help=f"what is told on standard error; debug shows other libraries' warnings (default: $PARITY_LOG_LEVEL, {default})",
     )

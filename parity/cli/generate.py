@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         return run_file(arguments, given)
     if arguments.output is not None:
         raise UsageError("--output belongs to --input; for one prompt, redirect standard output")
+    if not arguments.json and (arguments.logprobs, arguments.prompt_logprobs) != (None, None):
+        raise UsageError("log-probabilities are shown as JSON alone: add --json")
     prompt = _prompt(arguments.prompt)
     with options.open_model(arguments) as llm:
         params = options.params_of(llm, given)

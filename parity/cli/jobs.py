@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from ..core.chat import Message
 from ..core.errors import FormatError, ParityError, RequestError, UsageError
-from ..core.request import SamplingParams
-from ..core.whole import naming
+from ..core.request import SamplingParams, bias_of
+from ..core.whole import naming, write_whole
 from . import options
 from .conversation import user_turn
 from .parser import read_text
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..answers import Answer
     from ..llm import LLM
 
+_BEGINNING = '{"index": '
+"""Of every line of answers."""
 _KINDS = ("prompt", "tokens", "messages")
 _SAMPLING = {field.name for field in fields(SamplingParams)} - {"n"}
 
@@ -71,6 +73,8 @@ def run_file(arguments: argparse.Namespace, given: dict[str, object]) -> int:
         raise UsageError("--n and --prompt belong to a single prompt, not to --input")
     if arguments.output is None:
         raise UsageError("--input needs --output, the file that the answers are added to as they finish")
+    if arguments.output.exists() and arguments.input.exists() and arguments.output.samefile(arguments.input):
+        raise UsageError(f"--output is the --input itself, {arguments.input}, which would be lost; name another file")
     jobs = read_jobs(arguments.input, _settings(arguments, given), chat=arguments.chat)
     done = set() if arguments.overwrite else answered(arguments.output, jobs)
     left = [job for job in jobs if job.index not in done]
@@ -97,7 +101,7 @@ def read_jobs(path: Path, settings: str, *, chat: bool) -> list[Job]:
         FormatError: a line is not what it should be; the text names it.
     """
     jobs: list[Job] = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path).split("\n"), 1):  # other line ends may stand in a JSON text
         if line.strip():
             try:
                 jobs.append(_job(len(jobs), json.loads(line), settings, chat=chat))
@@ -120,17 +124,22 @@ def _job(index: int, row: Any, settings: str, *, chat: bool) -> Job:
     unknown = sorted(set(row) - {*_KINDS, "id"} - _SAMPLING)
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r} (sampling values go by the names of the flags, with _)")
+    own_id = row.get("id", index)
+    if not isinstance(own_id, str | int):
+        raise ValueError(f"id is neither a text nor a whole number: {own_id!r}")
     sampling = {name: value for name, value in row.items() if name in _SAMPLING}
+    if isinstance(bias := sampling.get("logit_bias"), dict):
+        sampling["logit_bias"] = bias_of(bias)
     SamplingParams.of(None, **sampling)
     digest = hashlib.sha256((settings + json.dumps(row, sort_keys=True)).encode()).hexdigest()[:16]
-    return Job(index, row.get("id", index), _prompt_of(row[kinds[0]], kinds[0], chat=chat), sampling, digest)
+    return Job(index, own_id, _prompt_of(row[kinds[0]], kinds[0], chat=chat), sampling, digest)
 
 
 def _prompt_of(value: Any, kind: str, *, chat: bool) -> Asked:
     if kind == "messages":
         if not isinstance(value, list) or not value:
             raise ValueError("messages is not a list of at least one message")
-        return [Message(**message) for message in value]
+        return _messages(value)
     if kind == "tokens":
         if not isinstance(value, list) or not all(type(token) is int for token in value):
             raise ValueError("tokens is not a list of token ids")
@@ -142,40 +151,60 @@ def _prompt_of(value: Any, kind: str, *, chat: bool) -> Asked:
     return value
 
 
+def _messages(value: list[Any]) -> list[Message]:
+    """Turns, as the server takes them at `/v1/chat/completions`."""
+    import msgspec
+
+    from ..serve.openai.asking import message_of
+    from ..serve.openai.chat_types import ChatMessage
+    from ..serve.wire import explain
+
+    try:
+        return [message_of(message) for message in msgspec.convert(value, list[ChatMessage])]
+    except msgspec.ValidationError as error:
+        raise ValueError(f"messages{explain(str(error), list[ChatMessage]).message}") from None
+
+
 def answered(path: Path, jobs: list[Job]) -> set[int]:
-    """The jobs that a file has answers to; a line cut off by an interruption, and errors, are taken out of the file.
+    """The jobs that a file has answers to; a last line cut off by an interruption, and errors, are taken out of the file.
 
     Raises:
         UsageError: the file holds something else, or answers to other prompts or other flags.
     """
-    if not path.exists():
+    if not path.is_file():  # a pipe or a device is written to alone
         return set()
     digests = {job.index: job.digest for job in jobs}
-    good, done, dropped = [], set(), False
-    for line in read_text(path).splitlines(keepends=True):
+    good: list[str] = []
+    done: set[int] = set()
+    *lines, rest = read_text(path).split("\n")
+    for line in lines:
         row = _parsed(line)
-        if row is None or "error" in row:
-            dropped = True
+        if "error" in row and "digest" in row:
             continue
-        if digests.get(row.get("index", -1)) != row.get("digest"):
-            raise UsageError(
-                f"{path} holds answers to other prompts or with other settings; name another --output, or add --overwrite"
-            )
-        done.add(row["index"])
-        good.append(line)
-    if dropped:
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(good), "utf-8")
-        partial.replace(path)
+        index = row.get("index")
+        if not isinstance(index, int) or digests.get(index) != row.get("digest"):
+            raise _foreign(path)
+        done.add(index)
+        good.append(f"{line}\n")
+    if rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
+        raise _foreign(path)
+    if rest or len(good) < len(lines):
+        write_whole(path, "".join(good).encode())
     return done
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _foreign(path: Path) -> UsageError:
+    what = "something else, or answers to other prompts or with other settings"
+    return UsageError(f"{path} holds {what}; name another --output, or add --overwrite")
+
+
+def _parsed(line: str) -> dict[str, Any]:
+    """An answer's line; empty if it is none."""
     try:
         row = json.loads(line)
     except ValueError:
-        return None
-    return row if isinstance(row, dict) and line.endswith("\n") else None
+        return {}
+    return row if isinstance(row, dict) else {}
 
 
 def open_output(path: Path, *, keep: bool) -> TextIO:
@@ -242,4 +271,5 @@ def _settings(arguments: argparse.Namespace, given: dict[str, object]) -> str:
     path = Path(model).expanduser()
     named = os.fspath(path.resolve()) if path.exists() else model
     chat = [arguments.chat, arguments.system_prompt, arguments.chat_template_kwargs]
-    return json.dumps([named, arguments.stack, arguments.dtype, chat, given], sort_keys=True)
+    place = [arguments.stack, arguments.dtype, arguments.quantize, arguments.kv_cache_dtype]
+    return json.dumps([named, *place, chat, given], sort_keys=True)

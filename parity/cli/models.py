@@ -133,7 +133,11 @@ def _remove(name: str, *, sure: bool) -> int:
     if not sure:
         if not sys.stdin.isatty():
             raise UsageError(f"removing {name} asks first, and nobody is at the terminal: add --yes")
-        if input(f"remove {name}? [y/N] ").strip().lower() not in ("y", "yes"):
+        try:
+            sure = input(f"remove {name}? [y/N] ").strip().lower() in ("y", "yes")
+        except EOFError:  # Ctrl-D
+            print()
+        if not sure:
             print("kept")
             return 0
     print(f"removed {name}: {human_bytes(remove(name))} freed")

@@ -48,9 +48,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def existing_file(text: str) -> Path:
-    """A file that can be read, or `-` for standard input."""
+    """A file or a pipe that can be read, or `-` for standard input."""
     path = Path(text).expanduser()
-    if text != "-" and not path.is_file():
+    if text != "-" and (not path.exists() or path.is_dir()):
         raise argparse.ArgumentTypeError(f"{text} is no file")
     return path
 
@@ -63,9 +63,11 @@ def read_text(path: Path) -> str:
     """
     from ..core.errors import UsageError
 
+    own = str(path) == "-"
+    name = "standard input" if own else str(path)
     try:
-        return sys.stdin.buffer.read().decode() if str(path) == "-" else path.read_text("utf-8")
+        return sys.stdin.buffer.read().decode() if own else path.read_text("utf-8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}; check the path and its permissions") from error
+        raise UsageError(f"{name} cannot be read: {error.strerror}; check the path and its permissions") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
+        raise UsageError(f"{name} is not UTF-8 text (byte {error.start}); convert it first") from error

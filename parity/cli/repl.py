@@ -30,6 +30,14 @@ _HELP = {
 def talk(conversation: Conversation) -> int:
     """Reads lines until the user leaves. A line that ends in a backslash goes on in the next."""
     history = _History()
+    try:
+        _talk(conversation)
+    finally:
+        history.save()
+    return 0
+
+
+def _talk(conversation: Conversation) -> None:
     interrupted = False
     while True:
         try:
@@ -54,8 +62,6 @@ def talk(conversation: Conversation) -> int:
         except ParityError as error:
             again = "; /clear makes room" if isinstance(error, ContextExceeded) else ""
             messages().print(f"error: {error}{again}", style="red")
-    history.save()
-    return 0
 
 
 def read_prompt() -> str:

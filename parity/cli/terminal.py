@@ -107,8 +107,6 @@ def printable(text: str) -> str:
 
 def piped_input() -> bool:
     """Whether standard input is a pipe or a file that someone gave us, rather than a terminal or nothing."""
-    if sys.stdin is None or sys.stdin.closed:
-        return False
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):

@@ -47,24 +47,44 @@ def given(arguments: argparse.Namespace, flags: Sequence[Flag]) -> dict[str, Any
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return number
+    return _whole(text, 1)
+
+
+def natural(text: str) -> int:
+    """A whole number of at least 0."""
+    return _whole(text, 0)
 
 
 def positive_seconds(text: str) -> float:
     """A time above 0."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
+    if (time_s := _seconds(text)) is None or time_s == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
+    return time_s
+
+
+def seconds(text: str) -> float:
+    """A time, which may be 0."""
+    if (time_s := _seconds(text)) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds of at least 0")
+    return time_s
+
+
+def _whole(text: str, least: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {least}")
+    return number
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        time_s = float(text)
+    except ValueError:
+        return None
+    return time_s if 0 <= time_s < float("inf") else None
 
 
 def json_object(text: str) -> dict[str, Any]:

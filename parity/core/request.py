@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
@@ -65,7 +65,10 @@ class SamplingParams:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
         for name in ("stop", "stop_token_ids"):
-            object.__setattr__(self, name, tuple(getattr(self, name) or ()))
+            value = getattr(self, name)
+            if not isinstance(value, Iterable | None):
+                raise RequestError(f"{name} must be a list, not {value!r}", field=name)
+            object.__setattr__(self, name, tuple(value or ()))
         if self.top_k == -1:
             object.__setattr__(self, "top_k", 0)
         for name, low, high, kind in _RANGES:
@@ -86,8 +89,15 @@ class SamplingParams:
             raise RequestError(f"min_tokens ({self.min_tokens}) is above max_tokens ({self.max_tokens})", field="min_tokens")
         if any(not isinstance(text, str) or not text for text in self.stop):
             raise RequestError("stop must hold non-empty strings", field="stop")
+        if wrong := [token for token in self.stop_token_ids if not isinstance(token, int)]:
+            raise RequestError(f"stop_token_ids must hold token ids, not {wrong[0]!r}", field="stop_token_ids")
+        if not isinstance(self.ignore_eos, bool):
+            raise RequestError(f"ignore_eos must be true or false, not {self.ignore_eos!r}", field="ignore_eos")
+        if not isinstance(self.logit_bias, Mapping):
+            raise RequestError(f"logit_bias must map token ids to numbers, not {self.logit_bias!r}", field="logit_bias")
         for token, bias in self.logit_bias.items():
-            if not isinstance(token, int) or token < 0 or not math.isfinite(bias):
+            is_number = isinstance(bias, (int, float)) and math.isfinite(bias)
+            if not isinstance(token, int) or token < 0 or not is_number:
                 raise RequestError(
                     f"logit_bias must map token ids to finite numbers, not {token!r}: {bias!r}", field="logit_bias"
                 )
@@ -96,6 +106,8 @@ class SamplingParams:
     def of(cls, defaults: Mapping[str, Any] | None = None, **given: Any) -> Self:
         """Params from a model's defaults (its generation_config), overridden by what was `given` and is not None."""
         known = {f.name for f in fields(cls)}
+        if unknown := next((name for name in given if name not in known), None):
+            raise RequestError(f"there is no sampling value {unknown!r}; there are {', '.join(sorted(known))}", field=unknown)
         values = {name: value for name, value in (defaults or {}).items() if name in known and value is not None}
         values |= {name: value for name, value in given.items() if value is not None}
         return cls(**values)
@@ -126,6 +138,18 @@ _KIND_NAMES = {int: "a whole number", float: "a number"}
 
 def _range_text(low: float, high: float) -> str:
     return f"at least {low}" if high >= 2**31 - 1 else f"between {low} and {high}"
+
+
+def bias_of(given: Mapping[str, float]) -> dict[int, float]:
+    """`logit_bias` as JSON has it, whose keys are texts.
+
+    Raises:
+        RequestError: a key is no token id.
+    """
+    for key in given:
+        if not key.isdecimal() or len(key) > 18:
+            raise RequestError(f"logit_bias must map token ids to numbers, and {key[:40]!r} is not one", field="logit_bias")
+    return {int(key): value for key, value in given.items()}
 
 
 class Constraint(Protocol):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import yaml
 
 from ..core.errors import UsageError
-from ..core.flags import add_flags, flag, given, json_object, positive, positive_seconds
+from ..core.flags import add_flags, flag, given, json_object, natural, positive, positive_seconds, seconds
 from ..core.request import SamplingParams
 from ..engine.grammar import Grammars
 from ..text.dialects import Dialect, dialect_by_name
@@ -52,7 +52,7 @@ LIMITS = (
     flag("max_body_bytes", type=positive, metavar="N", help="largest body (default: 16 MiB)"),
     flag("max_prompt_tokens", type=positive, metavar="N", help="longest prompt (default: the context)"),
     flag("max_running_per_key", type=positive, metavar="N", help="requests of a key at once (default: 256)"),
-    flag("max_queued_per_key", type=int, metavar="N", help="requests of a key that wait (default: 256)"),
+    flag("max_queued_per_key", type=natural, metavar="N", help="requests of a key that wait (default: 256)"),
     flag(
         "request_timeout_s",
         "--request-timeout",
@@ -68,9 +68,9 @@ LIMITS = (
         help="seconds a client may read nothing (default: 60)",
     ),
     flag(
-        "shutdown_timeout_s", "--shutdown-timeout", type=float, metavar="S", help="seconds to finish at the end (default: 30)"
+        "shutdown_timeout_s", "--shutdown-timeout", type=seconds, metavar="S", help="seconds to finish at the end (default: 30)"
     ),
-    flag("max_stored_responses", type=int, metavar="N", help="responses kept in memory (default: 1024)"),
+    flag("max_stored_responses", type=natural, metavar="N", help="responses kept in memory (default: 1024)"),
     flag(
         "request_templates",
         "--trust-request-chat-template",
@@ -131,7 +131,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     settings = Settings(**given(arguments, (*SERVER, *LIMITS, *CONVERSATION)), api_keys=_keys(arguments))
     if not 0 <= settings.port <= 65535:
         raise UsageError(f"--port must be between 0 and 65535, not {settings.port}")
-    SamplingParams.of(None, **dict(settings.sampling))
+    sampling = dict(settings.sampling)
+    SamplingParams.of(None, **sampling)
+    if "n" in sampling:
+        raise UsageError("--override-generation-config cannot say n: each request asks for its own number of samples")
     return settings
 
 

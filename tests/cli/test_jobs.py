@@ -99,6 +99,17 @@ def test_answers_to_something_else_are_not_touched(run: Run, tmp_path: Path) -> 
         ('{"tokens": ["a"]}', "token ids"),
         ('{"messages": [{"rôle": "user"}]}', "line 2"),
         ('{"messages": []}', "messages"),
+        ('{"messages": [5]}', "messages[0]: expected object"),
+        ('{"messages": [{"role": "user", "content": null}]}', "messages[0].content"),
+        ('{"messages": [{"role": "fool", "content": "x"}]}', "messages[0].role: 'fool'"),
+        ('{"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}', "messages[0].tool_calls[0].function"),
+        ('{"prompt": "x", "id": [1]}', "id is neither"),
+        ('{"prompt": "x", "logit_bias": 5}', "logit_bias must map"),
+        ('{"prompt": "x", "logit_bias": {"a": 5}}', "'a' is not one"),
+        ('{"prompt": "x", "logit_bias": {"5": "much"}}', "logit_bias must map"),
+        ('{"prompt": "x", "stop": 5}', "stop must be a list"),
+        ('{"prompt": "x", "stop_token_ids": "abc"}', "stop_token_ids must hold token ids"),
+        ('{"prompt": "x", "ignore_eos": "no"}', "ignore_eos must be true or false"),
     ],
 )
 def test_a_wrong_line_is_named(run: Run, tmp_path: Path, line: str, told: str) -> None:
@@ -108,6 +119,60 @@ def test_a_wrong_line_is_named(run: Run, tmp_path: Path, line: str, told: str) -
     assert code == 2
     assert told in err
     assert f"{prompts}, line 2" in err
+
+
+def test_a_line_ends_where_json_lines_do(run: Run, tmp_path: Path, fake: type[FakeLLM]) -> None:
+    texts = ["say: one\u2028two", "say: three\x85four\u2029five"]
+    prompts, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text("".join(json.dumps(text, ensure_ascii=False) + "\r\n" for text in texts), "utf-8", newline="")
+    words = ("generate", "--chat", "-i", str(prompts), "-o", str(out))
+    assert run(*words)[0] == 0
+    before = out.read_bytes()
+    rows = [json.loads(line) for line in before.decode().split("\n")[:-1]]
+    assert sorted(row["text"] for row in rows) == ["one\u2028two ", "three\x85four\u2029five "]
+    fake.calls.clear()
+    assert run(*words)[0] == 0
+    assert (fake.calls, out.read_bytes()) == ([], before)
+
+
+def test_a_bias_by_token_as_json_writes_it(run: Run, tmp_path: Path, fake: type[FakeLLM]) -> None:
+    row = {"messages": [{"role": "user", "content": "say: a"}], "logit_bias": {"5": -1}}
+    prompts = write(tmp_path / "in.jsonl", row)
+    assert run("generate", "-i", str(prompts), "-o", str(tmp_path / "out.jsonl"))[0] == 0
+    assert fake.calls[0]["params"].logit_bias == {5: -1}
+
+
+@pytest.mark.parametrize("held", ["my notes\nand more\n", "my notes", '{"prompt": "x"}\n', '["x"]\n', '{"index": [1]}\n'])
+def test_a_file_that_holds_something_else_is_not_touched(run: Run, tmp_path: Path, held: str) -> None:
+    prompts, out = write(tmp_path / "in.jsonl", "say: a"), tmp_path / "out.jsonl"
+    out.write_text(held, "utf-8")
+    code, _, err = run("generate", "-i", str(prompts), "-o", str(out))
+    assert code == 2
+    assert "holds something else" in err
+    assert out.read_text("utf-8") == held
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_the_prompts_are_not_written_over(run: Run, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    prompts = write(tmp_path / "in.jsonl", "say: a")
+    before = prompts.read_bytes()
+    code, _, err = run("generate", "-i", str(prompts), "-o", f"{tmp_path}/./in.jsonl", *flags)
+    assert code == 2
+    assert "--output is the --input itself" in err
+    assert prompts.read_bytes() == before
+
+
+def test_answers_from_otherwise_packed_weights_are_other_answers(run: Run, tmp_path: Path) -> None:
+    prompts, out = write(tmp_path / "in.jsonl", "say: a"), tmp_path / "out.jsonl"
+    assert run("generate", "-i", str(prompts), "-o", str(out))[0] == 0
+    assert run("generate", "-i", str(prompts), "-o", str(out), "--quantize", "q4")[0] == 2
+
+
+def test_prompts_from_a_pipe_and_answers_to_one(tmp_path: Path) -> None:
+    prompts = write(tmp_path / "in.jsonl", "say: a")
+    line = f'{" ".join(FAKE)} generate -i <(cat {prompts}) -o /dev/stdout | cat'
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ)
+    assert (json.loads(done.stdout)["text"], done.stderr) == ("a ", "")
 
 
 def test_files_that_do_not_do(run: Run, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -165,6 +166,60 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.returncode == 141
+
+
+@pytest.mark.parametrize("words", ["chat", "chat -p -", "generate"])
+def test_standard_input_that_is_closed(words: str) -> None:
+    command = f"{' '.join(FAKE)} {words} <&-"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, "Traceback" in done.stderr) == (2, "", False)
+    assert "there is no prompt" in done.stderr or "the prompt is empty" in done.stderr
+
+
+def test_standard_output_that_is_closed() -> None:
+    command = f"{' '.join(FAKE)} models list >&-"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_character_that_the_output_does_not_have() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    words = [*FAKE, "chat", "-p", "say: caf\xe9 \u4f60 on"]
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"caf\xe9 ? on \n", b"")
+
+
+def test_log_probabilities_are_not_left_out_in_silence(run: Run, fake: type[FakeLLM]) -> None:
+    for flag in ("--logprobs", "--prompt-logprobs"):
+        code, out, err = run("generate", "-p", "x", flag, "2")
+        assert (code, out) == (2, "")
+        assert "add --json" in err
+
+
+@pytest.mark.parametrize(("level", "code"), [("trace", 2), ("", 0), ("INFO", 0)])
+def test_a_level_from_the_environment(
+    run: Run, fake: type[FakeLLM], monkeypatch: pytest.MonkeyPatch, level: str, code: int
+) -> None:
+    monkeypatch.setenv("PARITY_LOG_LEVEL", level)
+    found, _, err = run("chat", "-p", "x")
+    assert found == code
+    assert ("PARITY_LOG_LEVEL is trace; set it to one of debug" in err) is (code == 2)
+
+
+def test_control_d_removes_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("parity.hub.check_pulled", lambda _: None)
+    monkeypatch.setattr("builtins.input", end)
+    assert run("models", "rm", "some/model") == (0, "\nkept\n", "")
+
+
+def test_no_such_home(run: Run, fake: type[FakeLLM]) -> None:
+    code, _, err = run("generate", "-i", "~no-such-user/x", "-o", "y")
+    assert code == 2
+    assert "begins with ~" in err
 
 
 def test_no_colour_in_pipes() -> None:

@@ -67,6 +67,27 @@ def test_flags_become_settings():
     assert (arguments.model_word, arguments.max_model_len) == ("some/model", 100)
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--override-generation-config", '{"max_new_tokens": 5}'), "there is no sampling value 'max_new_tokens'"),
+        (("--override-generation-config", '{"n": 2}'), "cannot say n"),
+        (("--override-generation-config", '{"temperature": "hot"}'), "temperature must be a number"),
+    ],
+)
+def test_sampling_defaults_that_cannot_be(words, told):
+    with pytest.raises(UsageError, match=told):
+        settings_of(parse(*words))
+
+
+@pytest.mark.parametrize("flag", ["--shutdown-timeout", "--max-queued-per-key", "--max-stored-responses"])
+@pytest.mark.parametrize("value", ["-1", "nan", "inf"])
+def test_bounds_that_cannot_be(flag, value):
+    with pytest.raises(SystemExit):
+        parse(flag, value)
+    assert parse(flag, "0")
+
+
 @pytest.mark.parametrize("words", [("--config", "FILE", "--port", "7"), ("--port", "7", "--config", "FILE")])
 def test_a_file_says_what_flags_do_not(tmp_path, words):
     file = tmp_path / "serve.yaml"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ...core.chat import Message, Tool, ToolCall
 from ...core.errors import RequestError
-from ...core.request import SamplingParams
+from ...core.request import SamplingParams, bias_of
 from ...text.switches import layered
 from ..asks import ANY_OBJECT, ChatAsk, Form, JsonForm, LarkForm, RegexForm, ToolPolicy
 from ..desk import Desk
@@ -82,7 +82,7 @@ def sampling(body: Sampling, desk: Desk, *, max_tokens: int | None, **more: Any)
         repetition_penalty=body.repetition_penalty,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
-        logit_bias=bias_of(body.logit_bias),
+        logit_bias=None if body.logit_bias is None else bias_of(body.logit_bias),
         seed=body.seed,
         n=body.n,
         max_tokens=max_tokens,
@@ -106,16 +106,6 @@ def thinking(effort: str | None) -> dict[str, Any]:
     if effort == "none":
         return {"enable_thinking": False}
     return {"enable_thinking": True, "reasoning_effort": effort}
-
-
-def bias_of(given: Mapping[str, float] | None) -> dict[int, float] | None:
-    """`logit_bias` by token id."""
-    if given is None:
-        return None
-    for key in given:
-        if not key.isdecimal():
-            raise RequestError(f"logit_bias must map token ids to numbers, and {key!r} is not one", field="logit_bias")
-    return {int(key): value for key, value in given.items()}
 
 
 def text_of(content: str | Sequence[TextPart] | None) -> str:
