@@ -92,7 +92,8 @@ class ChatAsk:
             if not _TOOL_NAME.fullmatch(name):
                 raise RequestError(f"the tool name {name!r} may only hold letters, digits and _ . : / -", field="tools")
         if len(set(names)) != len(names):
-            raise RequestError("two tools have the same name", field="tools")
+            twice = next(name for name in names if names.count(name) > 1)
+            raise RequestError(f"two tools have the same name, {twice!r}", field="tools")
         if self.policy.name is not None and self.policy.name not in names:
             raise RequestError(f"tool_choice names {self.policy.name!r}, which is not among the tools", field="tool_choice")
         if self.policy.mode == "required" and not names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -13,11 +14,15 @@ import pytest
 import yaml
 
 from parity.core.chat import Message
+from parity.core.errors import RequestError
+from parity.serve.asks import ChatAsk
+from parity.serve.openai.namespaces import functions
+from parity.serve.openai.responses_types import FunctionTool, NamespaceTool
 from parity.verify.sides.endpoint import EndpointSide
 from parity.verify.suites import Item
 
 from .conftest import PATIENCE_S, client_of
-from .scripted import ScriptedService, answering, make_desk
+from .scripted import ScriptedService, answering, decode, make_desk
 
 PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text("utf-8")
 
@@ -198,9 +203,39 @@ async def test_codex_calls_a_tool_and_goes_on():
         assert (second.status_code, "event: response.completed" in second.text) == (200, True)
 
 
+async def test_codex_calls_a_tool_of_an_mcp_server_and_goes_on():
+    weather = {"type": "function", "name": "weather", "description": "Weather.", "strict": False, "parameters": READ}
+    space = {"type": "namespace", "name": "mcp__sky", "description": "The sky.", "tools": [weather, weather | {"name": "moon"}]}
+    service = ScriptedService(answering({"[call]": CALL.replace("Read", "mcp__sky__weather")}, otherwise="done"))
+    async with client_of(make_desk(service)) as client:
+        body = CODEX | {"tools": [*CODEX["tools"], space]}
+        first = await client.post("/v1/responses", json=body, headers=CODEX_HEADERS)
+        events = [json.loads(line[6:]) for line in first.text.splitlines() if line.startswith("data: ")]
+        assert "tool mcp__sky__moon" in decode(service.seen[-1].tokens)
+        last = events[-1]["response"]
+        assert (last["status"], last["tools"][1]["tools"][1]["name"]) == ("completed", "moon")
+        told = [event["item"] for event in events if event["type"].startswith("response.output_item")]
+        assert [(item["namespace"], item["name"]) for item in [*told, *last["output"]]] == [("mcp__sky", "weather")] * 3
+        result = {"type": "function_call_output", "call_id": last["output"][0]["call_id"], "output": "clear"}
+        later = body | {"input": [*CODEX["input"], *last["output"], result]}
+        second = await client.post("/v1/responses", json=later, headers=CODEX_HEADERS)
+        assert (second.status_code, "event: response.completed" in second.text) == (200, True)
+        assert "[calls mcp__sky__weather {" in decode(service.seen[-1].tokens)
+
+
+def test_a_tool_of_a_namespace_is_told_what_the_namespace_is_and_a_second_of_its_name_is_refused():
+    tools = [FunctionTool(name=name, description=f"A {name}.", parameters={}) for name in ("sun", "moon")]
+    space = NamespaceTool(name="sky", description="Of the sky.", tools=tools)
+    told = [(tool.name, tool.description) for tool in functions([space])]
+    assert told == [("sky__sun", "Of all tools sky__...: Of the sky.\n\nA sun."), ("sky__moon", "A moon.")]
+    with pytest.raises(RequestError, match="'sky__sun'"):
+        ChatAsk((Message("user", "x"),), tuple(functions([space, FunctionTool(name="sky__sun")])))
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        ({"tools": [{"type": "namespace", "name": "a", "tools": [{"type": "custom", "name": "b"}]}]}, "tools[0].tools[0].type"),
         ({"tools": [{"type": "web_search"}]}, "web_search"),
         ({"tools": [{"type": "custom", "name": "apply_patch", "format": {}}]}, "custom"),
         ({"tools": [{"type": "local_shell"}]}, "local_shell"),

@@ -21,9 +21,18 @@ from ..sse import EventStream, while_connected
 from ..wire import json_response, parse, read_body
 from .input_items import item_page
 from .models import check_model
+from .namespaces import parts
 from .responses_asking import assistant_turn, responses_ask, turns, with_types
 from .responses_stream import ResponseWriter
-from .responses_types import DeletedResponse, InputTokens, InputTokensRequest, ResponseOut, ResponsesRequest
+from .responses_types import (
+    DeletedResponse,
+    FunctionTool,
+    InputTokens,
+    InputTokensRequest,
+    NamespaceTool,
+    ResponseOut,
+    ResponsesRequest,
+)
 from .store import Store, Stored
 
 
@@ -153,11 +162,13 @@ class Responses:
             text=_echoed_text(body),
             top_p=ask.params.top_p,
         )
-        return ResponseWriter(response, self._desk.words, ask.params.logprobs is not None)
+        return ResponseWriter(response, self._desk.words, ask.params.logprobs is not None, parts(body.tools or ()))
 
 
-def _echoed(tool: Any) -> dict[str, Any]:
+def _echoed(tool: FunctionTool | NamespaceTool) -> dict[str, Any]:
     plain: dict[str, Any] = to_builtins(tool)
+    if isinstance(tool, NamespaceTool):
+        return {**plain, "description": tool.description or "", "tools": [_echoed(function) for function in tool.tools]}
     return {**plain, "strict": bool(plain.get("strict")), "parameters": plain.get("parameters") or {}}
 
 

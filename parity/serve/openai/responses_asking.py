@@ -7,12 +7,13 @@ from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
-from ...core.chat import Message, Tool, ToolCall
+from ...core.chat import Message, ToolCall
 from ...core.errors import RequestError
 from ...text.switches import layered
 from ..asks import ANY_OBJECT, ChatAsk, Form, JsonForm, ToolPolicy
 from ..desk import Desk
 from .asking import structured, thinking
+from .namespaces import functions, joined
 from .responses_types import (
     FunctionCallItem,
     FunctionOutputItem,
@@ -60,10 +61,7 @@ def responses_ask(body: ResponsesRequest, earlier: Sequence[Message], desk: Desk
     )
     effort = thinking(body.reasoning.effort) if body.reasoning is not None else {}
     template = layered(dict(desk.settings.default_template), effort, body.chat_template_kwargs or {})
-    tools = tuple(
-        Tool(tool.name, tool.description or "", tool.parameters or {}, bool(tool.strict)) for tool in body.tools or ()
-    )
-    return ChatAsk(tuple(messages), tuple(tools), _policy(body), params, _form(body), template)
+    return ChatAsk(tuple(messages), tuple(functions(body.tools or ())), _policy(body), params, _form(body), template)
 
 
 def turns(given: str | Sequence[Item]) -> list[Message]:
@@ -92,7 +90,7 @@ def _add(messages: list[Message], item: Item) -> None:
             thought = "\n".join(part.text for part in item.content or item.summary or ())
             messages.append(Message("assistant", reasoning=thought or None))
         case FunctionCallItem():
-            _extend(messages, calls=(ToolCall(item.call_id, item.name, item.arguments),))
+            _extend(messages, calls=(ToolCall(item.call_id, joined(item.namespace, item.name), item.arguments),))
         case FunctionOutputItem():
             text = item.output if isinstance(item.output, str) else "".join(part.text for part in item.output)
             messages.append(Message("tool", text, tool_call_id=item.call_id))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
+
+from msgspec import UNSET
 
 from ...core.chat import Event, Finished, ReasoningDelta, TextDelta, ToolCallDelta, ToolCallEnd, ToolCallStart
 from ...core.request import Usage
@@ -37,14 +39,16 @@ class ResponseWriter:
         response: what is filled in.
         words: for the texts of tokens.
         logprobs: whether log-probabilities are reported.
+        namespaces: the namespace and the name of each tool that has one, by its joined name.
 
     `num_thought` counts the tokens of thought; the caller knows them.
     """
 
-    def __init__(self, response: ResponseOut, words: Words, logprobs: bool) -> None:
+    def __init__(self, response: ResponseOut, words: Words, logprobs: bool, namespaces: Mapping[str, tuple[str, str]]) -> None:
         self.response = response
         self._words = words
         self._wants_logprobs = logprobs
+        self._namespaces = namespaces
         self._numbers = count()
         self._parts: list[str] = []
         self._item: OutItem | None = None
@@ -64,7 +68,8 @@ class ResponseWriter:
             case ReasoningDelta() if event.text:
                 yield from self._thought(event.text)
             case ToolCallStart():
-                yield from self._open(FunctionCallOutItem(_id("fc"), event.id, event.name, "", "in_progress"))
+                namespace, name = self._namespaces.get(event.name, (UNSET, event.name))
+                yield from self._open(FunctionCallOutItem(_id("fc"), event.id, name, "", "in_progress", namespace))
             case ToolCallDelta() if event.arguments:
                 yield self._item_event("response.function_call_arguments.delta", delta=event.arguments)
             case ToolCallEnd():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from ..wire import NotSupported, Strict
 from .chat_types import StructuredOutputs, TokenLogprob
@@ -66,16 +67,18 @@ class FunctionCallItem(Strict, tag="function_call"):
     call_id: str
     name: str
     arguments: str
+    namespace: str | None = None
     id: str | None = None
     status: Status | None = None
-    namespace: NotSupported = None
 
 
 class FunctionOutputItem(Strict, tag="function_call_output"):
-    """What a tool answered."""
+    """What a tool answered; the call's id says which."""
 
     call_id: str
     output: str | list[InputText]
+    name: str | None = None
+    namespace: str | None = None
     id: str | None = None
     status: Status | None = None
 
@@ -99,6 +102,14 @@ class FunctionTool(Strict, tag="function"):
     name: str
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    description: str | None = None
+
+
+class NamespaceTool(Strict, tag="namespace"):
+    """Functions that belong together, such as those of an MCP server; each call says which namespace it is of."""
+
+    name: str
+    tools: list[FunctionTool]
     description: str | None = None
 
 
@@ -159,7 +170,7 @@ class ResponsesRequest(Strict):
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
-    tools: list[FunctionTool] | None = None
+    tools: list[FunctionTool | NamespaceTool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedFunctionTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
@@ -246,6 +257,7 @@ class FunctionCallOutItem(msgspec.Struct, tag="function_call"):
     name: str
     arguments: str
     status: Status
+    namespace: str | UnsetType = UNSET
 
 
 OutItem = MessageOutItem | ReasoningOutItem | FunctionCallOutItem
