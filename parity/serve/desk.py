@@ -104,7 +104,7 @@ class Desk:
             raise RequestError("the prompt has no tokens", field="prompt")
         if limit is not None and len(prompt.tokens) > limit:
             raise RequestError(f"the prompt has {len(prompt.tokens)} tokens; the limit is --max-prompt-tokens {limit}")
-        if len(prompt.tokens) >= self.info.max_model_len:
+        if len(prompt.tokens) + (ask.params.max_tokens != 0) > self.info.max_model_len:
             raise ContextExceeded(len(prompt.tokens), self.info.max_model_len)
         return prompt
 

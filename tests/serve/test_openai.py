@@ -316,6 +316,15 @@ def test_an_answer_is_begun_as_the_vendors_services_are_told(mark):
     assert refused.value.field == "messages[0]"
 
 
+def test_a_prompt_that_fills_the_context_may_be_scored(client):
+    full = {"model": "scripted", "prompt": [1] * 4096, "echo": True, "logprobs": 0}
+    answer = client.completions.create(**full, max_tokens=0)
+    assert len(answer.choices[0].logprobs.token_logprobs) == 4096
+    for longer in (full | {"max_tokens": 1}, full | {"max_tokens": 0, "prompt": [1] * 4097}):
+        with pytest.raises(openai.BadRequestError, match="maximum context length is 4096 tokens"):
+            client.completions.create(**longer)
+
+
 def test_a_prompt_that_does_not_fit_is_told_in_the_words_that_agents_look_for(client):
     with pytest.raises(openai.BadRequestError, match="maximum context length is 4096 tokens"):
         client.chat.completions.create(model="scripted", messages=user("x" * 5000))
