@@ -65,8 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"parity: error: {told}", file=sys.stderr)
         return ParityError.exit_code
-    except SystemExit as stop:  # argparse leaves so, after --help and after a wrong flag
-        return stop.code if isinstance(stop.code, int) else 0
     return code
 
 
@@ -97,7 +95,10 @@ def _open_streams() -> None:
 def _run(words: list[str]) -> int:
     verb = words[0] if words and words[0] in VERBS else None
     parser = build_parser(verb)
-    arguments = parser.parse_args(words)
+    try:
+        arguments = parser.parse_args(words)
+    except SystemExit as stop:  # argparse leaves so, after --help and after a wrong flag
+        return stop.code if isinstance(stop.code, int) else 0
     if verb is None:
         parser.print_help()
         return 0 if not words else 2

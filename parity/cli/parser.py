@@ -27,6 +27,13 @@ class Parser(argparse.ArgumentParser):
             self._verb(getattr(parsed, "verb", None)).error(f"unrecognized arguments: {' '.join(unknown)}")
         return parsed
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Writes help so that a full disk is told, which argparse would hide."""
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
     def _verb(self, name: str | None) -> Parser:
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction) and name in action.choices:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from parity.cli import main
 
 from . import tiny
 from .conftest import Run
@@ -146,6 +151,20 @@ def test_full_disk_while_writing(run: Run, model: Path, tmp_path: Path) -> None:
     prompts.write_text('"hello"\n', "utf-8")
     words = ("generate", str(model), "-i", str(prompts), "-o", "/dev/full", "--overwrite", "--max-tokens", "2")
     refused(run, *words, told=("/dev/full: No space left", "make room"))
+
+
+@pytest.mark.parametrize("words", [("--help",), ("--version",), ("serve", "--help"), ()])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_help_that_cannot_be_written(words: tuple[str, ...], buffered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full")
+    with open("/dev/full", "wb", buffering=0) as raw:
+        out = io.TextIOWrapper(io.BufferedWriter(raw) if buffered else raw, "utf-8", write_through=not buffered)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(words) == 2
+        monkeypatch.undo()
+        with contextlib.suppress(OSError):
+            out.close()
 
 
 def test_memory_that_runs_out(run: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
