@@ -170,7 +170,7 @@ def test_answers_from_otherwise_packed_weights_are_other_answers(run: Run, tmp_p
 
 def test_prompts_from_a_pipe_and_answers_to_one(tmp_path: Path) -> None:
     prompts = write(tmp_path / "in.jsonl", "say: a")
-    line = f'{" ".join(FAKE)} generate -i <(cat {prompts}) -o /dev/stdout | cat'
+    line = f"{' '.join(FAKE)} generate -i <(cat {prompts}) -o /dev/stdout | cat"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=60, env=os.environ)
     assert (json.loads(done.stdout)["text"], done.stderr) == ("a ", "")
 
