@@ -75,4 +75,7 @@ async def _refused_by_router(request: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     """A mistake of ours: the framework logs its traceback, the client learns only that it happened."""
-    return error_response(refusal_of(error), request.url.path, request.scope.get("request_id"))
+    request_id = request.scope["request_id"]
+    response = error_response(refusal_of(error), request.url.path, request_id)
+    response.headers["x-request-id"] = response.headers["request-id"] = request_id  # this answer does not pass `RequestLog`
+    return response

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .refusals import Refusal, error_response
+from .settings import host_name
 
 OPEN_PATHS = frozenset({"/health"})
 ANYONE = "anyone"
@@ -69,13 +70,6 @@ class Guard:
         if host in self._hosts:
             return None
         return Refusal(403, f"this server does not answer for the host {host!r}; allow it with --allowed-hosts")
-
-
-def host_name(host: str) -> str:
-    """The name in a `Host` header, without its port."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
-    return host.partition(":")[0].lower()
 
 
 def _offered(headers: Headers) -> list[str]:

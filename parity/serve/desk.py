@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,6 +20,7 @@ from .asks import ChatAsk, Form, TextAsk
 from .bridge import Bridge, Run
 from .limits import Lanes
 from .metrics import Metrics
+from .refusals import Refusal
 from .settings import Settings
 from .words import AnswerStream, Prompt, Words
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from ..engine.grammar import Grammars
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
 
 MAX_CALLS, MAX_SAME_CALLS = 64, 4
 """The most calls of an answer, and of them the same in a row: a small model that must call would go on to the context's end."""
@@ -47,7 +51,7 @@ class Desk:
         self.settings = settings
         self.info: ModelInfo = service.info
         self.names = settings.names or (self.info.name,)
-        self.lanes = Lanes(settings.max_running_per_key, settings.max_queued_per_key)
+        self.lanes = Lanes(settings.max_running_per_key, settings.max_queued_per_key, settings.request_timeout_s)
         self.metrics = Metrics(service, self.names[0], lambda: self.lanes.num_waiting)
         self.is_stopping = False
         self._grammars = grammars
@@ -65,7 +69,7 @@ class Desk:
         """Starts asks that belong together, once it is the owner's turn; they count as one request of the owner.
 
         Raises:
-            Refusal: too many requests of this owner.
+            Refusal: too many requests of this owner, or the engine has stopped.
             RequestError, ContextExceeded: the ask cannot be answered.
             Overloaded, EngineError: the engine does not take it.
         """
@@ -80,7 +84,7 @@ class Desk:
             for ask, prompt in zip(asks, prompts, strict=True):
                 requests += await aside(partial(self._requests, ask, prompt, deadline_s))
                 streams += [self.words.stream(ask, prompt) for _ in range(ask.params.n)]
-            run = await stack.enter_async_context(await self._bridge.start(requests))
+            run = await stack.enter_async_context(await self._run(requests))
             one_call = any(isinstance(ask, ChatAsk) and not ask.policy.parallel for ask in asks)
             return Job(run, streams, prompts, one_call, stack.pop_all())
 
@@ -92,10 +96,22 @@ class Desk:
             for text in tokens
         ]
         outputs: dict[int, Output] = {}
-        async with self.lanes.admitted(owner), await self._bridge.start(requests) as run:
+        async with self.lanes.admitted(owner), await self._run(requests) as run:
             async for index, output in run:
                 outputs[index] = output
         return [outputs[index] for index in range(len(requests))]
+
+    def check_engine(self) -> None:
+        """Raises Refusal, 503, where the engine takes no more requests."""
+        if self.service.is_running:
+            return
+        if self.is_stopping:
+            raise Refusal(503, "the server is stopping", code="stopping", headers={"Retry-After": "5"})
+        raise Refusal(503, "the engine has stopped; start the server again", code="engine_error")
+
+    async def _run(self, requests: Sequence[Request]) -> Run:
+        self.check_engine()
+        return await self._bridge.start(requests)
 
     def _prompt(self, ask: ChatAsk | TextAsk) -> Prompt:
         prompt = self.words.chat_prompt(ask) if isinstance(ask, ChatAsk) else self.words.text_prompt(ask)
@@ -176,7 +192,7 @@ class Job:
         async for index, output in self.run:
             if index in ended:
                 continue
-            for event in self.streams[index].push(output):
+            for event in self._read(index, output):
                 yield index, event, output
                 if called[index].ends(event, 1 if self.one_call else MAX_CALLS):
                     event = Finished(output.finish or Finish("stop"), output.usage)
@@ -185,6 +201,15 @@ class Job:
                     ended.add(index)
                     self.run.stop(index, event.finish)
                     break
+
+    def _read(self, index: int, output: Output) -> Sequence[Event]:
+        """The events of an output; a mistake of ours in reading it ends this answer, and is told as any end is."""
+        try:
+            return self.streams[index].push(output)
+        except Exception:
+            _LOG.exception("an answer could not be read; it is ended")
+            message = "something went wrong in reading the answer; the server's log has the details"
+            return [Finished(Finish("error", message=message), output.usage)]
 
     async def aclose(self) -> None:
         """Aborts what still runs and gives the owner's place back."""

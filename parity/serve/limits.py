@@ -62,11 +62,13 @@ class Lanes:
     Args:
         max_running: requests of one key running at once.
         max_queued: requests of one key that may wait for that; more are refused with 429.
+        timeout_s: how long one may wait; then it is refused with 504. None is for ever.
     """
 
-    def __init__(self, max_running: int, max_queued: int) -> None:
+    def __init__(self, max_running: int, max_queued: int, timeout_s: float | None = None) -> None:
         self._max_running = max_running
         self._max_queued = max_queued
+        self._timeout_s = timeout_s
         self._lanes: dict[str, _Lane] = {}
 
     @property
@@ -79,7 +81,7 @@ class Lanes:
         """Waits for the owner's turn and holds it; a call for several samples counts once.
 
         Raises:
-            Refusal: 429, if too many of the owner's requests wait already.
+            Refusal: 429, if too many of the owner's requests wait already; 504, if this one has waited too long.
         """
         lane = self._lanes.setdefault(owner, _Lane())
         await self._enter(lane)
@@ -99,12 +101,16 @@ class Lanes:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         lane.waiting.append(turn)
         try:
-            await turn
-        except asyncio.CancelledError:
+            async with asyncio.timeout(self._timeout_s):
+                await turn
+        except (asyncio.CancelledError, TimeoutError) as error:
             if turn.done() and not turn.cancelled():
                 self._pass_on(lane)
             elif turn in lane.waiting:
                 lane.waiting.remove(turn)
+            if isinstance(error, TimeoutError):
+                text = f"it was not this request's turn within {self._timeout_s:g} s, behind others of its key"
+                raise Refusal(504, text, code="timeout") from None
             raise
 
     def _leave(self, owner: str, lane: _Lane) -> None:

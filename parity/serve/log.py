@@ -43,6 +43,9 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, sending)
+        except Exception:  # answered with 500 outside of here
+            status = status or 500
+            raise
         finally:
             if self._enabled and scope["path"] not in _QUIET:
                 took = time.monotonic() - start_s

@@ -23,7 +23,7 @@ _WITH_BODY = {
     "413": "The body is too large",
     "415": "The body is not JSON",
     "429": "Too many requests; see Retry-After",
-    "503": "The server is stopping",
+    "503": "The server is stopping, or its engine has stopped",
     "504": "The deadline passed",
 }
 

@@ -38,12 +38,16 @@ def bind(settings: Settings) -> socket.socket:
         listener.bind((settings.host, settings.port))
     except (OSError, OverflowError) as error:
         listener.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        elsewhere = getattr(error, "errno", None) not in (errno.EADDRINUSE, errno.EACCES, None)
-        flag = "--host" if elsewhere else "--port"
-        raise UsageError(f"cannot listen on {settings.host} port {settings.port}: {reason}; try another {flag}") from None
+        raise _unheard(settings, error) from None
     listener.setblocking(False)
     return listener
+
+
+def _unheard(settings: Settings, error: OSError | OverflowError) -> UsageError:
+    reason = getattr(error, "strerror", None) or str(error)
+    elsewhere = getattr(error, "errno", None) not in (errno.EADDRINUSE, errno.EACCES, None)
+    flag = "--host" if elsewhere else "--port"
+    return UsageError(f"cannot listen on {settings.host} port {settings.port}: {reason}; try another {flag}")
 
 
 class Server(uvicorn.Server):
@@ -86,8 +90,15 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts to listen, and says so."""
-        await super().startup(sockets)
+        """Starts to listen, and says so.
+
+        Raises:
+            UsageError: another server has begun to listen there since `bind`.
+        """
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise _unheard(self._desk.settings, error) from None
         print(ready_line(self._desk, self.url), file=sys.stderr, flush=True)
         if self._desk.settings.host not in LOOPBACK and not self._desk.settings.api_keys:
             _LOG.warning("anyone who reaches %s may use this server: set --api-key", self.url)

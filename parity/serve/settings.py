@@ -7,6 +7,13 @@ from dataclasses import dataclass
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
+def host_name(host: str) -> str:
+    """The host of a `Host` header in small letters, without its port and brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return (host if host.count(":") > 1 else host.partition(":")[0]).lower()
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """The server's choices. The defaults are safe on a laptop: only this machine may connect, and nothing is unbounded.
@@ -16,7 +23,8 @@ class Settings:
         names: the model names answered to; the first is reported. Empty means the model's own name.
         api_keys: if not empty, every route but `/health` asks for one of them.
         allowed_origins: web origins whose pages may call the server (CORS); none by default.
-        allowed_hosts: values of the `Host` header answered; empty means those of this machine when bound to it, else any.
+        allowed_hosts: hosts of the `Host` header answered, whatever the port; `*` is any. Empty means those of this machine
+            when bound to it, else any.
         max_body_bytes: larger bodies are refused with 413.
         max_prompt_tokens: longer prompts are refused; None leaves it to the context.
         max_running_per_key, max_queued_per_key: requests of one key in the engine, and behind them; more get 429.
@@ -58,6 +66,8 @@ class Settings:
     @property
     def hosts(self) -> frozenset[str]:
         """The host names answered to; empty means any."""
+        if "*" in self.allowed_hosts:
+            return frozenset()
         if self.allowed_hosts:
-            return frozenset(self.allowed_hosts)
+            return frozenset(map(host_name, self.allowed_hosts))
         return LOOPBACK if self.host in LOOPBACK else frozenset()

@@ -6,13 +6,16 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from .refusals import Refusal
 from .settings import Settings
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _HEADERS = (
@@ -78,8 +81,10 @@ class EventStream(Response):
         finally:
             for task in (watch, tend):
                 task.cancel()
-            await asyncio.gather(watch, tend, return_exceptions=True)
-            await self._close()
+            try:
+                await asyncio.gather(watch, tend, return_exceptions=True)
+            finally:
+                await self._close()
 
 
 class _Writer:
@@ -138,8 +143,12 @@ async def _tend(writer: _Writer, idle: bytes, settings: Settings, main: asyncio.
             beat.cancel()
 
 
-async def while_connected(receive: Receive, work: Awaitable[Response]) -> Response:
-    """The result of `work`, which is cancelled if the client leaves before it is done."""
+async def while_connected(receive: Receive, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled if the client leaves before it is done.
+
+    Raises:
+        Refusal: 499, which nobody reads: the client has left.
+    """
     main = asyncio.ensure_future(work)
     watch = asyncio.create_task(_watch(receive, main))
     try:
@@ -148,7 +157,7 @@ async def while_connected(receive: Receive, work: Awaitable[Response]) -> Respon
         if not watch.done():
             main.cancel()
             raise
-        return Response(status_code=499)
+        raise Refusal(499, "the client left before it was answered") from None
     finally:
         watch.cancel()
         await asyncio.gather(watch, main, return_exceptions=True)

@@ -73,8 +73,7 @@ class StatusRoutes:
         """Answers 503 when the server is stopping, or its engine has stopped."""
         if self._desk.is_stopping:
             raise Refusal(503, "the server is stopping", code="stopping")
-        if not self._desk.service.is_running:
-            raise Refusal(503, "the engine has stopped; start the server again", code="engine_error")
+        self._desk.check_engine()
         return json_response(Ready())
 
     async def version(self, request: Request) -> Response:

@@ -18,11 +18,12 @@ import pytest
 from parity.cli import build_parser
 from parity.core.errors import Unsupported, UsageError
 from parity.serve.command import dialect_of, once, settings_of, template_of
-from parity.serve.run import bind
+from parity.serve.run import Server, bind
 from parity.serve.settings import Settings
 from parity.text.dialects import dialect_by_name
 
 from .conftest import PATIENCE_S
+from .scripted import make_desk
 
 
 def parse(*words):
@@ -177,6 +178,16 @@ def test_a_port_that_is_taken_is_said_before_anything_is_read():
         bind(Settings(port=taken.getsockname()[1]))
     with pytest.raises(UsageError, match=r"cannot listen on 192\.0\.2\.1 .*try another --host"):
         bind(Settings(host="192.0.2.1"))
+
+
+def test_a_port_that_another_took_meanwhile_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    desk = make_desk(port=port)
+    with bind(desk.settings) as first, bind(desk.settings) as second:  # neither listens while it reads its model
+        first.listen()
+        with pytest.raises(UsageError, match="Address already in use; try another --port"):
+            Server(desk, second).serve_forever()
 
 
 PROGRAM = textwrap.dedent("""

@@ -8,6 +8,7 @@ import socket
 import threading
 import tracemalloc
 from contextlib import contextmanager
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import anthropic
@@ -64,6 +65,45 @@ def test_a_client_that_leaves_ends_its_request(serve, path, stream):
     until(lambda: service.stats().num_running == 0)
     assert service.aborted
     assert service.stats().num_pages_used == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_gives_its_place_in_line_back(serve, stream):
+    service = endless()
+    url = serve(service, max_running_per_key=1)
+    with raw(url) as running:
+        running.sendall(http("/v1/chat/completions", CHAT))
+        until(lambda: service.stats().num_running == 1)
+        with raw(url) as waiting:
+            waiting.sendall(http("/v1/chat/completions", CHAT | {"stream": stream}))
+            until(lambda: httpx.get(f"{url}/status").json()["num_waiting"] == 1)
+        until(lambda: httpx.get(f"{url}/status").json()["num_waiting"] == 0)
+        assert service.stats().num_running == 1
+
+
+STREAMS = {
+    "/v1/chat/completions": ({"messages": CHAT["messages"]}, "data: {"),
+    "/v1/completions": ({"prompt": "x"}, "data: {"),
+    "/v1/messages": ({"messages": CHAT["messages"], "max_tokens": 9}, "event: error"),
+    "/v1/responses": ({"input": "x"}, "event: response.failed"),
+}
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_an_answer_that_cannot_be_read_ends_with_a_reason(monkeypatch, path):
+    service = ScriptedService(lambda prompt: "abcdef")
+    desk = make_desk(service)
+    monkeypatch.setattr(desk.words, "stream", lambda *_: SimpleNamespace(push=lambda output: 1 // 0))
+    more, last = STREAMS[path]
+    async with client_of(desk) as client:
+        text = (await client.post(path, json={"model": "scripted", "stream": True} | more)).text
+        whole = await client.post(path, json={"model": "scripted"} | more)
+    (*_, end) = text.strip().split("\n\n")
+    assert end.startswith(last)
+    assert "the server's log has the details" in end
+    assert whole.status_code == 500
+    assert "the server's log has the details" in whole.text
+    until(lambda: service.stats().num_running == 0)
 
 
 def test_a_client_that_stops_reading_is_given_up_and_holds_up_nobody():
@@ -200,7 +240,7 @@ async def test_an_engine_that_has_stopped_says_so():
     async with client_of(desk) as client:
         answer = await client.post("/v1/chat/completions", json=CHAT)
         ready = await client.get("/ready")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_error")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_error")
     assert ready.status_code == 503
 
 

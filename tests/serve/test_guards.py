@@ -84,6 +84,15 @@ async def test_a_rebound_host_name_is_refused():
         assert (await client.get("/v1/models", headers={"host": "box.lan:8000"})).status_code == 200
 
 
+@pytest.mark.parametrize("allowed", ["Box.lan", "box.lan:8000", "[FD00::2]", "fd00::2", "*"])
+async def test_hosts_are_named_as_people_write_them(allowed):
+    host = "[fd00::2]:80" if "::2" in allowed else "box.LAN:8000"
+    async with client_of(make_desk(allowed_hosts=(allowed,))) as client:
+        assert (await client.get("/v1/models", headers={"host": host})).status_code == 200
+        other = await client.get("/v1/models", headers={"host": "evil.example"})
+        assert other.status_code == (200 if allowed == "*" else 403)
+
+
 async def test_other_sites_cannot_call():
     async with client_of(make_desk()) as client:
         form = await client.post("/v1/chat/completions", content=json.dumps(CHAT), headers={"content-type": "text/plain"})
@@ -129,6 +138,7 @@ async def test_large_bodies_are_refused_before_they_are_read():
         ({"top_logprobs": 2}, 400, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, 400, "stream_options"),
         ({"logit_bias": {"x": 1}}, 400, "logit_bias"),
+        ({"logit_bias": {"9" * 5000: 1}}, 400, "logit_bias"),
         ({"stop": [""]}, 400, "stop"),
         ({"chat_template": "{{ 1 }}"}, 400, "chat_template"),
         ({"chat_template_kwargs": {"messages": []}}, 400, "messages"),
@@ -223,6 +233,27 @@ async def test_a_place_in_line_is_given_back_when_the_one_who_waits_leaves():
     await asyncio.gather(waiting[2], return_exceptions=True)
     async with asyncio.timeout(PATIENCE_S), lanes.admitted("k"):
         assert lanes.num_waiting == 0
+
+
+async def test_a_turn_that_does_not_come_in_time_is_refused():
+    desk = make_desk(max_running_per_key=1, request_timeout_s=0.05)
+    async with client_of(desk) as client, desk.lanes.admitted(auth.ANYONE):
+        answer = await client.post("/v1/chat/completions", json=CHAT)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+        assert desk.lanes.num_waiting == 0
+    async with client_of(desk) as client:
+        assert (await client.post("/v1/chat/completions", json=CHAT)).status_code == 200
+
+
+async def test_a_mistake_of_ours_is_logged_as_one(monkeypatch, caplog):
+    caplog.set_level("INFO")
+    desk = make_desk()
+    monkeypatch.setattr(desk, "start", lambda *_: 1 // 0)
+    async with client_of(desk) as client:
+        answer = await client.post("/v1/chat/completions", json=CHAT)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "parity.serve"]
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
+    assert f"{answer.headers['x-request-id'][:8]} POST /v1/chat/completions 500 " in line
 
 
 def test_errors_that_were_not_foreseen_tell_nothing():

@@ -71,6 +71,18 @@ def test_chat_streams_the_same(client):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_counts_that_go_on_are_in_every_chunk(client):
+    options = {"stream": True, "stream_options": {"include_usage": True}, "extra_body": {"n": 2}}
+    options["stream_options"]["continuous_usage_stats"] = True
+    for chunks in (
+        client.chat.completions.create(model="scripted", messages=user("long"), max_tokens=3, **options),
+        client.completions.create(model="scripted", prompt="user:long\nassistant:", max_tokens=3, **options),
+    ):
+        *parts, last = [chunk.usage for chunk in chunks]
+        assert max(usage.completion_tokens for usage in parts) == 3
+        assert (last.completion_tokens, last.prompt_tokens) == (6, parts[0].prompt_tokens or parts[-1].prompt_tokens)
+
+
 def test_max_tokens_ends_with_length(client):
     answer = client.chat.completions.create(model="scripted", messages=user("long"), max_completion_tokens=7)
     assert answer.choices[0].message.content == "0123456"

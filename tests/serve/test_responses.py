@@ -6,6 +6,10 @@ import openai
 import pydantic
 import pytest
 
+from parity.core.chat import Message
+from parity.serve.openai.responses_types import ResponseOut
+from parity.serve.openai.store import Store, Stored
+
 from .scripted import ScriptedService
 from .test_openai import SCRIPT
 
@@ -134,6 +138,19 @@ def test_the_store_is_bounded(serve, openai_at):
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(ids[0])
     assert client.responses.retrieve(ids[2]).id == ids[2]
+
+
+def test_what_a_store_holds_is_bounded_whatever_part_is_large():
+    held = [Message("user", "x")]
+    for large in ({"tools": [{"description": "x" * 400}]}, {"instructions": "x" * 400}, {"metadata": {"a": "x" * 400}}):
+        store = Store(max_responses=9, max_bytes=2500)
+        for number in range(4):
+            known = {"tools": [], "output": [], "parallel_tool_calls": True, "tool_choice": "auto"}
+            response = ResponseOut(id=str(number), created_at=0, model="m", status="completed", **{**known, **large})
+            store.put(Stored("me", response, "x", tuple(held)))
+        assert [store.get(str(number), "me") is not None for number in range(4)] == [False, False, True, True]
+        assert store.delete("3", "me")
+        assert len(store) == 1
 
 
 def test_a_key_sees_its_own_responses_only(serve, openai_at):

@@ -46,7 +46,7 @@ class Messages:
         owner = request.scope["owner"]
         if not body.stream:
             return await while_connected(request.receive, self._whole(body, ask, owner))
-        job = await self._desk.start([ask], owner)
+        job = await while_connected(request.receive, self._desk.start([ask], owner))
         return EventStream(self._lines(body, job), job.aclose, self._desk.settings, idle=named("ping", Ping()))
 
     async def count(self, request: Request) -> Response:

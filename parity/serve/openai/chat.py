@@ -55,7 +55,7 @@ class Chat:
         owner = request.scope["owner"]
         if not body.stream:
             return await while_connected(request.receive, self._whole(body, ask, owner))
-        job = await self._desk.start([ask], owner)
+        job = await while_connected(request.receive, self._desk.start([ask], owner))
         lines = _Stream(self._desk, body, job).lines()
         return EventStream(lines, job.aclose, self._desk.settings)
 

@@ -101,7 +101,7 @@ class Completions:
         owner = request.scope["owner"]
         if not body.stream:
             return await while_connected(request.receive, self._whole(body, asks, owner))
-        job = await self._desk.start(asks, owner)
+        job = await while_connected(request.receive, self._desk.start(asks, owner))
         return EventStream(self._lines(body, job), job.aclose, self._desk.settings)
 
     def _asks(self, body: CompletionRequest) -> list[TextAsk]:
@@ -177,6 +177,7 @@ class Completions:
         identity, created = _new_id(), int(time.time())
         options = body.stream_options
         counts_last = bool(options and options.include_usage)
+        counts_always = bool(options and options.continuous_usage_stats)
         answers = [Answer() for _ in job.streams]
         offsets = [0] * len(answers)
         async for index, event, output in job.events():
@@ -192,9 +193,13 @@ class Completions:
                     yield data(error_body(refusal, "/v1/completions"))
                     return
                 choice.finish_reason, choice.stop_reason = reason_of(event.finish, False), self._stop(event.finish)
-            yield data(Completion(identity, created, body.model, [choice], usage=None if counts_last else UNSET))
+            counts: UsageOut | UnsetType | None = None if counts_last else UNSET
+            if counts_always:
+                counts = usage_out(output.usage)
+            yield data(Completion(identity, created, body.model, [choice], usage=counts))
         if counts_last:
-            yield data(Completion(identity, created, body.model, [], usage=usage_out(total_usage(answers, body.n or 1))))
+            num_samples = len(answers) // len(job.prompts)
+            yield data(Completion(identity, created, body.model, [], usage=usage_out(total_usage(answers, num_samples))))
         yield DONE
 
 

@@ -52,7 +52,7 @@ class Responses:
         ask = responses_ask(body, earlier, self._desk)
         if not body.stream:
             return await while_connected(request.receive, self._whole(body, ask, earlier, owner))
-        job = await self._desk.start([ask], owner)
+        job = await while_connected(request.receive, self._desk.start([ask], owner))
         lines = self._lines(body, ask, earlier, owner, job)
         return EventStream(lines, job.aclose, self._desk.settings)
 

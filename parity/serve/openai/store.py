@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from ...core.chat import Message
 from .responses_types import Item, ResponseOut
 
-MAX_CHARACTERS = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +22,21 @@ class Stored:
     response: ResponseOut
     given: str | Sequence[Item]
     turns: tuple[Message, ...]
+    num_bytes: int = field(init=False)
+    """Roughly what it takes: tools and instructions may be larger than what was said."""
 
-    @property
-    def num_characters(self) -> int:
-        """Roughly what it takes."""
-        return sum(_size(turn) for turn in self.turns)
+    def __post_init__(self) -> None:
+        whole = len(msgspec.json.encode((self.response, self.given)))
+        object.__setattr__(self, "num_bytes", whole + sum(map(_size, self.turns)))
 
 
 class Store:
     """Stored responses by id; the oldest are dropped."""
 
-    def __init__(self, max_responses: int, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, max_responses: int, max_bytes: int = MAX_BYTES) -> None:
         self._max_responses = max_responses
-        self._max_characters = max_characters
-        self._num_characters = 0
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
         self._stored: OrderedDict[str, Stored] = OrderedDict()
 
     def __len__(self) -> int:
@@ -42,10 +45,10 @@ class Store:
     def put(self, stored: Stored) -> None:
         """Keeps a response."""
         self._stored[stored.response.id] = stored
-        self._num_characters += stored.num_characters
-        while self._stored and (len(self._stored) > self._max_responses or self._num_characters > self._max_characters):
+        self._num_bytes += stored.num_bytes
+        while self._stored and (len(self._stored) > self._max_responses or self._num_bytes > self._max_bytes):
             _, oldest = self._stored.popitem(last=False)
-            self._num_characters -= oldest.num_characters
+            self._num_bytes -= oldest.num_bytes
 
     def get(self, response_id: str, owner: str) -> Stored | None:
         """A response, if it is there and the owner's."""
@@ -58,7 +61,7 @@ class Store:
         if stored is None:
             return False
         del self._stored[response_id]
-        self._num_characters -= stored.num_characters
+        self._num_bytes -= stored.num_bytes
         return True
 
 
