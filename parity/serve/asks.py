@@ -70,6 +70,7 @@ class ChatAsk:
         thinking_budget: tokens of thought after which the model is made to answer.
         continue_last: go on with the last message rather than begin a new one.
         cache: whether the prefix cache may be used.
+        told: the names of tools that a turn declares, since a search found them there, and not the beginning of the prompt.
     """
 
     messages: tuple[Message, ...]
@@ -82,6 +83,7 @@ class ChatAsk:
     thinking_budget: int | None = None
     continue_last: bool = False
     cache: bool = True
+    told: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.messages:

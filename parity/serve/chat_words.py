@@ -172,6 +172,7 @@ def _said(ask: ChatAsk, known: Collection[str]) -> tuple[tuple[Tool, ...], dict[
     if "tool_choice" in known and ask.tools and ask.policy.mode != "auto":
         options["tool_choice"] = ask.policy.mode
         tools = tools or ask.tools  # declared and forbidden, rather than not there
+    tools = tuple(tool for tool in tools if tool.name not in ask.told)
     if FORMAT in known and isinstance(ask.form, JsonForm):
         whole = {"type": "json_schema", "json_schema": {"schema": ask.form.schema}}
         options[FORMAT] = {"type": "json_object"} if ask.form.schema == ANY_OBJECT else whole

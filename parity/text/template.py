@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
+from itertools import takewhile
 from typing import Any, Protocol
 
 import jinja2
@@ -18,6 +20,7 @@ from .plain_json import plain_json
 from .sandbox import MAX_CHARACTERS, Limits, Sandbox, budget
 from .switches import aliased
 
+_LOG = logging.getLogger(__name__)
 _PROBE_LIMITS = Limits(steps=10_000, seconds=1.0)
 
 
@@ -115,6 +118,8 @@ class ChatTemplate:
             described = json.loads(json.dumps(described, sort_keys=True))
         if "developer" not in self.source:
             plain = [{**message, "role": "system"} if message["role"] == "developer" else message for message in plain]
+        if any(message["role"] == "system" for message in plain[1:]) and not self.takes_later_instructions:
+            plain = _instructions_first(plain)
         return self._render(plain, described, add_generation_prompt, options, self._limits)
 
     @cached_property
@@ -131,6 +136,19 @@ class ChatTemplate:
         except RequestError:
             return False
         return "needle" in text and "'needle'" not in text
+
+    @cached_property
+    def takes_later_instructions(self) -> bool:
+        """Whether the system may speak again after the beginning, as agents have it do: found out by trying."""
+        turns = (("system", "a"), ("user", "b"), ("system", "needle"), ("user", "c"))
+        try:
+            text = self._render([{"role": role, "content": said} for role, said in turns], [], True, {}, _PROBE_LIMITS)
+            taken = "needle" in text.lower()
+        except RequestError:
+            taken = False
+        if not taken:
+            _LOG.warning("the chat template takes instructions at the beginning only: later ones are said as the user's")
+        return taken
 
     def _render(
         self,
@@ -190,6 +208,14 @@ def message_dict(message: Message, *, objects: bool) -> dict[str, Any]:
     if message.name is not None:
         plain["name"] = message.name
     return plain
+
+
+def _instructions_first(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Instructions as one turn at the beginning; those after it as the user's, in their place, so that no prefix changes."""
+    first = list(takewhile(lambda message: message["role"] == "system", messages))
+    joined = [{**first[0], "content": "\n\n".join(message["content"] for message in first)}] if first else []
+    rest = messages[len(first) :]
+    return joined + [{**message, "role": "user"} if message["role"] == "system" else message for message in rest]
 
 
 def tool_dict(tool: Tool) -> dict[str, Any]:

@@ -280,7 +280,7 @@ class ScriptWords:
         return token_bytes(token)
 
     def chat_prompt(self, ask: ChatAsk) -> Prompt:
-        lines = [f"tool {tool.name}" for tool in ask.usable_tools]
+        lines = [f"tool {tool.name}" for tool in ask.usable_tools if tool.name not in ask.told]
         lines += [f"option {name}={value}" for name, value in ask.template.items()]
         for message in ask.messages:
             calls = "".join(f" [calls {call.name} {call.arguments}]" for call in message.tool_calls)

@@ -157,6 +157,43 @@ async def test_claude_code_calls_a_tool_and_goes_on():
         assert count.json()["input_tokens"] == first["usage"]["input_tokens"]
 
 
+async def test_claude_code_searches_for_a_tool_and_calls_it():
+    script = {"tool:{": CALL.replace("Read", "WebFetch"), "[call]": CALL.replace("Read", "ToolSearch")}
+    service = ScriptedService(lambda prompt: next((said for sign, said in script.items() if sign in prompt[-400:]), "done"))
+    search, fetch = [{"name": name, "input_schema": READ} for name in ("ToolSearch", "WebFetch")]
+    fetch |= {"defer_loading": True}
+    body = CLAUDE_CODE | {"tools": [search, fetch | {"name": "Placeholder"}]}
+    async with client_of(make_desk(service)) as client:
+        first = (await client.post("/v1/messages", json=body)).json()
+        assert "tool ToolSearch\n" in decode(service.seen[-1].tokens)
+        assert "Placeholder" not in decode(service.seen[-1].tokens)
+        found = [{"type": "tool_reference", "tool_name": "WebFetch"}]
+        result = {"type": "tool_result", "tool_use_id": first["content"][-1]["id"], "content": found, "cache_control": MARK}
+        turns = [{"role": "assistant", "content": first["content"]}, {"role": "user", "content": [result]}]
+        later = body | {"messages": [*body["messages"], *turns], "tools": [*body["tools"], fetch]}
+        second = await client.post("/v1/messages", json=later)
+        assert [block["name"] for block in second.json()["content"]] == ["WebFetch"]
+        before, after = (decode(request.tokens) for request in service.seen)
+        assert after.startswith(before.removesuffix("assistant:"))  # the prefix stays, and with it the cache
+        assert '\ntool:{"type": "function", "function": {"name": "WebFetch", ' in after
+        unknown = await client.post("/v1/messages", json=later | {"tools": body["tools"]})
+        assert (unknown.status_code, "'WebFetch'" in unknown.json()["error"]["message"]) == (400, True)
+        hidden = await client.post("/v1/messages", json=body | {"tools": [fetch]})
+        assert (hidden.status_code, "defer_loading" in hidden.json()["error"]["message"]) == (400, True)
+
+
+async def test_claude_codes_line_for_the_accounts_is_not_the_models():
+    lines = [f"x-anthropic-billing-header: cc_version=2.1.332.1c{n}; cc_entrypoint=cli; cch=36ee{n};" for n in range(2)]
+    rest = CLAUDE_CODE["system"]
+    systems = [[{"type": "text", "text": lines[0]}, *rest], [{"type": "text", "text": lines[1]}, *rest], rest]
+    systems += [f"{lines[0]}\nYou are an agent.\nThe folder is /x."]
+    service = ScriptedService(SCRIPT)
+    async with client_of(make_desk(service)) as client:
+        for system in systems:
+            await client.post("/v1/messages", json=CLAUDE_CODE | {"system": system})
+    assert len({request.tokens for request in service.seen}) == 1
+
+
 async def test_claude_codes_small_requests():
     quota = {"model": "scripted", "max_tokens": 1, "messages": [{"role": "user", "content": "quota"}], "metadata": {}}
     form = {"type": "json_schema", "schema": {"type": "object", "properties": {"title": {"type": "string"}}}}

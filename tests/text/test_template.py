@@ -221,3 +221,22 @@ def test_a_slow_template_is_stopped() -> None:
 def test_a_long_conversation_is_within_the_bounds() -> None:
     messages = [Message("user" if turn % 2 == 0 else "assistant", "word " * 200) for turn in range(2000)]
     assert len(ChatTemplate(TEMPLATES["objects"], NAMED).render(messages)) > 2_000_000
+
+
+GUARDED = """{%- for message in messages %}
+{%- if message.role == 'system' and not loop.first %}REFUSED{% endif %}
+{{- message.role }}:{{ message.content }};
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("refusal", ["{{ raise_exception('instructions come first') }}", "{% continue %}"])
+def test_instructions_that_come_later_are_said_as_the_users_where_a_template_has_no_place_for_them(refusal, caplog):
+    template = ChatTemplate(GUARDED.replace("REFUSED", refusal))
+    roles = ("system", "developer", "user", "system", "assistant", "user", "system")
+    turns = [Message(role, str(index)) for index, role in enumerate(roles)]
+    wanted = "system:0\n\n1;user:2;user:3;assistant:4;user:5;user:6;"
+    assert [template.render(turns) for _ in range(2)] == [wanted] * 2
+    assert caplog.text.count("said as the user's") == 1
+    assert template.render(turns[2:4]) == "user:2;user:3;"
+    free = ChatTemplate("{% for message in messages %}{{ message.role }}:{{ message.content }};{% endfor %}")
+    assert free.render(turns[2:4]) == "user:2;system:3;"

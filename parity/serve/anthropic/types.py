@@ -43,11 +43,18 @@ class ToolUseBlock(Strict, tag="tool_use"):
     caller: dict[str, Any] | None = None
 
 
+class ToolReferenceBlock(Strict, tag="tool_reference"):
+    """A tool that a search found: from here on the model knows it and may call it."""
+
+    tool_name: str
+    cache_control: CacheControl | None = None
+
+
 class ToolResultBlock(Strict, tag="tool_result"):
     """What a tool answered."""
 
     tool_use_id: str
-    content: str | list[TextBlock] | None = None
+    content: str | list[TextBlock | ToolReferenceBlock] | None = None
     is_error: bool | None = None
     cache_control: CacheControl | None = None
 
@@ -63,7 +70,7 @@ class MessageIn(Strict):
 
 
 class ToolIn(Strict):
-    """A tool of the client's own; `input_schema` is a JSON schema."""
+    """A tool of the client's own; `input_schema` is a JSON schema. A deferred one waits for a result that refers to it."""
 
     name: str
     input_schema: dict[str, Any]
@@ -72,7 +79,7 @@ class ToolIn(Strict):
     strict: bool | None = None
     cache_control: CacheControl | None = None
     eager_input_streaming: bool | None = None
-    defer_loading: Literal[False] | None = None
+    defer_loading: bool | None = None
     allowed_callers: list[Literal["direct"]] | None = None
     input_examples: NotSupported = None
 
