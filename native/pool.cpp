@@ -87,15 +87,23 @@ double quota() {
 }
 #endif
 
-}  // namespace
-
-std::vector<int> usable_processors() {
+// The processors of this process's affinity, or none where the system does not say.
+std::vector<int> affinity() {
     std::vector<int> found;
 #if defined(__linux__)
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0)
         for (int i = 0; i < CPU_SETSIZE; ++i)
             if (CPU_ISSET(static_cast<size_t>(i), &set)) found.push_back(i);
+#endif
+    return found;
+}
+
+}  // namespace
+
+std::vector<int> usable_processors() {
+    std::vector<int> found = affinity();
+#if defined(__linux__)
     const double most = quota();
     if (most > 0) found.resize(std::min(found.size(), static_cast<size_t>(std::max(1.0, std::ceil(most)))));
 #endif
@@ -147,9 +155,10 @@ std::byte* Team::local(size_t bytes) {
 }
 
 Pool::Pool(int threads) : size_(std::max(1, threads)) {
-    const auto processors = usable_processors();
+    const auto processors = affinity();
+    // Fewer threads than processors are the system's to place: other processes would be given the same first ones.
     // The caller is not ours to pin: it stays off our processors by itself, since they are busy.
-    const bool pinned = static_cast<size_t>(size_) <= processors.size();
+    const bool pinned = static_cast<size_t>(size_) == processors.size();
     for (int i = 0; i < size_; ++i) locals_.push_back(std::make_unique<Local>());
     threads_.reserve(static_cast<size_t>(size_ - 1));
     try {

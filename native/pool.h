@@ -50,7 +50,7 @@ private:
     size_t size_ = 0;
 };
 
-// Threads pinned to the processors that we may use; the caller is thread 0. Between runs they spin briefly, then sleep.
+// Threads, pinned where they are as many as the processors that we may use; the caller is thread 0. Between runs they spin briefly, then sleep.
 class Pool {
 public:
     // Throws std::runtime_error where so many threads cannot be started.

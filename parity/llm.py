@@ -48,8 +48,8 @@ class _Outputs:
         self._left = threading.Event()
 
     def put(self, output: Output) -> None:
-        """Called by the engine; drops what nobody reads any more."""
-        while not self._left.is_set():
+        """Called by the engine; drops what nobody reads any more, be it that the program ends."""
+        while not self._left.is_set() and threading.main_thread().is_alive():
             try:
                 self._queue.put(output, timeout=0.1)
                 return

@@ -19,6 +19,7 @@ _REMEDIES = {
 }
 
 
+_OWN_WORDS = "threads of the cpu stack"  # of native code, which knows none of our errors
 _NO_HOME = "Could not determine home directory"
 _NO_MEMORY = ("can't allocate memory", "out of memory", "failed to map segment")
 
@@ -27,6 +28,8 @@ def explain(error: Exception) -> str | None:
     """One sentence and a remedy; None for an error that only a programmer can read."""
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return f"memory ran out; {_REMEDIES[errno.ENOMEM]}"
+    if isinstance(error, RuntimeError) and _OWN_WORDS in str(error):
+        return str(error)
     if _NO_HOME in str(error):
         return "a path begins with ~, and there is no such home directory; write the path out"
     if not isinstance(error, OSError) or error.errno not in _REMEDIES:

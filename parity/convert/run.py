@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from ..core.errors import Unsupported
+from ..core.whole import naming
 from ..engine.load import accounted
 from ..formats import FORMATS
 from ..hub.checkpoint import Checkpoint, open_checkpoint
@@ -77,11 +78,12 @@ def convert(
     prepared = _prepared(checkpoint, to, quantize, plain)
     size = sum(info.nbytes for info in prepared.tensors.values())
     check_place(target, checkpoint.path, size, folder=to == "safetensors", force=force)
-    if to == "gguf":
-        to_gguf.write(target, prepared, name)
-    else:
-        with folder_when_whole(target) as folder:
-            to_safetensors.write(folder, prepared, plain or _only_dtype(prepared))
+    with naming(target):
+        if to == "gguf":
+            to_gguf.write(target, prepared, name)
+        else:
+            with folder_when_whole(target) as folder:
+                to_safetensors.write(folder, prepared, plain or _only_dtype(prepared))
     return Converted(
         target,
         sum(info.nbytes for info in checkpoint.tensors.values()),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import secrets
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +20,16 @@ from ..core.service import ModelInfo, Stats
 from .engine import Engine
 
 log = logging.getLogger("parity")
+
+_running: weakref.WeakSet[EngineService] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A thread that is still in a kernel when Python ends would take the process down with it."""
+    for service in list(_running):
+        service.close()
+
 
 Emit = Callable[[Output], None]
 
@@ -58,6 +70,7 @@ class EngineService:
         self._restarts_s: list[float] = []
         self._thread = threading.Thread(target=self._loop, name="parity-engine", daemon=True)
         self._thread.start()
+        _running.add(self)
 
     @property
     def info(self) -> ModelInfo:

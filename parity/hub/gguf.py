@@ -315,7 +315,7 @@ _SPLIT = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 def split_names(file_name: str) -> list[str]:
     """The names of all parts of a split file, or just the name."""
     match = _SPLIT.fullmatch(file_name)
-    if not match:
+    if not match or not 1 <= int(match["number"]) <= int(match["count"]):
         return [file_name]
     count = int(match["count"])
     return [f"{match['stem']}-{number:05d}-of-{count:05d}.gguf" for number in range(1, count + 1)]

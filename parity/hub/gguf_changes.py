@@ -56,6 +56,8 @@ def shape_after(change: Change, shape: tuple[int, ...]) -> tuple[int, ...]:
     if change in ("left", "right"):
         return (*shape[:-1], shape[-1] // 2)
     if change == "long_convolution":
+        if max(shape[:-1]) != math.prod(shape[:-1]):
+            raise ValueError(f"a convolution of shape {shape}")
         return (max(shape[:-1]), 1, shape[-1])
     if change == "long_decay":
         return (1, 1, math.prod(shape), 1)

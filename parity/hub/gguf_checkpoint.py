@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ INDEX = ".indexer.index_qk_proj.weight"
 _DTYPES = {format: str(dtype).removeprefix("torch.") for format, dtype in PLAIN.values()}
 
 
+@contextmanager
+def _fitting(where: str) -> Iterator[None]:
+    """Damaged files lack tensors beside others, or have them in shapes that no change fits."""
+    try:
+        yield
+    except (LookupError, ValueError) as error:
+        raise FormatError(f"{where}: its tensors do not fit together ({type(error).__name__}: {error})") from None
+
+
 class GgufCheckpoint:
     """Experts come stacked, as `mlp.experts.gate_proj.weight` [experts, out, in] and so on."""
 
@@ -36,11 +46,12 @@ class GgufCheckpoint:
         self._files = {name: part for part in parts for name in part.tensors}
         if "token_embd.weight" not in self._files:
             raise FormatError(f"{path} has no token_embd.weight")
-        self.config: Mapping[str, Any] = self._config()
-        self._sources = self._named()
-        self._constants = ngram_constants(self.text_source, self._layout)
-        made = {name: TensorInfo(name, tuple(value.shape), "int64", 0, path) for name, value in self._constants.items()}
-        self.tensors: Mapping[str, TensorInfo] = {name: self._info(name) for name in self._sources} | made
+        with _fitting(str(path)):
+            self.config: Mapping[str, Any] = self._config()
+            self._sources = self._named()
+            self._constants = ngram_constants(self.text_source, self._layout)
+            made = {name: TensorInfo(name, tuple(value.shape), "int64", 0, path) for name, value in self._constants.items()}
+            self.tensors: Mapping[str, TensorInfo] = {name: self._info(name) for name in self._sources} | made
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
@@ -52,11 +63,12 @@ class GgufCheckpoint:
         if name in self._constants:
             return self._constants[name]
         sources = self._sources[name]
-        if len(sources) > 1 and name.endswith(INDEX):
-            return torch.cat([expand(self._raw(source)) for source in sources])
-        if len(sources) > 1:
-            return joined_kv_b(*(self._raw(source) for source in sources))
-        return undo(self._change(name), self._raw(sources[0]), self.config, f"{self.path}: {name}")
+        with _fitting(f"{self.path}: {name}"):
+            if len(sources) > 1 and name.endswith(INDEX):
+                return torch.cat([expand(self._raw(source)) for source in sources])
+            if len(sources) > 1:
+                return joined_kv_b(*(self._raw(source) for source in sources))
+            return undo(self._change(name), self._raw(sources[0]), self.config, f"{self.path}: {name}")
 
     def release(self, name: str | None = None) -> None:
         """Gives back the memory of what was read."""

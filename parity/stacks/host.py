@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,10 @@ class HostDevice:
     recorded_rows: Sequence[int] = range(1, 65)
 
     def memory(self) -> Memory:
-        """What the machine and our control group leave us."""
+        """What the machine and our control groups leave us."""
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         free = _available() or total // 2
-        limit, used = (_number(f"/sys/fs/cgroup/{name}") for name in ("memory.max", "memory.current"))
-        if limit is not None and used is not None:
+        for limit, used in group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")):
             total, free = min(total, limit), min(free, limit - used)
         return Memory(total, max(free, 0))
 
@@ -70,28 +69,55 @@ class HostDevice:
         }
 
 
+def group_limits(membership: Path, root: Path) -> Iterator[tuple[int, int]]:
+    """(limit, bytes in use) of the control groups, of either version, that bound our memory: ours and those around it.
+
+    What files keep in memory is not in use, as it is not for the machine's own count: the system gives it up.
+
+    Args:
+        membership: as /proc/self/cgroup.
+        root: as /sys/fs/cgroup.
+    """
+    for line in _lines(membership):
+        _, kinds, path = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
+            continue
+        base = root / "memory" if kinds else root
+        limit_name, used_name, prefix = _GROUPS_OLD if kinds else _GROUPS
+        folder = base / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            limit, used = (_number(place / name) for name in (limit_name, used_name))
+            if limit is not None and used is not None:
+                counts = dict(line.split() for line in _lines(place / "memory.stat"))
+                yield limit, used - sum(int(counts.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+            if place == base:
+                break
+
+
+_GROUPS = ("memory.max", "memory.current", "")
+_GROUPS_OLD = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+
+
 def _available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+    found = (int(line.split()[1]) * 1024 for line in _lines(Path("/proc/meminfo")) if line.startswith("MemAvailable:"))
+    return next(found, None)
 
 
-def _number(path: str) -> int | None:
+def _number(path: Path) -> int | None:
     try:
-        return int(Path(path).read_text())
+        return int(path.read_text())
     except (OSError, ValueError):
         return None
 
 
-def _cpu_name() -> str:
+def _lines(path: Path) -> list[str]:
+    """A file's lines; none if it is not there."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        return path.read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        return []
+
+
+def _cpu_name() -> str:
+    found = (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name"))
+    return next(found, None) or platform.processor() or platform.machine()

@@ -173,6 +173,9 @@ def test_memory_that_runs_out(run: Run, model: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("parity.cli.options.open_model", empty)
     refused(run, "chat", str(model), "-p", "x", told=("memory ran out", "smaller model"))
+    told = "of 64 threads of the cpu stack only 3 could be started: give it fewer"
+    monkeypatch.setattr("parity.cli.options.open_model", lambda *_: exec(f"raise RuntimeError({told!r})"))
+    refused(run, "chat", str(model), "-p", "x", told=(told,))
     monkeypatch.setattr("parity.cli.options.open_model", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):  # what only a programmer can read is not made to look like it
         run("chat", str(model), "-p", "x")

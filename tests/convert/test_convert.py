@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -263,6 +264,19 @@ def test_a_failure_leaves_nothing(dense: Path, tmp_path: Path, to: Any) -> None:
     with pytest.raises(Unsupported, match="not finite"):
         convert(broken, target, to, name="tiny", quantize="q8")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken"]
+
+
+@pytest.mark.parametrize("to", ["gguf", "safetensors"])
+def test_a_full_disk_is_named(dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: Any) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it: without a name
+
+    monkeypatch.setattr(f"parity.convert.to_{to}.write", full)
+    target = tmp_path / ("m.gguf" if to == "gguf" else "made")
+    with pytest.raises(OSError, match="No space left") as failed:
+        convert(dense, target, to, name="tiny")
+    assert failed.value.filename == str(target)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_put_back_where_the_new_one_cannot_take_its_name(

@@ -130,6 +130,10 @@ def test_split_files(tmp_path: Path) -> None:
         open_parts(tmp_path / "m-00001-of-00002.gguf")
     with pytest.raises(FormatError, match="one of 2 parts"):
         open_parts(tmp_path / "alone.gguf")
+    for name in ("m-00001-of-00000.gguf", "m-00003-of-00002.gguf"):  # no part of any
+        write_gguf(tmp_path / name, {"general.architecture": "qwen2"}, tensors)
+        (alone,) = open_parts(tmp_path / name)
+        assert list(alone.tensors) == names
 
 
 @pytest.mark.parametrize("at", [8, 16])

@@ -143,6 +143,37 @@ def test_damaged_metadata(tmp_path: Path, make: Callable[[], dict[str, Any]]) ->
     assert outcomes >= {"opened", "FormatError"}
 
 
+SHAPES: tuple[tuple[int, ...], ...] = ((), (5,), (6,), (2, 3), (8, 96), (4, 32, 16), (1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("make", [deepseek_metadata, lambda: metadata("qwen35", 16)], ids=["deepseek2", "qwen35"])
+def test_damaged_tensors(tmp_path: Path, make: Callable[[], dict[str, Any]]) -> None:
+    """Missing partners and shapes that do not fit: the checkpoint opens or a named error says why; nothing else."""
+    values = {**make(), **VOCABULARY}
+    layout = LAYOUTS[values["general.architecture"]]
+    layers = [f"blk.0.{inner}.weight" for inner in layout.layer] + [f"blk.0.{name}" for name in layout.whole]
+    names = [*layers, "blk.0.ffn_gate_up_exps.weight", "rope_freqs.weight", "output.weight", *layout.top]
+    path = tmp_path / "bad.gguf"
+    chance = random.Random(0)
+    outcomes = set()
+    for _ in range(400):
+        embedding = chance.choice(SHAPES) if chance.random() < 0.1 else (96, 64)
+        tensors = {"token_embd.weight": torch.zeros(embedding)}
+        tensors |= {name: torch.full(chance.choice(SHAPES), -1.0) for name in chance.sample(names, chance.randrange(1, 6))}
+        write_gguf(path, values, tensors)
+        said = str(path)
+        try:
+            checkpoint = open_checkpoint(path)
+            for name in checkpoint.tensors:
+                assert expand(checkpoint.read(name)).shape == checkpoint.tensors[name].shape
+            outcomes.add("opened")
+        except ParityError as error:
+            said = str(error)
+            outcomes.add(type(error).__name__)
+        assert str(path) in said
+    assert outcomes >= {"opened", "FormatError"}
+
+
 def test_draft_layers_are_named_apart(tmp_path: Path) -> None:
     values = metadata("qwen35", 16) | {"qwen35.block_count": 5, "qwen35.nextn_predict_layers": 1}
     tensors = {"token_embd.weight": torch.zeros(4, 64), "blk.4.nextn.eh_proj.weight": torch.zeros(2, 2)}

@@ -146,6 +146,29 @@ def test_rows_of_several_formats_are_one_product() -> None:
         assert torch.equal(got, each)
 
 
+def test_a_weight_of_more_parts_than_one_call_reads() -> None:
+    parts: list[Any] = [made("int4 of 128", 8 * (1 + index), 256, seed=index) for index in range(7)]
+    x, bias = normal(3, 256, seed=4), normal(sum(part.shape[0] for part in parts), seed=5)
+    got = OPS.linear(x, STACK.prepare(Rows(tuple(parts))), bias)
+    each = torch.cat([OPS.linear(x, STACK.prepare(part)) for part in parts], dim=1) + bias
+    assert torch.equal(got, each)
+
+
+def test_activations_at_any_distance() -> None:
+    weight = STACK.prepare(made("int4 of 128", 24, 256))
+    x = normal(6, 256, seed=4)
+    for far in (x.T.contiguous().T, torch.stack([x, x], dim=-1)[..., 0]):
+        assert torch.equal(OPS.linear(far, weight), OPS.linear(x, weight))
+    stacked: Any = STACK.prepare(stack([made("int4 of 128", 256, 256, seed=e) for e in range(2)]))
+    heads = torch.stack([x, x + 1], dim=1)
+    far = torch.stack([heads, heads], dim=-1)[..., 0]
+    assert torch.equal(OPS.head_linear(far, stacked), OPS.head_linear(heads, stacked))
+    gate_up: Any = STACK.prepare(stack([made("int4 of 128", 512, 256, seed=e) for e in range(2)]))
+    weights, chosen = torch.ones(6, 1), (torch.arange(6) % 2).int()[:, None]
+    near = OPS.experts(x, gate_up, stacked, weights, chosen, Activation())
+    assert torch.equal(OPS.experts(x.T.contiguous().T, gate_up, stacked, weights, chosen, Activation()), near)
+
+
 @pytest.mark.parametrize("label", [label for label in ALL if "order" not in label])
 def test_experts(label: str) -> None:
     count, rows = 5, 11

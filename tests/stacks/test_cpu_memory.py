@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -78,3 +79,18 @@ print(torch.equal(small(), expected))
     assert lines[0].startswith("of 64 threads of the cpu stack only ")
     assert "fewer, by PARITY_THREADS or --threads" in lines[0]
     assert lines[1] == "True"
+
+
+def test_threads_have_processors_of_their_own_where_they_are_as_many_as_those() -> None:
+    """Fewer are the system's to place, since other processes would be given the same first processors; so are more."""
+    count = len(os.sched_getaffinity(0))
+    if count == 1:
+        pytest.skip("one processor has no threads beside the caller's")
+    out = python(f"""
+import os
+for threads in ({count - 1}, {count}, {count + 1}):
+    kernels.set_threads(threads)
+    small()
+    print(sum(len(os.sched_getaffinity(int(task))) == 1 for task in os.listdir("/proc/self/task")))
+""")
+    assert out.split() == ["0", str(count - 1), "0"]

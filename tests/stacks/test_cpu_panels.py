@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from parity.stacks.cpu import panels
 from parity.stacks.cpu.panels import empty_panels
 
 LARGE_PAGE = 2 << 20
@@ -58,3 +59,13 @@ def test_memory_goes_with_its_last_piece() -> None:
     gc.collect()
     assert before - _resident() > 100 << 20
     assert bool((last == 1).all())
+
+
+def test_a_system_without_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Small(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(mmap, "mmap", Small)
+    monkeypatch.setattr(panels, "_regions", panels._Regions())
+    assert bool((empty_panels(2, 100).fill_(7) == 7).all())

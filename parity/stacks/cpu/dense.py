@@ -13,6 +13,8 @@ from .fallback import NO_ROWS, Spaced, num_rows, rows_of, spaced, told, usable
 from .native import native
 from .weights import halves, matrices, orders, parts, stacked
 
+_MAX_PARTS = 5
+"""Of a weight that one call reads."""
 _KINDS = {"silu": 0, "situ": 2}
 GATES = {"silu": 0, "sigmoid": 1}
 
@@ -24,16 +26,16 @@ def _address(tensor: Tensor | None) -> int:
 def linear(x: Tensor, weight: Weight, bias: Tensor | None = None, *, as_floats: bool = False) -> Tensor:
     """With `as_floats`, activations meet packed weights as they are, and are not rounded to bytes; here and below."""
     found = parts(weight)
-    if found is None or len(found) > 5 or not usable(x) or not (bias is None or usable(bias)):
+    if found is None or x.dtype != torch.float32 or not (bias is None or usable(bias)):
         told("linear", x, weight)
         return reference.linear(x, weight, bias)
-    rows = rows_of(x)
+    rows = rows_of(x if usable(x) else x.contiguous())
     out, height = empty(*x.shape[:-1], weight.shape[0]), weight.shape[0]
     sorted_by = orders(weight)
-    if not any(order is not None for order in sorted_by):
+    if len(found) <= _MAX_PARTS and not any(order is not None for order in sorted_by):
         native().linear(rows.data_ptr(), rows.stride(0), *rows.shape, found, _address(bias), out.data_ptr(), height, as_floats)
         return out
-    first = 0  # each part takes its inputs in its own order, so each is a product of its own
+    first = 0  # each part is a product of its own, which may take its inputs in an order of its own
     for part, order in zip(found, sorted_by, strict=True):
         taken = rows if order is None else _reordered(rows, order)
         at = 0 if bias is None else bias.data_ptr() + 4 * first
@@ -63,9 +65,10 @@ def _reordered(rows: Tensor, order: Tensor) -> Tensor:
 
 def head_linear(x: Tensor, weight: Weight, *, as_floats: bool = False) -> Tensor:
     heads, outputs, inputs = weight.shape
-    if not (stacked(weight) and usable(x)):
+    if not (stacked(weight) and x.dtype == torch.float32):
         told("head_linear", x, weight)
         return reference.head_linear(x, weight)
+    x = x if usable(x) else x.contiguous()
     assert not isinstance(weight, Rows)
     out = empty(x.shape[0], heads, outputs)
     for head, part in enumerate(matrices(weight)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import threading
 import weakref
+from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +55,8 @@ def _region(size: int) -> npt.NDArray[np.uint8]:
     if not hasattr(mmap, "MADV_HUGEPAGE"):
         return np.empty(size + _LARGE_PAGE, np.uint8)
     memory = mmap.mmap(-1, size + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with suppress(OSError):  # a kernel without large pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return np.frombuffer(memory, np.uint8)
 
 

@@ -83,8 +83,8 @@ def experts(
     as_floats: bool = False,
 ) -> Tensor:
     numbers = activation_numbers(activation)
-    right = experts.dtype == torch.int32 and weights.dtype == torch.float32 and weights.is_contiguous()
-    if not (right and numbers and usable(x) and stacked(gate_up) and stacked(down)):
+    right = experts.dtype == torch.int32 and weights.dtype == x.dtype == torch.float32 and weights.is_contiguous()
+    if not (right and numbers and stacked(gate_up) and stacked(down)):
         told("experts", x, gate_up, down)
         return reference.experts(x, gate_up, down, weights, experts, activation)
     assert not isinstance(gate_up, Rows)
