@@ -1,4 +1,4 @@
-"""The tokens that end an answer, by a GGUF file's metadata: it names three at most, and some models have others."""
+"""The tokens that end an answer, by a config, or by a GGUF file's metadata: it names three at most, and some have others."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, SupportsIndex
 
 import numpy as np
+
+from .errors import FormatError
 
 NAMED = ("eos", "eot", "eom")
 """The ends that a file may name: of a text, of a turn, of a message. Whoever reads the file stops at any of them."""
@@ -15,6 +17,19 @@ _TEXTS = frozenset({
     "[EOS]", "[EOT]",
 })  # fmt: skip
 """Control tokens that end an answer in the families that Parity reads."""
+
+
+def listed_ends(config: Mapping[str, Any], where: str) -> tuple[int, ...]:
+    """`eos_token_id` of a config: one, several or none.
+
+    Raises:
+        FormatError: it is something else.
+    """
+    value = config.get("eos_token_id")
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(type(token) is int for token in found):
+        raise FormatError(f"{where}: eos_token_id is {value!r}, neither a token id nor a list of them")
+    return tuple(found)
 
 
 def end_tokens(metadata: Mapping[str, Any]) -> tuple[int, ...]:

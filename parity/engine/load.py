@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..core.ends import listed_ends
 from ..core.errors import Unsupported, UsageError
 from ..core.service import ModelInfo
 from ..hub import account, open_checkpoint
@@ -358,8 +359,7 @@ def eos_token_ids(checkpoint: Checkpoint) -> frozenset[int]:
     """The tokens that end an answer, from both configs and the text part of a multimodal one."""
     found: set[int] = set()
     for config in (checkpoint.generation_config, checkpoint.config, checkpoint.config.get("text_config") or {}):
-        value = config.get("eos_token_id")
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
+        found.update(listed_ends(config, str(checkpoint.path)))
     return frozenset(found)
 
 

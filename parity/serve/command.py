@@ -45,7 +45,7 @@ SERVER = (
     flag("port", type=int, help="the port; 0 takes a free one (default: 8000)"),
     flag("names", "--served-model-name", become=tuple, nargs="+", metavar="NAME", help="names that requests may ask for"),
     flag("allowed_origins", become=tuple, nargs="+", metavar="ORIGIN", help="web origins that may call (default: none)"),
-    flag("allowed_hosts", become=tuple, nargs="+", metavar="HOST", help="Host headers answered (default: this machine's)"),
+    flag("allowed_hosts", become=tuple, nargs="+", metavar="HOST", help="Host names answered, or * (default: this machine's)"),
     flag("log_requests", action=argparse.BooleanOptionalAction, help="a line a request, without its text"),
 )
 LIMITS = (

@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from parity.core.ends import listed_ends
 from parity.core.errors import FormatError, ModelNotFound, Unsupported
 
 from .byte_pair import BytePairTokenizer
@@ -102,7 +103,8 @@ def _facts(
 
 def _named(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     merged = {**_read_json(folder / "special_tokens_map.json"), **config}
-    texts = {name: value["content"] if isinstance(value, dict) else value for name, value in merged.items() if name in _NAMES}
+    given = {name: value for name, value in merged.items() if name in _NAMES}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in given.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
@@ -110,18 +112,21 @@ def _ends(folder: Path, eos: int | None) -> tuple[int, ...]:
     """The tokenizer's own end first, then those that the generation or model config adds."""
     ends = [] if eos is None else [eos]
     for name in ("generation_config.json", "config.json"):
-        given = _read_json(folder / name).get("eos_token_id")
-        if given is not None:
-            ends += given if isinstance(given, list) else [given]
+        config = _read_json(folder / name)
+        if config.get("eos_token_id") is not None:
+            ends += listed_ends(config, str(folder / name))
             break
-    return tuple(dict.fromkeys(int(token) for token in ends))
+    return tuple(dict.fromkeys(ends))
 
 
 def _chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
     """From a file of its own or the tokenizer's config; of several named ones, the default."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{path} is not UTF-8 text (byte {error.start})") from None
     given = _read_json(folder / "chat_template.json").get("chat_template") or config.get("chat_template")
     if isinstance(given, list):
         named = {entry.get("name"): entry.get("template") for entry in given if isinstance(entry, dict)}

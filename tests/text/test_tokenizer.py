@@ -204,6 +204,11 @@ def test_hash_is_of_the_content(folder: Path, small: Tokenizer, small_metadata: 
     assert load_tokenizer({**small_metadata, "tokenizer.ggml.pre": "qwen35"}).hash != small.hash
 
 
+def test_a_named_token_without_a_text_is_none(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": {}, "bos_token": {"a": 1}}))
+    assert load_tokenizer(folder).bos_token_id is None
+
+
 def test_chat_template_file_comes_first(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("file")
     assert load_tokenizer(folder).chat_template == "file"
@@ -218,6 +223,10 @@ def test_chat_template_file_comes_first(folder: Path) -> None:
         ("tokenizer.json", '{"model": {"type": "BPE"}, "pre_tokenizer": {"type": "ByteLevel"}}', FormatError),
         ("tokenizer_config.json", "\xff", FormatError),
         ("generation_config.json", "nonsense", FormatError),
+        ("generation_config.json", '{"eos_token_id": "2"}', FormatError),
+        ("generation_config.json", '{"eos_token_id": [2, {}]}', FormatError),
+        ("generation_config.json", '{"eos_token_id": 1e999}', FormatError),
+        ("chat_template.jinja", "\xff", FormatError),
     ],
 )
 def test_damaged_folder_is_refused(folder: Path, name: str, content: str, error: type[Exception]) -> None:
