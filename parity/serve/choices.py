@@ -30,7 +30,8 @@ _ELSEWHERE = {
 def choices_at(kind: Any, path: str) -> list[str]:
     """What a type allows at a path such as `output_config.effort` or `input[0].role`; empty if that is no choice of values."""
     parts = [part for part in _parts_at(kind, path) if isinstance(part, msgspec.inspect.LiteralType)]
-    return [value if isinstance(value, str) else json.dumps(value) for part in parts for value in part.values]
+    values = [value if isinstance(value, str) else json.dumps(value) for part in parts for value in part.values]
+    return list(dict.fromkeys(values))
 
 
 def meant_by(kind: Any, path: str, name: str) -> str | None:

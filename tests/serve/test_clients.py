@@ -182,6 +182,19 @@ async def test_claude_code_searches_for_a_tool_and_calls_it():
         assert (hidden.status_code, "defer_loading" in hidden.json()["error"]["message"]) == (400, True)
 
 
+@pytest.mark.parametrize("display", ["summarized", "updates", "omitted", "bare"])
+async def test_claude_codes_displays_of_thoughts(display):
+    async with client_of(make_desk(ScriptedService(answering({"": "<think>hmm</think>Yes."})))) as client:
+        asked = CLAUDE_CODE | {"thinking": {"type": "adaptive", "display": display}}
+        answer = await client.post("/v1/messages", json=asked, headers=CLAUDE_CODE_HEADERS)
+    if display == "bare":
+        told = "thinking.display: 'bare' is not one of omitted, summarized, updates"
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, told)
+    else:
+        kinds = [block["type"] for block in answer.json()["content"]]
+        assert kinds == (["text"] if display == "omitted" else ["thinking", "text"])
+
+
 async def test_claude_codes_line_for_the_accounts_is_not_the_models():
     lines = [f"x-anthropic-billing-header: cc_version=2.1.332.1c{n}; cc_entrypoint=cli; cch=36ee{n};" for n in range(2)]
     rest = CLAUDE_CODE["system"]

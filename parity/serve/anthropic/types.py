@@ -107,17 +107,21 @@ class NoChoice(Strict, tag="none"):
     """No tool may be called."""
 
 
+Display = Literal["summarized", "omitted", "updates"]
+"""How thoughts are shown: not at all, or else whole, since nobody here sums them up or tells of them."""
+
+
 class ThinkingEnabled(Strict, tag="enabled"):
     """Think first, for at most `budget_tokens`."""
 
     budget_tokens: int
-    display: Literal["summarized", "omitted"] | None = None
+    display: Display | None = None
 
 
 class ThinkingAdaptive(Strict, tag="adaptive"):
     """Think as long as it takes."""
 
-    display: Literal["summarized", "omitted"] | None = None
+    display: Display | None = None
 
 
 class ThinkingDisabled(Strict, tag="disabled"):
