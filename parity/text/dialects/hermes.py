@@ -9,7 +9,7 @@ from typing import Any
 
 from ..json_scan import JsonScanner
 from ..reader import Reader, Reading
-from .base import CallFormat, Calls
+from .base import CallFormat, Calls, argument_error
 
 _ARGUMENTS = ("arguments", "parameters")
 
@@ -64,8 +64,8 @@ class HermesCalls(CallFormat):
 class _Call:
     """One object, read key by key. `raw` is all that was read, for the case that it is no call.
 
-    Without tags only what cannot mean anything else is one: the name of a tool and then its arguments, nothing before or
-    between. Strict tools are left out: what stands outside of tags is not held to their schemas.
+    Without tags only what cannot mean anything else is one: the name of a tool and then its arguments, an object, nothing
+    before or between. Strict tools are left out: what stands outside of tags is not held to their schemas.
     """
 
     def __init__(self, reader: Reader, calls: Calls, opener: str, *, is_bare: bool = False) -> None:
@@ -105,14 +105,20 @@ class _Call:
             return decoded is not None
         if key not in _ARGUMENTS:
             return not self._is_bare and (yield from self._value(None)) is not None
-        if self._is_bare and not self._name:
-            return False
-        self._start(self._name)
         yield from self._space()
-        quoted = (yield from self._reader.some())[:1] == '"'
+        first = (yield from self._reader.some())[:1]
+        quoted = first == '"'
+        if self._is_bare and not (self._name and (quoted or first == "{")):
+            return False
+        if not (self._is_bare and quoted):
+            self._start(self._name)
         if quoted or not self.started:
             value = yield from self._value(None)
             text = _decoded(value) if quoted else value
+            if self._is_bare:
+                if text is None or argument_error(text) is not None:
+                    return False
+                self._start(self._name)
             if self.started:
                 self._calls.arguments(text or "")
             else:
