@@ -74,7 +74,10 @@ def fold(entries: Entries, config: Mapping[str, Any]) -> dict[str, Folded]:
             for refused in scheme.refused:
                 if stem + refused in entries:
                     raise Unsupported(f"{stem + refused}: this kind of quantisation is not computed")
-            folded[stem + ".weight"] = scheme.build(sources, entries, settings)
+            try:
+                folded[stem + ".weight"] = scheme.build(sources, entries, settings)
+            except (LookupError, ValueError, TypeError, ArithmeticError) as error:
+                raise FormatError(f"{name} and quantization_config do not fit together ({error!r})") from None
             used.update(sources.values())
             used.update([stem + other for other in scheme.dropped])
             break
@@ -226,7 +229,7 @@ def _scaled(sources: Mapping[str, str], entries: Entries, settings: Mapping[str,
     if data.dtype != torch.int8:
         return _blocked(sources, entries, settings)
     groups = scale.shape[-1] if scale.shape else 0
-    if scale.shape[:-1] != data.shape[:-1] or not groups or data.shape[-1] % groups:
+    if len(data.shape) < 2 or scale.shape[:-1] != data.shape[:-1] or not groups or data.shape[-1] % groups:
         raise FormatError(f"{sources['data']} {data.shape} has scales of shape {scale.shape}")
     return Folded(sources, data.shape, "int8_group", {"group_size": data.shape[-1] // groups})
 

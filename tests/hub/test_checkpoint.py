@@ -333,12 +333,35 @@ def test_awq_and_gptq_are_told_apart(tmp_path: Path) -> None:
         ({"quant_method": "bitsandbytes"}, {}, Unsupported, "bitsandbytes"),
         ({"quant_method": "gptq", "bits": 3}, GPTQ, Unsupported, "3 bits"),
         ({"quant_method": "awq"}, {"qweight": (60, 4), "qzeros": (7, 4), "scales": (7, 32)}, FormatError, "scales"),
+        ({"quant_method": "gptq", "bits": "few"}, GPTQ, FormatError, "a.qweight and quantization_config do not fit"),
+        (
+            {"quant_method": "gptq"},
+            {"qweight": (8, 16), "qzeros": (0, 2), "scales": (0, 16), "g_idx": (64,)},
+            FormatError,
+            "a.qweight and quantization_config do not fit",
+        ),
     ],
 )
 def test_refused_quantisation(tmp_path: Path, quantization: Any, tensors: Any, error: Any, text: str) -> None:
     arrays = {f"a.{kind}": torch.zeros(shape, dtype=torch.int32) for kind, shape in tensors.items()}
     with pytest.raises(error, match=text):
         folder(tmp_path, {**arrays, "x": torch.ones(1)}, **quantization)
+
+
+@pytest.mark.parametrize(
+    ("data", "block"),
+    [
+        (torch.zeros((), dtype=torch.int8), None),
+        (torch.zeros(4, dtype=torch.int8), None),
+        (torch.zeros(4, 4).to(torch.float8_e4m3fn), "x"),
+        (torch.zeros(4, 4).to(torch.float8_e4m3fn), [0, 4]),
+        (torch.zeros(4, 4).to(torch.float8_e4m3fn), 4),
+    ],
+)
+def test_bytes_whose_scales_make_no_sense(tmp_path: Path, data: torch.Tensor, block: Any) -> None:
+    arrays = {"a.weight": data, "a.weight_scale": torch.ones(data.shape[:1] * 2)}
+    with pytest.raises(FormatError, match=r"a\.weight"):
+        folder(tmp_path, arrays, quant_method="fp8", weight_block_size=block)
 
 
 def _resident(path: Path) -> int:
