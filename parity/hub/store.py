@@ -54,12 +54,8 @@ class Store:
         return folder / ggufs[0] if ggufs and "config.json" not in names else folder
 
     def manifest(self, wanted: Wanted) -> dict[str, Any] | None:
-        """What was recorded of a complete model."""
-        try:
-            found = json.loads((self.folder(wanted) / MANIFEST).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return found if isinstance(found, dict) and isinstance(found.get("files"), list) else None
+        """What was recorded of a complete model; None if there is nothing, or nothing that makes sense."""
+        return _read_manifest(self.folder(wanted) / MANIFEST)
 
     def record(self, wanted: Wanted, files: Sequence[File], origin: Mapping[str, str]) -> None:
         """Marks a model as complete."""
@@ -81,10 +77,8 @@ class Store:
     def manifests(self) -> Iterator[dict[str, Any]]:
         """What was recorded of every complete model."""
         for path in sorted((self.home / "models").glob(f"*/{MANIFEST}")):
-            try:
-                yield json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
+            if (found := _read_manifest(path)) is not None:
+                yield found
 
     def remove(self, wanted: Wanted) -> int:
         """Deletes a model, complete or not; returns the bytes freed."""
@@ -126,6 +120,17 @@ class Store:
                 f"{wanted.name} needs {needed / 1e9:.1f} GB more and {self.home} has {free / 1e9:.1f} GB free; "
                 "remove a model (parity models rm) or set PARITY_HOME to another disk"
             )
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_bytes())
+        files = found["files"]
+        sound = files and isinstance(found["name"], str) and isinstance(found["revision"], str)
+        sound = sound and all(isinstance(file["size"], int) and Path(file["name"]).name == file["name"] for file in files)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return found if sound else None
 
 
 def part_of(path: Path) -> Path:

@@ -116,6 +116,16 @@ def left_over(settings: HubSettings) -> list[str]:
     return sorted(path.name for path in folder_of(settings).glob("*"))
 
 
+@pytest.mark.parametrize("files", ["5", "[]", "[1]", "[{}]", '[{"name": 5, "size": 1}]', '[{"name": "../x", "size": 1}]', "{"])
+def test_a_record_that_makes_no_sense_is_none(settings: HubSettings, files: str) -> None:
+    path = pull("tiny", settings=settings)
+    (path.parent / "parity.json").write_text(f'{{"name": "tiny", "revision": "main", "files": {files}}}')
+    assert find("tiny", settings=settings) is None
+    assert [row.path for row in list_models(settings=settings) if row.name == "tiny"] == [None]
+    assert pull("tiny", settings=settings) == path
+    assert find("tiny", settings=settings) == path
+
+
 def test_pull_find_show_remove(settings: HubSettings) -> None:
     assert find("tiny", settings=settings) is None
     seen: list[tuple[str, int, int | None]] = []
