@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -68,7 +69,7 @@ def _packages() -> Iterator[Finding]:
     from .. import __version__
 
     present, absent = [f"parity {__version__}"], []
-    for name in ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "jinja2", "huggingface-hub", "llguidance"):
+    for name in _needed_packages():
         try:
             present.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -76,6 +77,15 @@ def _packages() -> Iterator[Finding]:
     if absent:
         yield Finding("packages", "wrong", f"not installed: {', '.join(absent)}", f"pip install {' '.join(absent)}")
     yield Finding("packages", "ok", ", ".join(present))
+
+
+def _needed_packages() -> list[str]:
+    """What the installed package asks for, its extras left out; nothing is known of one that is not installed."""
+    try:
+        asked = metadata.requires("parity-llm") or []
+    except metadata.PackageNotFoundError:  # the stacks, which are found by its entry points, say so
+        asked = []
+    return [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in asked if "extra ==" not in line]
 
 
 def _compiler() -> Finding:

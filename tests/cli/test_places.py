@@ -73,6 +73,15 @@ def test_doctor_says_how_to_mend(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert "offline mode" in out
 
 
+def test_doctor_looks_for_all_that_the_package_asks_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["torch<2.14,>=2.10", "no-such.package>=2", 'extra-package>=1; extra == "test"']
+    monkeypatch.setattr("parity.cli.doctor.metadata.requires", lambda _: asked)
+    code, out, _ = run("doctor", "--json")
+    (wrong, found) = (finding for finding in json.loads(out) if finding["what"] == "packages")
+    assert (code, wrong["fix"]) == (1, "pip install no-such.package")
+    assert "torch" in found["found"]
+
+
 def test_doctor_fails_where_nothing_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from parity.stacks import registry
 
