@@ -27,6 +27,14 @@ if "PARITY_TEST_GGUF" not in os.environ and (found := hub.find(hub.default_model
     os.environ["PARITY_TEST_GGUF"] = str(found)
 
 
+LONGEST = ("test_default_model_reference.py", "test_faults.py", "test_released.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take the longest come first, so that no process is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def default_model() -> Path:
     """The default model's GGUF file: $PARITY_TEST_GGUF, else the one that `parity pull` brought.
@@ -37,6 +45,15 @@ def default_model() -> Path:
     if not path.is_file():
         pytest.skip("the default model is not here: run `parity pull`, or set PARITY_TEST_GGUF to its file")
     return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """PyTorch computes with one thread: tiny tensors gain nothing from more, and two that share cores with another process
+    take three times the processor's time for the same product, waiting for each other."""
+    import torch  # not where xdist only hands out the tests
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

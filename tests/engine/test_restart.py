@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 import transformers
 
 from parity.core.errors import EngineError
@@ -23,7 +22,6 @@ from .test_service import Inbox
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.set_num_threads(1)
     path = tmp_path_factory.mktemp("qwen2")
     tiny.save(transformers.Qwen2ForCausalLM, transformers.Qwen2Config(**SIZES), path)
     return path

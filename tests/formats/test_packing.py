@@ -44,6 +44,17 @@ def test_the_layout_is_ggufs(name: str, scale: float) -> None:
     assert expand(packed)[2, 1, 32:64] == pytest.approx(tensor[2, 1, 32:64], rel=0.07)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_parts_in_threads_are_the_whole(normal: torch.Tensor, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = expand(pack(normal.repeat(16, 1), "q4_0"))  # enough for several parts of either
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found, expand(pack(normal, "q4_0")).repeat(16, 1))
+
+
 @pytest.mark.parametrize("name", SEARCHED)
 def test_the_search_loses_less_than_the_reference_quantiser(normal: torch.Tensor, name: str) -> None:
     kind = gguf.GGMLQuantizationType[name.upper()]

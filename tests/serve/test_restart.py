@@ -26,7 +26,6 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_to
 
 @pytest.fixture
 def service(tmp_path: Path):
-    torch.set_num_threads(1)
     torch.manual_seed(3)
     tiny.save(transformers.Qwen2ForCausalLM, transformers.Qwen2Config(**SIZES | {"vocab_size": VOCAB_SIZE}), tmp_path)
     service = EngineService(tiny.open_engine(tmp_path))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from parity.verify.packs import PackWriter
 from parity.verify.record import Answer, Exact, Identity, Layers, Plan, Positions, Record
@@ -44,9 +43,3 @@ def make_pack(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / name
 
     return make
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> None:
-    """Tiny models run faster on one thread than on many."""
-    torch.set_num_threads(1)

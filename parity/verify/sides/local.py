@@ -51,7 +51,6 @@ class LocalSide:
         model = model or DEFAULT_MODEL
         self.name, self._model, self._options = spec, model, options
         self._unreached: dict[str, str] = {}
-        self._exact: dict[str, Exact] = {}
         self._open(spec)
 
     def _open(self, spec: str, **options: Any) -> None:
@@ -216,10 +215,8 @@ class LocalSide:
         return True
 
     def exact(self, plan: Plan) -> Mapping[str, Exact] | None:
-        """Asked for twice, they are computed once."""
-        if not self._exact:
-            self._exact = exact_probes(self._stack_only, self._unreached)
-        return self._exact
+        """What the stack's table gives, whatever the model."""
+        return exact_probes(self._stack_only, self._unreached)
 
     @property
     def _stack_only(self) -> str:
