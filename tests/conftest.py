@@ -27,12 +27,12 @@ if "PARITY_TEST_GGUF" not in os.environ and (found := hub.find(hub.default_model
     os.environ["PARITY_TEST_GGUF"] = str(found)
 
 
-LONGEST = ("test_default_model_reference.py", "test_faults.py", "test_released.py")
+LONGEST = ("tests/test_default_model_reference.py", "verify/test_faults.py", "models/test_released.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take the longest come first, so that no process is left alone with one at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
 
 
 @pytest.fixture(scope="session")
