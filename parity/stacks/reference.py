@@ -147,6 +147,23 @@ def rope_write(
     return rope(q, angles, interleaved, offset)
 
 
+def norm_rope_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    zero_centred: bool,
+    angles: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    batch: Batch,
+) -> Tensor:
+    q, k = rms_norm(q, q_weight, eps, zero_centred), rms_norm(k, k_weight, eps, zero_centred)
+    return rope_write(q, k, v, angles, k_pages, v_pages, batch)
+
+
 def attend(
     q: Tensor,
     k_pages: Tensor,
@@ -350,6 +367,7 @@ OPS = Ops(
     rope=rope,
     write=write,
     rope_write=rope_write,
+    norm_rope_write=norm_rope_write,
     attend=attend,
     attend_latent=attend_latent,
     select=select,

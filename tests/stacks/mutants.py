@@ -236,6 +236,13 @@ MUTANTS: dict[str, list[Callable[..., Any]]] = {
         lambda q, k, v, a, kp, vp, b, **o: (REF.rope_write(q, k, v, a, kp, vp, b, **o), kp[0].zero_())[0],
         lambda q, k, v, a, kp, vp, b, **o: (REF.write(kp, k, b), REF.write(vp, v, b), REF.rope(q, a, **o))[2],
     ],
+    "norm_rope_write": [
+        lambda q, k, v, qw, kw, eps, z, *rest: REF.rope_write(q, k, v, *rest),
+        lambda q, k, v, qw, kw, eps, z, *rest: REF.norm_rope_write(q, k, v, qw, qw, eps, z, *rest),
+        lambda q, k, v, qw, kw, eps, z, *rest: REF.norm_rope_write(q, k, v, qw, kw, eps, False, *rest),
+        lambda q, k, v, qw, kw, eps, z, *rest: REF.norm_rope_write(q, REF.rms_norm(k, None, eps) * 2, v, qw, kw, 1.0, z, *rest),
+        lambda q, k, v, qw, kw, eps, z, *rest: REF.norm_rope_write(q, k, REF.rms_norm(v, None, eps), qw, kw, eps, z, *rest),
+    ],
     "attend": [without_window, window_one_wider, without_sinks, heads_interleaved, not_causal_in_a_chunk],
     "attend_latent": [
         selection_ignored,

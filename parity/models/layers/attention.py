@@ -62,9 +62,7 @@ class Attention(nn.Module):
         gate = None
         if self.gate:
             q, gate = q.unflatten(1, (self.num_heads, 2)).unbind(2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
-        q = self.ops.rope_write(q, k, v, step.angles["default"], state["k"], state["v"], step.batch)
+        q = self._placed(q, k, v, step, state)
         if self.indexer is None:
             out = self.ops.attend(q, state["k"], state["v"], step.batch, self.scale, self.window)
         else:
@@ -74,3 +72,13 @@ class Attention(nn.Module):
             out = self.ops.sigmoid_gate(out, gate)
         result: Tensor = self.o_proj(out.flatten(1))
         return result
+
+    def _placed(self, q: Tensor, k: Tensor, v: Tensor, step: Step, state: LayerState) -> Tensor:
+        """The queries normed and rotated; keys so too, and values, go to the pages."""
+        place = step.angles["default"], state["k"], state["v"], step.batch
+        if self.q_norm is None or self.k_norm is None:
+            return self.ops.rope_write(q, k, v, *place)
+        if step.batch.probe is not None:  # it looks at each norm by itself
+            return self.ops.rope_write(self.q_norm(q), self.k_norm(k), v, *place)
+        weights = self.q_norm.weight.tensor, self.k_norm.weight.tensor
+        return self.ops.norm_rope_write(q, k, v, *weights, self.q_norm.eps, self.q_norm.zero_centred, *place)

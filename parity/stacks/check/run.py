@@ -37,6 +37,7 @@ CASES: Mapping[str, Callable[[Make], Iterator[Case]]] = {
     "rope": dense.rope,
     "write": stateful.write,
     "rope_write": stateful.rope_write,
+    "norm_rope_write": stateful.norm_rope_write,
     "attend": stateful.attend,
     "attend_latent": stateful.attend_latent,
     "select": stateful.select,

@@ -81,6 +81,31 @@ def rope_write(make: Make) -> Iterator[Case]:
         yield Case("pages of int8", args | pages, tolerance=Tolerance(2, 2), state=("k_pages", "v_pages"))
 
 
+def norm_rope_write(make: Make) -> Iterator[Case]:
+    state = ("k_pages", "v_pages")
+    for label, chunks, size in _BATCHES:
+        for h, k, d, e, width, zero_centred in ((4, 2, 64, 64, 64, False), (7, 1, 24, 32, 16, True)):
+            batch = make.batch(chunks, size)
+            args = _normed(make, _rotated(make, batch, h, k, d, e, width), zero_centred=zero_centred)
+            name = f"{label}, {h}/{k} heads of {d}, {width} turned{', zero-centred' * zero_centred}"
+            yield Case(name, args, tolerance=Tolerance(d, 3), rows=("q", "k", "v", "angles"), state=state)
+    batch = make.batch(MIXED, 16)
+    args = _rotated(make, batch, 4, 2, 32, 32, 32)
+    gated = make.normal(batch.num_tokens, 4, 2, 32)
+    yield Case("beside a gate", _normed(make, args | {"q": gated[:, :, 0]}), tolerance=Tolerance(32, 3), state=state)
+    pages = {name: _kept(make, batch, 2, 32, dtype=_other(make.dtype), written=False) for name in state}
+    yield Case("pages of another dtype", _normed(make, args | pages), tolerance=Tolerance(32, 4), state=state)
+    if make.int8_pages:
+        pages = {name: stored(_kept(make, batch, 2, 32, written=False), torch.int8) for name in state}
+        yield Case("pages of int8", _normed(make, args | pages), tolerance=Tolerance(32, 4), state=state)
+
+
+def _normed(make: Make, args: Args, *, zero_centred: bool = False) -> Args:
+    weights = {f"{name}_weight": make.normal(args["q"].shape[-1], dtype=_F32) for name in ("q", "k")}
+    norm = weights | {"eps": 1e-6, "zero_centred": zero_centred}
+    return {name: args[name] for name in ("q", "k", "v")} | norm | {name: args[name] for name in list(args)[3:]}
+
+
 def _rotated(make: Make, batch: Batch, h: int, k: int, d: int, e: int, width: int) -> Args:
     t = batch.num_tokens
     return {

@@ -203,6 +203,7 @@ WHOLE: Mapping[str, Callable[[Whole], Iterator[Case]]] = {
     "rope": _rope,
     "write": _as_random(stateful.write),
     "rope_write": whole_state.rope_write,
+    "norm_rope_write": whole_state.norm_rope_write,
     "attend": whole_state.attend,
     "attend_latent": whole_state.attend_latent,
     "select": _as_random(stateful.select),

@@ -28,6 +28,17 @@ def rope_write(make: Whole) -> Iterator[Case]:
             yield Case(f"{width} of {d}, {options}", args, options, state=("k_pages", "v_pages"))
 
 
+def norm_rope_write(make: Whole) -> Iterator[Case]:
+    for h, k, d in ((4, 2, 64), (2, 1, 8)):
+        for zero_centred in (False, True):
+            batch = make.batch(MIXED, 16)
+            args: Args = {"q": make.even(batch.num_tokens, h, d), "k": make.even(batch.num_tokens, k, d)}
+            args |= {"v": make.grid(batch.num_tokens, k, d), "q_weight": make.grid(d), "k_weight": make.grid(d)}
+            args |= {"eps": 1e-30, "zero_centred": zero_centred, "angles": quarters(make, batch.num_tokens, d)}
+            args |= {name: _kept(make, batch, k, d, written=False) for name in ("k_pages", "v_pages")} | {"batch": batch}
+            yield Case(f"{h}/{k} heads of {d}{', zero-centred' * zero_centred}", args, state=("k_pages", "v_pages"))
+
+
 # Attention: keys are the bits of their entry's number, and queries those of the entry that they look for
 
 

@@ -12,6 +12,7 @@ from ...core.batch import Batch
 from .. import reference, reference_entries
 from ..paged import row_size
 from .arena import empty
+from .dense import rms_norm
 from .fallback import told, usable
 from .native import native
 
@@ -109,6 +110,23 @@ def rope_write(
         v.shape[2], angles.shape[-1], offset, interleaved, places(batch, k_pages.shape[1]),
     )  # fmt: skip
     return out
+
+
+def norm_rope_write(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_weight: Tensor,
+    k_weight: Tensor,
+    eps: float,
+    zero_centred: bool,
+    angles: Tensor,
+    k_pages: Tensor,
+    v_pages: Tensor,
+    batch: Batch,
+) -> Tensor:
+    q, k = rms_norm(q, q_weight, eps, zero_centred), rms_norm(k, k_weight, eps, zero_centred)
+    return rope_write(q, k, v, angles, k_pages, v_pages, batch)
 
 
 def attend(

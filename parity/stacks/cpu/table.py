@@ -28,6 +28,7 @@ OPS = replace(
     rope=paged.rope,
     write=paged.write,
     rope_write=paged.rope_write,
+    norm_rope_write=paged.norm_rope_write,
     attend=paged.attend,
     attend_latent=paged.attend_latent,
     select=choice.select,

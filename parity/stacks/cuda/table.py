@@ -42,6 +42,7 @@ OPS = replace(
     rope=rotary.rope,
     write=rotary.write,
     rope_write=rotary.rope_write,
+    norm_rope_write=rotary.norm_rope_write,
     attend=attend.attend,
     attend_latent=latent.attend_latent,
     select=select.select,

@@ -19,6 +19,7 @@ from .patches import (
     state_kept,
     truncated,
     windowed,
+    without_head_norms,
 )
 
 
@@ -80,7 +81,7 @@ FAULTS: tuple[Fault, ...] = (
         "new backends",
         3,
         r"self_attn\.(q_norm|k_norm)",
-        patch=replaced(r".*\.self_attn\.[qk]_norm", lambda module, x, result: x),
+        patch=without_head_norms,
     ),
     Fault(
         "bias missing", "qwen2", "new backends", 3, r"self_attn\.qkv", tensors(r".*\.[qkv]_proj\.bias", lambda bias: bias * 0)

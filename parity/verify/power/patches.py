@@ -28,6 +28,16 @@ def replaced(pattern: str, change: Callable[[Any, Any, Any], Any]) -> Patch:
     return patch
 
 
+def without_head_norms(llm: Any) -> None:
+    """Queries and keys are not normed, whether they are looked at or not."""
+    replaced(r".*\.self_attn\.[qk]_norm", lambda module, x, result: x)(llm)
+    for module in modules(llm, r".*\.self_attn"):
+        plain = module.ops.rope_write
+        module.ops = dataclasses.replace(
+            module.ops, norm_rope_write=lambda q, k, v, *rest, plain=plain: plain(q, k, v, *rest[4:])
+        )
+
+
 def bias_in_weights(router: Any, x: Any, result: Any) -> Any:
     """The bias, which is for choosing only, also counts in the experts' weights."""
     weights, experts = result

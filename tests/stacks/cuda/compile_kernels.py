@@ -220,6 +220,7 @@ def rotations(batch: Batch) -> None:
     q, k, v = x(rows, 48, 128).split([32, 8, 8], 1)
     pages, angles = x(60, 64, 8, 128), x(rows, 2, 64, dtype=FULL)
     rotary.rope_write(q, k, v, angles, pages, pages, batch)
+    rotary.norm_rope_write(q, k, v, x(128), x(128), 1e-6, False, angles, pages, pages, batch)
     rotary.write(pages, k, batch)
     rotary.rope(q, angles, interleaved=True)
 

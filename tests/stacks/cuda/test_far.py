@@ -90,6 +90,7 @@ CASES = {
     "rope": ("4 x 2 x 96, 32 from 64",),
     "write": ("mixed, pages of 8, (33,)",),
     "rope_write": ("decodes, pages of 16, 7/1",),
+    "norm_rope_write": ("decodes, pages of 16, 7/1",),
     "attend": ("decodes, pages of 16, 3/1",),
     "attend_latent": ("decodes, pages of 16, 5 heads", "all selected"),
     "select": ("decodes, pages of 16, 4 heads of 64, best 8",),

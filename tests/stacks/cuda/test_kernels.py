@@ -32,6 +32,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "rope": ("4 x 2 x 96, 32 from 64", "3 x 1 x 20", "strided"),
     "write": ("mixed, pages of 8, (33,)", "strided", "pages of another dtype"),
     "rope_write": ("decodes, pages of 16, 7/1", "beside", "pages of another"),
+    "norm_rope_write": ("decodes, pages of 16, 7/1", "mixed, pages of 8, 4/2", "beside", "pages of another"),
     "attend": (
         "decodes, pages of 16, 3/1",
         "decodes, pages of 16, window and sinks",

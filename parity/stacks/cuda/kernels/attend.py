@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, precision, sequence_block, tile_of
+from .common import inner, kernel, power, precision, sequence_block, take_turn, tile_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
@@ -30,6 +30,7 @@ def _attend(
     PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     s, first, items, start = tile_of(starts, num_sequences, GROUPS, tl.program_id(0), BLOCK_M, BLOCK_S)
     if s < num_sequences:
         key_head, split = tl.program_id(1), tl.program_id(2)

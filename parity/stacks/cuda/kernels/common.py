@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import cuda
+from triton.language.target_info import cuda_capability_geq
+from triton.runtime.jit import JITFunction
+
+from . import gpu
 
 # Triton's interpreter multiplies bfloat16 matrices as if they were integers, so there they are widened first.
 INTERPRETED = tl.constexpr(bool(triton.knobs.runtime.interpret))
@@ -17,9 +23,37 @@ _BY_BATCH = (
     *("starts", "lengths", "positions", "pages", "slots"),
     *("temperature", "top_k", "top_p", "min_p", "uniform"),
 )
-kernel = functools.partial(triton.jit, do_not_specialize=_BY_BATCH)
-"""Makes a kernel that is launched. Triton compiles one anew for a number that is 1 or a multiple of 16, and for an address that
-is a multiple of 16: of what changes from batch to batch nothing gains by that, and a step would wait for the compiler."""
+
+
+class _Kernel(JITFunction[Any]):
+    """A kernel that the GPU may start while the launch before it ends; its first words are `take_turn()`."""
+
+    def run(self, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
+        if gpu.overlaps():
+            options["launch_pdl"] = True
+        return super().run(*args, grid=grid, warmup=warmup, **options)
+
+
+def kernel(function: Callable[..., None]) -> Any:
+    """Makes a kernel that is launched.
+
+    Triton compiles one anew for a number that is 1 or a multiple of 16, and for an address that is a multiple of 16: of what
+    changes from batch to batch nothing gains by that, and a step would wait for the compiler.
+    """
+    make: Any = triton.jit if INTERPRETED else _Kernel
+    return make(function, do_not_specialize=_BY_BATCH)
+
+
+@triton.jit
+def take_turn():
+    """Waits until all earlier launches have ended and what they wrote is there; then the next one may start to wait.
+
+    A kernel begins with it: above it nothing may be read or written but what no launch of a step writes, such as weights.
+    """
+    if not INTERPRETED:
+        if cuda_capability_geq(9, 0):
+            cuda.gdc_wait()
+            cuda.gdc_launch_dependents()
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, sequence_block, sigmoid
+from .common import inner, kernel, power, sequence_block, sigmoid, take_turn
 
 _ACTIVATIONS = {None: 0, "sigmoid": 1, "silu": 2}
 
@@ -31,6 +31,7 @@ def _convolve(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Rows of a prompt: inputs before the chunk come from the state, which stays as it is."""
+    take_turn()
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     valid, has = row < num_rows, c < channels
@@ -60,6 +61,7 @@ def _leave(
     WIDTH: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """The last inputs of each sequence into its state."""
+    take_turn()
     s = tl.program_id(0)
     c = (tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)).to(tl.int64)[:, None]
     k = tl.arange(0, BLOCK_K)[None, :]
@@ -82,6 +84,7 @@ def _step(
     WIDTH: tl.constexpr, BIAS: tl.constexpr, ACTIVATION: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One row of each sequence: its output, and the state moved on by one."""
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     has = channel < channels

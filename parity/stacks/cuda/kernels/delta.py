@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, precision
+from .common import inner, kernel, power, precision, take_turn
 
 _CHUNK = 16
 
@@ -35,6 +35,7 @@ def _recurrent(
     q_s, q_t, k_s, k_t, v_s, v_t, d_s, d_t, b_s, s_slot, s_head, s_d,
     BY_CHANNEL: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     s, head = tl.program_id(0), tl.program_id(1)
     d, e = tl.arange(0, BLOCK_D), tl.program_id(2) * BLOCK_E + tl.arange(0, BLOCK_E)
     has_d, has_e = d < dim, e < v_dim
@@ -64,6 +65,7 @@ def _chunked(
     q_s, q_t, k_s, k_t, v_s, v_t, d_s, d_t, b_s, s_slot, s_head, s_d,
     BY_CHANNEL: tl.constexpr, PRECISION: tl.constexpr, CHUNK: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     s, head = tl.program_id(0), tl.program_id(1)
     d, e = tl.arange(0, BLOCK_D), tl.program_id(2) * BLOCK_E + tl.arange(0, BLOCK_E)
     has_d, has_e = d < dim, e < v_dim

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....core.weights import Packed
 from ...ops import Activation
-from .common import inner, kernel, power, precision, tile_of
+from .common import inner, kernel, power, precision, take_turn, tile_of
 from .packed import DENSE, matrix, multiply
 from .pointwise import gated_activation
 
@@ -25,6 +25,7 @@ _PAIRS = 1024  # (row, expert) pairs looked at in one step
 @kernel
 def _order(experts, order, starts, num_pairs, num_experts, BLOCK: tl.constexpr):
     """Stable order of the pairs by expert: one program an expert finds its own pairs, after those of lower experts."""
+    take_turn()
     expert = tl.program_id(0)
     lane = tl.arange(0, BLOCK)
     lower = tl.zeros([BLOCK], tl.int32)
@@ -48,6 +49,7 @@ def _grouped(
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     expert, first, items, start = tile_of(starts, num_experts, 1, tl.program_id(0), BLOCK_M, BLOCK_E)
     if expert < num_experts:
         item = first + tl.arange(0, BLOCK_M)
@@ -69,6 +71,7 @@ def _grouped(
 
 @kernel
 def _weighted_sum(parts, weights, out, width, top_k, BLOCK: tl.constexpr):
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     y = tl.zeros([BLOCK], tl.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,18 @@ class Gpu:
 
     processors: int
     shared_bytes: int
+
+
+@functools.cache
+def overlaps() -> bool:
+    """Whether a launch may start while the one before it ends: NVIDIA's from Hopper on, unless PARITY_CUDA_OVERLAP is 0.
+
+    Called programmatic dependent launch. It spares most of what a launch costs, which is what small kernels take.
+    """
+    from triton.runtime import driver
+
+    target = driver.active.get_current_target()
+    return target.backend == "cuda" and target.arch >= 90 and os.environ.get("PARITY_CUDA_OVERLAP") != "0"
 
 
 @functools.cache

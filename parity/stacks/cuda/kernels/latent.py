@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....core.batch import Batch
 from . import gpu
-from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of, tile_of
+from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of, take_turn, tile_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
@@ -30,6 +30,7 @@ def _attend_latent(
     PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     if SELECTED:  # a tile is within one row: each has entries of its own
         TILES: tl.constexpr = (HEADS + BLOCK_M - 1) // BLOCK_M
         start = tl.program_id(0) // TILES

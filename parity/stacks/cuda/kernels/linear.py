@@ -18,7 +18,7 @@ from ....core.weights import Packed, Rows, Weight
 from ...ops import Activation
 from ...reference import embed as _plain_embed
 from ...reference import linear as _plain
-from .common import inner, kernel, precision
+from .common import inner, kernel, precision, take_turn
 from .packed import DENSE, Matrix, expand, matrix, multiply
 from .pointwise import gated, gated_activation, kind_of, numbers_of
 from .split import num_splits
@@ -72,6 +72,7 @@ def _linear(
 
     Where a sum is split, each program leaves its part, and the last of a tile adds them.
     """
+    take_turn()
     item = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
     row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
     third = tl.program_id(2)  # a head, or a part of the sum

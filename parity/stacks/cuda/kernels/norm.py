@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import kernel, power, row_strides, sigmoid
+from .common import kernel, power, row_strides, sigmoid, take_turn
 
 _TILE = 4096  # elements of a program
 
@@ -17,6 +17,7 @@ def _rms_norm(
     x, gate, weight, out, num_rows, width, x_n, x_s, x_t, gate_n, gate_s, gate_t, eps,
     HAS_WEIGHT: tl.constexpr, ZERO_CENTRED: tl.constexpr, GATE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     inside = (rows < num_rows)[:, None] & (d < width)[None, :]
@@ -42,6 +43,7 @@ def _add_rms_norm(
     x, residual, weight, out, total, num_rows, width, x_stride, residual_stride, eps,
     HAS_WEIGHT: tl.constexpr, ZERO_CENTRED: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     inside = (rows < num_rows)[:, None] & (d < width)[None, :]
@@ -63,6 +65,7 @@ def _add_rms_norm(
 def _layer_norm(
     x, weight, bias, out, num_rows, width, x_n, x_s, x_t, eps, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
+    take_turn()
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     d = tl.arange(0, BLOCK_D)
     inside = (rows < num_rows)[:, None] & (d < width)[None, :]

@@ -26,7 +26,7 @@ from ....core.weights import Packed, Rows, Weight
 from ....formats import expand as expand_reference
 from ....formats import laid_by_rows, rows_per_entry
 from ....formats.int_groups import unpack_words
-from .common import INTERPRETED, dot, kernel
+from .common import INTERPRETED, dot, kernel, take_turn
 
 log = logging.getLogger("parity")
 
@@ -152,6 +152,7 @@ def _expand(
     KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, CHOSEN: tl.constexpr, BLOCK_R: tl.constexpr,
 ):  # fmt: skip
     """Some rows of a matrix, or all, as plain numbers: a run of columns of BLOCK_R rows."""
+    take_turn()
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
     has, first = r < num_rows, tl.program_id(1) * 128
     row = tl.load(index + r, mask=has, other=0).to(tl.int64) if CHOSEN else r

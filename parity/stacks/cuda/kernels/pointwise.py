@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops import Activation
-from .common import kernel, row_strides, sigmoid, softplus, tanh
+from .common import kernel, row_strides, sigmoid, softplus, take_turn, tanh
 
 _BLOCK = 1024
 
@@ -26,6 +26,7 @@ def gated(gate, up, limit, beta, linear, KIND: tl.constexpr):
 
 @kernel
 def _gated_activation(x, out, size, width, x_n, x_s, x_t, limit, beta, linear, KIND: tl.constexpr, BLOCK: tl.constexpr):
+    take_turn()
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
     row, d = i // width, i % width
@@ -40,6 +41,7 @@ def _gated_activation(x, out, size, width, x_n, x_s, x_t, limit, beta, linear, K
 def _sigmoid_gate(
     x, gate, out, size, width, x_n, x_s, x_t, gate_n, gate_s, gate_t, ONE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
+    take_turn()
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
     row, d = i // width, i % width
@@ -53,6 +55,7 @@ def _sigmoid_gate(
 
 @kernel
 def _activate(x, out, size, width, x_n, x_s, x_t, scale, factor, SILU: tl.constexpr, BLOCK: tl.constexpr):
+    take_turn()
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < size
     row, d = i // width, i % width
@@ -68,6 +71,7 @@ def _delta_gates(
     a, b, a_log, dt_bias, decay, beta, num_rows, num_heads, width, a_s, a_t, b_s, bound,
     BOUNDED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < num_rows * num_heads * width
     row, head, d = i // (num_heads * width), (i // width) % num_heads, i % width

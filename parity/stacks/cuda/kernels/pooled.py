@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, precision, sequence_block, sequence_of
+from .common import inner, kernel, power, precision, sequence_block, sequence_of, take_turn
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
@@ -23,6 +23,7 @@ def _pool(
     BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """The pooled channels of a row that ends a group; `channels` are those of the result."""
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     position = tl.load(positions + row)
     if (position + 1) % EVERY == 0:
@@ -65,6 +66,7 @@ def _keep(
     WIDTH: tl.constexpr, GATES: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """The latest values and gates of a sequence into its tail: one token of the latest WIDTH that are in the chunk."""
+    take_turn()
     s = tl.program_id(0)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     row = tl.load(starts + s + 1) - 1 - tl.program_id(1)
@@ -89,6 +91,7 @@ def _attend_pooled(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Some heads of a row: its window (the first split's), then the pooled entries."""
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     split = tl.program_id(2)
     head = tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...ops import Routing
-from .common import inner, kernel, power, sigmoid, softplus
+from .common import inner, kernel, power, sigmoid, softplus, take_turn
 
 _SCORES = {"softmax": 0, "sigmoid": 1, "sqrtsoftplus": 2}
 
@@ -18,6 +18,7 @@ def _route(
     SCORE: tl.constexpr, BIAS: tl.constexpr, GROUPED: tl.constexpr, TOP2: tl.constexpr, RENORMALIZE: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     g, e = tl.arange(0, BLOCK_G)[:, None], tl.arange(0, BLOCK_E)[None, :]
     index = g * group_size + e
@@ -69,6 +70,7 @@ def _route_to(
     logits, tokens, table, weights, experts, stride, num_experts, top_k, scale,
     SCORE: tl.constexpr, RENORMALIZE: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     k = tl.arange(0, BLOCK_K)
     chosen = tl.load(table + tl.load(tokens + row).to(tl.int64) * top_k + k, mask=k < top_k, other=0)

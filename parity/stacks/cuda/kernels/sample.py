@@ -24,7 +24,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .common import inner, kernel, power
+from .common import inner, kernel, power, take_turn
 from .nucleus import draw, kth, mass, nucleus
 
 _PIECE = 4096
@@ -38,7 +38,7 @@ together weigh less than the last bit of a float32 sum."""
 _FINENESS = tl.constexpr(6.4)  # bin = sqrt(distance * fineness): 16 at the farthest, narrow near the best
 
 
-@kernel
+@triton.jit
 def _best(bests, r, num_pieces, BLOCK_P: tl.constexpr):
     """A row's largest logit, 0 where nothing is allowed."""
     piece = tl.arange(0, BLOCK_P)
@@ -72,6 +72,7 @@ def _bin_of(distance, inside):
 @kernel
 def _survey(logits, bests, places, poisoned, size, stride, num_pieces, PIECE: tl.constexpr, BLOCK: tl.constexpr):
     """Of each piece: its largest logit, the lowest index of it, and whether a logit is NaN or +inf."""
+    take_turn()
     r, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     lane = tl.arange(0, BLOCK)
     best = tl.full([], float("-inf"), tl.float32)
@@ -98,6 +99,7 @@ def _weigh(
     PIECE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Of each piece: the number and the weight of the tokens in each bin; without bins the allowed weight, as bin 0's."""
+    take_turn()
     r, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     heat = tl.load(temperature + r)
     if heat > 0.0:
@@ -136,6 +138,7 @@ def _edge(
     The aim is the weight that the nucleus has to reach, where top-p alone restricts. Without bins the edge is the piece that
     the random number falls in, and the aim is what is left of it there.
     """
+    take_turn()
     r = tl.program_id(0).to(tl.int64)
     if tl.load(temperature + r) > 0.0:
         piece, bins = tl.arange(0, BLOCK_P), tl.arange(0, 16)
@@ -174,6 +177,7 @@ def _gather(
     size, stride, num_pieces, most, PIECE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
     """Copies a row's candidates and their ids, unless they are more than `most`."""
+    take_turn()
     r, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     heat = tl.load(temperature + r)
     if heat > 0.0:
@@ -210,6 +214,7 @@ def _choose(
     logits, temperature, top_k, top_p, min_p, uniform, bests, places, poisoned, aims, lengths, values, ids, out,
     size, stride, num_pieces, most, BLOCK: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     r = tl.program_id(0).to(tl.int64)
     piece = tl.arange(0, BLOCK_P)
     highest = tl.load(bests + r * num_pieces + piece, mask=piece < num_pieces, other=float("-inf"))

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of
+from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of, take_turn
 from .keys import digit_of, key_of, walk_down
 
 _WORKSPACE = 64 << 20  # scores held at a time
@@ -24,6 +24,7 @@ def _scores(
     WEIGHTS: tl.constexpr, WITHIN: tl.constexpr, PRECISION: tl.constexpr, PAGE: tl.constexpr,
     BLOCK_H: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     row = first_row + tl.program_id(0).to(tl.int64)
     count = (tl.load(positions + row) + 1) // every
     if tl.program_id(1) * BLOCK_N < count:
@@ -61,6 +62,7 @@ def _block_scores(
     scores, out, positions, first_row, scores_stride, out_stride, every, block, BLOCK: tl.constexpr, BLOCK_B: tl.constexpr
 ):
     """The best score of each block of entries; the newest block's is above all."""
+    take_turn()
     here = tl.program_id(0).to(tl.int64)
     count = (tl.load(positions + first_row + here) + 1) // every
     index = tl.program_id(1) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -75,6 +77,7 @@ def _block_scores(
 @kernel
 def _best(scores, out, positions, first_row, scores_stride, top_k, every, block, BLOCK: tl.constexpr):
     """The top_k blocks of entries of a row above -inf, ascending; ties at the last place go to the lowest."""
+    take_turn()
     here = tl.program_id(0).to(tl.int64)
     row = first_row + here
     count = ((tl.load(positions + row) + 1) // every + block - 1) // block

@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, precision, sequence_block, sequence_of
+from .common import inner, kernel, power, precision, sequence_block, sequence_of, take_turn
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
@@ -24,6 +24,7 @@ def _attend_selected(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """The query heads of one key head of a row."""
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     key_head, split = tl.program_id(1), tl.program_id(2)
     lane = tl.arange(0, BLOCK_M)

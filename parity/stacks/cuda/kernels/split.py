@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import gpu
-from .common import kernel, power
+from .common import kernel, power, take_turn
 
 _MAX_SPLITS = 32
 _LEAST_BLOCKS = 4  # a split of fewer blocks costs more to join than it saves
@@ -27,6 +27,7 @@ def split_range(begin, end, split, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @kernel
 def _join(partial, stats, out, num_items, width, SPLITS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_D: tl.constexpr):
+    take_turn()
     item = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     part = tl.arange(0, BLOCK_P)

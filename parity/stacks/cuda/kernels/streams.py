@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, sigmoid
+from .common import inner, kernel, power, sigmoid, take_turn
 
 _PART = 512  # numbers of a part of the sum
 _MAX_PARTS = 64
@@ -25,6 +25,7 @@ def _hyper_parts(
     BLOCK_T: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A part of the sums fn . streams, and in column `rows` of the squares."""
+    take_turn()
     t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T).to(tl.int64)
     o = tl.arange(0, BLOCK_O)
     begin = tl.program_id(1) * part
@@ -56,6 +57,7 @@ def _hyper_weights(
     parts, base, scale, pre, post, comb, size, num_parts, norm_eps, eps, iterations,
     N: tl.constexpr, READS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     one = tl.zeros([1], tl.int32)
     count: tl.constexpr = N if READS else N * (2 + N)
@@ -89,6 +91,7 @@ def _hyper_weights(
 
 @kernel
 def _hyper_read(streams, pre, out, width, s_t, s_n, N: tl.constexpr, BLOCK: tl.constexpr):
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     y = tl.zeros([BLOCK], tl.float32)
@@ -102,6 +105,7 @@ def _hyper_read(streams, pre, out, width, s_t, s_n, N: tl.constexpr, BLOCK: tl.c
 def _hyper_write(
     streams, y, post, comb, out, width, s_t, s_n, y_t, N: tl.constexpr, MIXED: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     has = d < width
@@ -119,6 +123,7 @@ def _hyper_write(
 
 @kernel
 def _stream_norm(streams, weight, out, width, s_t, s_n, eps, N: tl.constexpr, ZERO_CENTRED: tl.constexpr, BLOCK: tl.constexpr):
+    take_turn()
     row, n = tl.program_id(0).to(tl.int64), tl.program_id(1)
     d = tl.arange(0, BLOCK)
     has = d < width
@@ -132,6 +137,7 @@ def _stream_norm(streams, weight, out, width, s_t, s_n, eps, N: tl.constexpr, ZE
 
 @kernel
 def _gated_mean(streams, gates, out, width, s_t, s_n, g_t, g_n, N: tl.constexpr, BLOCK: tl.constexpr):
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     d = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     has = d < width
@@ -144,6 +150,7 @@ def _gated_mean(streams, gates, out, width, s_t, s_n, g_t, g_n, N: tl.constexpr,
 
 @kernel
 def _stream_gate(queries, keys, out, width, shrink, q_t, q_n, k_t, k_n, N: tl.constexpr, BLOCK: tl.constexpr):
+    take_turn()
     row, n = tl.program_id(0).to(tl.int64), tl.program_id(1)
     d = tl.arange(0, BLOCK)
     q = tl.load(queries + row * q_t + n * q_n + d, mask=d < width, other=0.0).to(tl.float32)
@@ -157,6 +164,7 @@ def _stream_gate(queries, keys, out, width, shrink, q_t, q_n, k_t, k_n, N: tl.co
 @kernel
 def _mix(values, norm, proj, out, width, strides, eps, N: tl.constexpr, BLOCK: tl.constexpr):
     """One row: scores joined as they come, each value weighed by what is known so far."""
+    take_turn()
     row = tl.program_id(0).to(tl.int64)
     d = tl.arange(0, BLOCK)
     has = d < width
@@ -187,6 +195,7 @@ def _token_windows(
     IDS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
     """One sequence: its rows' windows from its tokens and history, then the history moved on."""
+    take_turn()
     s = tl.program_id(0)
     start, end = tl.load(starts + s), tl.load(starts + s + 1)
     here = history + tl.load(slots + s).to(tl.int64) * h_slot
