@@ -50,7 +50,7 @@ def take_turn():
 
     A kernel begins with it: above it nothing may be read or written but what no launch of a step writes, such as weights.
     """
-    if not INTERPRETED:
+    if not INTERPRETED:  # noqa: SIM102 (known when compiling, unlike the next under the interpreter)
         if cuda_capability_geq(9, 0):
             cuda.gdc_wait()
             cuda.gdc_launch_dependents()

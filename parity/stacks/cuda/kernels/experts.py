@@ -46,8 +46,8 @@ def _order(experts, order, starts, num_pairs, num_experts, BLOCK: tl.constexpr):
 def _grouped(
     x, weight, scale, zeros, order, starts, out, num_experts, height, width, x_s, per_row, w_expert, w_row, s_expert, s_row,
     row_group,
-    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
+    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     take_turn()
     expert, first, items, start = tile_of(starts, num_experts, 1, tl.program_id(0), BLOCK_M, BLOCK_E)
@@ -55,15 +55,16 @@ def _grouped(
         item = first + tl.arange(0, BLOCK_M)
         valid = item < items
         pair = tl.load(order + start + item, mask=valid, other=0).to(tl.int64)
-        row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
-        has = row < height
+        row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+        has, read = row < height, tl.minimum(row, height - 1)
+        shares, read = (read // row_group).to(tl.int64) * s_row, read.to(tl.int64)
         acc = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
         mine = expert.to(tl.int64)
         for k in range(0, width, BLOCK_K):
             acc = multiply(
                 acc, x + (pair // per_row)[None, :] * x_s, valid[None, :], weight + mine * w_expert, scale + mine * s_expert,
-                zeros + mine * s_expert, row, has, k, width, w_row, s_row, row_group,
-                KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
+                zeros + mine * s_expert, read, shares, k, width, w_row,
+                KIND, E8M0, GROUP, STEP, EVEN, PRECISION, BLOCK_K,
             )  # fmt: skip
         at = pair[None, :] * height + row[:, None]
         tl.store(out + at, acc.to(out.dtype.element_ty), mask=valid[None, :] & has[:, None])
@@ -103,8 +104,8 @@ def _product(x: Tensor, weight: Tensor | Packed, order: Tensor, starts: Tensor, 
     _grouped[(tiles, triton.cdiv(height, block_n))](
         x, form.data, form.scale, form.zeros, order, starts, out, num_experts, height, width, x.stride(0), per_row,
         form.data.stride(0), form.data.stride(1), form.scale.stride(0), form.scale.stride(1), form.row_group,
-        form.kind, form.e8m0, form.group, form.step(block_k), precision(x.dtype), block_m, block_n, block_k, power(num_experts),
-        num_warps=8 if block_n == 128 else 4,
+        form.kind, form.e8m0, form.group, form.step(block_k), width % block_k == 0, precision(x.dtype),
+        block_m, block_n, block_k, power(num_experts), num_warps=8 if block_n == 128 else 4,
     )  # fmt: skip
     return out
 

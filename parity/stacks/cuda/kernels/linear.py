@@ -65,8 +65,9 @@ def _leave(
 def _linear(
     x, weight, scale, zeros, bias, out, parts, arrivals, num_rows, height, width, x_s, x_h, w_head, w_row, s_row, out_s, out_h,
     row_group, part, limit, beta, line,
-    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BIAS: tl.constexpr, SPLITS: tl.constexpr,
-    GATED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr, BIAS: tl.constexpr,
+    SPLITS: tl.constexpr, GATED: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """`height` columns of the result; where it is gated, the weight has as many rows of gates and then of what they let by.
 
@@ -74,10 +75,13 @@ def _linear(
     """
     take_turn()
     item = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M).to(tl.int64)
-    row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N).to(tl.int64)
+    row = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     third = tl.program_id(2)  # a head, or a part of the sum
     valid, has = item < num_rows, row < height
     mask = valid[None, :] & has[:, None]
+    read = tl.minimum(row, height - 1)  # a row too many is read, and left out
+    shares, up_shares = (read // row_group).to(tl.int64) * s_row, ((read + height) // row_group).to(tl.int64) * s_row
+    read = read.to(tl.int64)
     begin, end = 0, width
     if SPLITS > 1:
         begin = third * part
@@ -90,13 +94,13 @@ def _linear(
     up = tl.zeros([BLOCK_N, BLOCK_M], tl.float32)
     for first in range(begin, end, BLOCK_K):
         acc = multiply(
-            acc, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, row, has, first, end, w_row, s_row, row_group,
-            KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
+            acc, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, read, shares, first, end, w_row,
+            KIND, E8M0, GROUP, STEP, EVEN, PRECISION, BLOCK_K,
         )  # fmt: skip
         if GATED >= 0:
             up = multiply(
-                up, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, row + height, has, first, end, w_row, s_row,
-                row_group, KIND, E8M0, GROUP, STEP, PRECISION, BLOCK_K,
+                up, x + item[None, :] * x_s, valid[None, :], weight, scale, zeros, read + height, up_shares, first, end,
+                w_row, KIND, E8M0, GROUP, STEP, EVEN, PRECISION, BLOCK_K,
             )  # fmt: skip
     at = item[None, :] * out_s + row[:, None]
     if SPLITS == 1:
@@ -165,8 +169,8 @@ def _multiply(
         x, weight.data, weight.scale, weight.zeros, x if bias is None else bias, out, parts, arrivals, num_rows, columns, width,
         x.stride(0), x.stride(1) if heads > 1 else 0, weight.data.stride(0) if len(shape) == 3 else 0,
         weight.data.stride(-2), weight.scale.stride(-2), out.stride(0), columns, weight.row_group, part,
-        *numbers, weight.kind, weight.e8m0, weight.group, weight.step(block_k), bias is not None, splits, kind,
-        precision(x.dtype), block_m, block_n, block_k, num_warps=warps,
+        *numbers, weight.kind, weight.e8m0, weight.group, weight.step(block_k), width % block_k == 0, bias is not None, splits,
+        kind, precision(x.dtype), block_m, block_n, block_k, num_warps=warps,
     )  # fmt: skip
     return out
 

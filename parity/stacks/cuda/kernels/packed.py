@@ -1,13 +1,13 @@
-"""Reading packed weights inside a product of matrices, and how each format is laid out for that.
+"""Reading packed weights inside a product of matrices, and how they are laid out for that.
 
 The product is computed transposed, acc [out, rows] += weight [out, k] x^T [k, rows], with the weight as the left operand:
 the multiplier takes that one from registers, so packed numbers go from memory to registers as they are and become the
 compute dtype there, by a few bit operations and no table. Scales are constant over a group of columns and multiply its sum
 in float32, not each weight. All codes are exact in bfloat16, float16 and float32, so only x and the result are rounded.
 
-Formats of bytes keep their layout. Formats of four bits are reordered once, by `prepare`: in each run of 128 columns, int32
-word j holds in its bits 4 i .. 4 i + 3 the code of column 16 i + j, so that the columns that one shift brings out are
-neighbours in x.
+`prepare` reorders each matrix once, so that the bit operations bring out two codes at a time where the multiplier wants them.
+A run is 16 int32 words, of 8 codes of four bits or 4 of eight. Its columns are taken 32 at a time: of part i, word j holds
+column 2 j in its lower 16 bits, from bit 4 i (or 8 i) on, and column 2 j + 1 at the same place in its upper 16 bits.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.target_info import is_cuda
 
 from ....core.weights import Packed, Rows, Weight
 from ....formats import expand as expand_reference
@@ -35,51 +36,59 @@ _KINDS = {"fp8_block": FP8, "int8_group": INT8, "int4_group": INT4, "mxfp4": MXF
 FORMATS = frozenset(_KINDS) | {"awq", "gptq"}
 """The packed formats that the kernels compute on; `prepare` makes `int4_zero` of the last two."""
 
-_RUN = 128  # columns that are reordered together
-_LEAST_GROUP = 16  # columns that a multiplier takes at once
+_WORDS = 16  # of a run
+_PART = 32  # columns of a run that are multiplied at once: two of each word
+
+_HIGH = tl.constexpr(0x80008000 - (1 << 32))  # the highest bit of both halves of a word
 
 
 @triton.jit
-def _exact(bits, factor: tl.constexpr, offset: tl.constexpr):
-    """(bfloat16 of these bits) * factor + offset, both exact."""
+def _magic(x, mask):
+    """128 and the masked bits of both halves of a word, at most seven, as bfloat16 numbers."""
+    if not INTERPRETED:  # noqa: SIM102 (known when compiling, unlike the next under the interpreter)
+        if is_cuda():  # whose compiler makes two instructions of what is one
+            return tl.inline_asm_elementwise(
+                "lop3.b32 $0, $1, $2, $3, 0xea;", "=r,r,r,r", [x, mask, 0x43004300], dtype=tl.int32, is_pure=True, pack=1
+            )
+    return (x & mask) | 0x43004300
+
+
+@triton.jit
+def _halves(bits):
+    """The bfloat16 numbers of both halves of words [N, 16], which are neighbours: [N, 32]."""
     if INTERPRETED:  # it computes on bfloat16 as on integers
-        return (((bits & 0xFFFF) << 16).to(tl.float32, bitcast=True) * factor + offset).to(tl.bfloat16)
-    y = bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
-    if factor != 1.0:
-        y = y * factor
-    if offset != 0.0:
-        y = y + offset
-    return y
+        low, high = (bits << 16).to(tl.float32, bitcast=True), (bits & -65536).to(tl.float32, bitcast=True)
+    else:
+        low = bits.to(tl.int16).to(tl.bfloat16, bitcast=True)
+        high = (bits >> 16).to(tl.int16).to(tl.bfloat16, bitcast=True)
+    return tl.join(low, high).reshape(bits.shape[0], 2 * bits.shape[1])
 
 
 @triton.jit
-def _from_byte(code, KIND: tl.constexpr, DTYPE: tl.constexpr):
-    """FP8 e4m3 bits or int8 numbers in the compute dtype."""
-    if KIND == 2:
-        return code.to(tl.float32).to(DTYPE) if INTERPRETED else code.to(DTYPE)
-    # The exponent's bias is 7; read as bfloat16's, whose is 127, numbers are 2^120 too small, subnormal ones too.
-    signed = code.to(tl.int8, bitcast=True).to(tl.int32)
-    return _exact((signed << 4) & 0x87F0, 1.329227995784916e36, 0.0).to(DTYPE)
-
-
-@triton.jit
-def _from_word(words, i: tl.constexpr, KIND: tl.constexpr, DTYPE: tl.constexpr):
-    """Code i of each word in the compute dtype; two codes of a word, i and i + 4, come out of the same bit operations."""
-    moved = words >> (4 * (i % 4))
-    if KIND == 3 or KIND == 5:
-        pair = (moved & 0x000F000F) | 0x43004300  # 128 + code
-        return _exact(pair >> 16 if i >= 4 else pair, 1.0, -136.0 if KIND == 3 else -128.0).to(DTYPE)
-    # Sign, two bits of exponent (bias 1) and one of mantissa: as bfloat16's, 2^126 too small.
-    pair = ((moved & 0x00070007) << 6) | ((moved & 0x00080008) << 12)
-    return _exact(pair >> 16 if i >= 4 else pair, 8.507059173023462e37, 0.0).to(DTYPE)
-
-
-@triton.jit
-def _minus(numbers, zero):
-    """Codes less their zero points, both whole numbers of at most 16."""
-    if INTERPRETED:
-        return (numbers.to(tl.float32) - zero.to(tl.float32)).to(numbers.dtype)
-    return numbers - zero.to(numbers.dtype)
+def _numbers(words, i: tl.constexpr, zero, KIND: tl.constexpr, DTYPE: tl.constexpr):
+    """The 32 columns of part i of words [N, 16] in the compute dtype; `zero` [N] is taken from codes that have zero points."""
+    if KIND == 1:
+        # FP8 e4m3, whose exponent's bias is 7; read as bfloat16's, 127, numbers are 2^120 too small, subnormal ones too.
+        sign = words << 8 if i == 0 else words
+        rest = words << 4 if i == 0 else words >> 4
+        numbers = _halves((sign & _HIGH) | (rest & 0x07F007F0)) * 1.329227995784916e36
+    elif KIND == 2:
+        # A signed byte is its lower seven bits less 128 times its highest, which doubles 128 as it is the exponent's lowest.
+        moved = words >> (8 * i)
+        numbers = _halves(_magic(moved, 0x007F007F)) - _halves(_magic(moved, 0x00800080))
+    elif KIND == 4:
+        # Sign, two bits of exponent (bias 1) and one of mantissa: as bfloat16's, 2^126 too small.
+        rest = words << 6 if i == 0 else words << 2 if i == 1 else words >> 2 if i == 2 else words >> 6
+        sign = words << (12 - 4 * i)
+        numbers = _halves((sign & _HIGH) | (rest & 0x01C001C0)) * 8.507059173023462e37
+    else:
+        numbers = _halves(_magic(words >> (4 * i), 0x000F000F))
+        if KIND == 3:
+            numbers += -136.0
+        else:
+            zero = zero.to(tl.float32) + 128.0
+            numbers -= (zero if INTERPRETED else zero.to(tl.bfloat16))[:, None]
+    return numbers.to(DTYPE)
 
 
 @triton.jit
@@ -94,55 +103,54 @@ def _scales(scale, at, mask, E8M0: tl.constexpr):
 
 @triton.jit
 def multiply(
-    acc, x, x_mask, weight, scale, zeros, row, row_mask, first, end, w_row, s_row, row_group,
-    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    acc, x, x_mask, weight, scale, zeros, row, shares, first, end, w_row,
+    KIND: tl.constexpr, E8M0: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, EVEN: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """acc [N, M] + weight[row, first : first + BLOCK_K] @ x[:, the same].T, in float32.
 
     Args:
         x: pointers to the first columns of the rows of x [1, M], with their mask.
         weight, scale, zeros: pointers to the matrix; zero points stand as scales do.
-        row: rows of the weight [N], with their mask.
-        end: the columns that exist.
-        row_group: rows that share a scale. GROUP columns do; STEP divides both them and BLOCK_K.
-
-    A column is made a tensor before it is compared: under the interpreter it is a number of Python's, whose comparison would
-    turn a mask into integers.
+        row: rows of the weight [N], which exist.
+        end: the columns that exist; EVEN says that all of the block do.
+        shares: where the scales of those rows begin. GROUP columns share one; STEP divides both them and BLOCK_K.
     """
-    if KIND >= 3:
-        j = tl.arange(0, 16)
-        words = tl.load(weight + row[:, None] * w_row + (first // 8 + j)[None, :], mask=row_mask[:, None], other=0)
-        part = tl.zeros(acc.shape, tl.float32)
-        for i in tl.static_range(8):
-            k = first + 16 * i + j
-            values = tl.load(x + k[:, None], mask=x_mask & (k < end)[:, None], other=0.0)
-            numbers = _from_word(words, i, KIND, values.dtype)
-            if KIND == 5:
-                if (16 * i) % STEP == 0:
-                    column = first + 16 * i + tl.zeros_like(row)
-                    group = (row // row_group) * s_row + column // GROUP
-                    zero = tl.load(zeros + group, mask=row_mask & (column < end), other=0)
-                numbers = _minus(numbers, zero[:, None])
-            part += dot(numbers, values, PRECISION)
-            if (16 * i + 16) % STEP == 0:
-                column = first + 16 * i + tl.zeros_like(row)
-                mask = row_mask & (column < end)
-                acc += part * _scales(scale, (row // row_group) * s_row + column // GROUP, mask, E8M0)[:, None]
-                part = tl.zeros(acc.shape, tl.float32)
-    else:
-        for i in tl.static_range(BLOCK_K // STEP):
-            k = first + STEP * i + tl.arange(0, STEP)
+    if KIND == 0:
+        k = first + tl.arange(0, BLOCK_K)
+        if EVEN:
+            values = tl.load(x + k[:, None], mask=x_mask, other=0.0)
+            raw = tl.load(weight + row[:, None] * w_row + k[None, :])
+        else:
             exists = k < end
             values = tl.load(x + k[:, None], mask=x_mask & exists[:, None], other=0.0)
-            raw = tl.load(weight + row[:, None] * w_row + k[None, :], mask=row_mask[:, None] & exists[None, :], other=0)
-            if KIND == 0:
-                acc += dot(raw.to(values.dtype), values, PRECISION)
-            else:
-                part = dot(_from_byte(raw, KIND, values.dtype), values, PRECISION)
-                column = first + STEP * i + tl.zeros_like(row)
-                mask = row_mask & (column < end)
-                acc += part * _scales(scale, (row // row_group) * s_row + column // GROUP, mask, E8M0)[:, None]
+            raw = tl.load(weight + row[:, None] * w_row + k[None, :], mask=exists[None, :], other=0)
+        acc += dot(raw.to(values.dtype), values, PRECISION)
+    else:
+        PER: tl.constexpr = 8 if KIND >= 3 else 4
+        j, c, zero = tl.arange(0, 16), tl.arange(0, 32), row
+        part = tl.zeros(acc.shape, tl.float32)
+        for at in tl.static_range(0, BLOCK_K, 32):
+            # A tensor before it is compared: under the interpreter it is a number of Python's, whose comparison would turn
+            # a mask into integers.
+            exists = row >= 0 if EVEN else first + at + tl.zeros_like(row) < end
+            if at % (16 * PER) == 0:  # a run, which has all its words
+                word = (first + at) // PER + j
+                if EVEN:
+                    words = tl.load(weight + row[:, None] * w_row + word[None, :])
+                else:
+                    words = tl.load(weight + row[:, None] * w_row + word[None, :], mask=exists[:, None], other=0)
+            k = first + at + c
+            values = tl.load(x + k[:, None], mask=x_mask if EVEN else x_mask & (k < end)[:, None], other=0.0)
+            if at % STEP == 0:
+                group, scaled = shares + (first + at) // GROUP, exists
+                if KIND == 5:
+                    zero = tl.load(zeros + group, mask=scaled, other=0)
+            numbers = _numbers(words, at % (16 * PER) // 32, zero, KIND, values.dtype)
+            part += dot(numbers, values, PRECISION)
+            if (at + 32) % STEP == 0:
+                acc += part * _scales(scale, group, scaled, E8M0)[:, None]
+                part = tl.zeros(acc.shape, tl.float32)
     return acc
 
 
@@ -154,21 +162,19 @@ def _expand(
     """Some rows of a matrix, or all, as plain numbers: a run of columns of BLOCK_R rows."""
     take_turn()
     r = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
-    has, first = r < num_rows, tl.program_id(1) * 128
+    has = r < num_rows
     row = tl.load(index + r, mask=has, other=0).to(tl.int64) if CHOSEN else r
-    j = tl.arange(0, 16)
-    if KIND >= 3:
-        words = tl.load(weight + row[:, None] * w_row + (first // 8 + j)[None, :], mask=has[:, None], other=0)
-    for i in tl.static_range(8):
-        k = first + 16 * i + j
+    PER: tl.constexpr = 8 if KIND >= 3 else 4
+    run = tl.program_id(1) * 16
+    words = tl.load(weight + row[:, None] * w_row + (run + tl.arange(0, 16))[None, :], mask=has[:, None], other=0)
+    for i in tl.static_range(PER // 2):
+        k = run * PER + 32 * i + tl.arange(0, 32)
         mask = has[:, None] & (k < width)[None, :]
-        if KIND >= 3:
-            numbers = _from_word(words, i, KIND, tl.float32)
-        else:
-            numbers = _from_byte(tl.load(weight + row[:, None] * w_row + k[None, :], mask=mask, other=0), KIND, tl.float32)
         group = (row // row_group)[:, None] * s_row + (k // GROUP)[None, :]
-        if KIND == 5:
-            numbers -= tl.load(zeros + group, mask=mask, other=0).to(tl.float32)
+        if KIND == 5:  # zero points of several groups: they are taken afterwards
+            numbers = _numbers(words, i, row * 0, KIND, tl.float32) - tl.load(zeros + group, mask=mask, other=0).to(tl.float32)
+        else:
+            numbers = _numbers(words, i, row, KIND, tl.float32)
         share = _scales(scale, group, mask, E8M0)
         tl.store(out + r[:, None] * width + k[None, :], (numbers * share).to(out.dtype.element_ty), mask=mask)
 
@@ -179,7 +185,7 @@ class Matrix:
 
     Args:
         kind: DENSE, FP8, INT8, INT4, MXFP4 or ZERO4.
-        data: its numbers, bytes or words [..., out, in or in / 8].
+        data: its numbers [..., out, in], or words of them.
         scale: of groups; the data itself where there are none.
         zeros: zero points of groups, uint8, laid as the scales; the scales themselves where there are none.
         group: columns that share a scale.
@@ -216,16 +222,15 @@ def prepare(weight: Weight) -> Weight:
     if weight.format not in _KINDS:
         log.warning("%s whose groups are of several sizes, or of experts in several orders, is expanded", weight.format)
         return expand_reference(given, torch.bfloat16)
-    if _group(weight) % _LEAST_GROUP:
-        log.warning("%s in groups of %d columns is expanded: kernels take multiples of 16", given.format, _group(weight))
+    if _group(weight) % _PART:
+        log.warning("%s in groups of %d columns is expanded: kernels take multiples of %d", given.format, _group(weight), _PART)
         return expand_reference(given, torch.bfloat16)
     arrays = {role: array.contiguous() for role, array in weight.arrays.items()}
-    nibbles, row_arrays = _NIBBLES.get(weight.format), dict(rows_per_entry(weight))
-    if nibbles is not None:
-        data, row_arrays["words"] = arrays.pop("data"), row_arrays.pop("data")
-        stacked = data.view(-1, *data.shape[-2:])
-        words = torch.stack([_words(nibbles(matrix), weight.shape[-1]) for matrix in stacked])
-        arrays["words"] = words.view(*data.shape[:-2], *words.shape[-2:])
+    data, row_arrays = arrays.pop("data"), dict(rows_per_entry(weight))
+    row_arrays["words"] = row_arrays.pop("data")
+    codes = _CODES[weight.format]
+    arrays["words"] = torch.stack([_words(codes(matrix), weight) for matrix in data.view(-1, *data.shape[-2:])])
+    arrays["words"] = arrays["words"].view(*data.shape[:-1], -1)
     return Packed(weight.format, weight.shape, arrays, weight.meta, row_arrays)
 
 
@@ -285,33 +290,40 @@ def _group(weight: Packed) -> int:
     return {"fp8_block": weight.meta.get("block_columns", 128), "mxfp4": 32}.get(weight.format) or weight.meta["group_size"]
 
 
-_NIBBLES: Mapping[str, Callable[[Tensor], Tensor]] = {
+_CODES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "int4_group": unpack_words,
     "int4_zero": unpack_words,
     "mxfp4": lambda data: torch.stack([data & 15, data >> 4], -1).flatten(-2),
+    "fp8_block": lambda data: data.view(torch.uint8),
+    "int8_group": lambda data: data.view(torch.uint8),
 }
-"""The codes of a matrix [out, in] of four-bit numbers, a byte each, from its data."""
+"""The codes of a matrix [out, in], a byte each, from its data."""
 
 
-def _words(codes: Tensor, width: int) -> Tensor:
+def _per_word(kind: int) -> int:
+    return 8 if kind in (INT4, MXFP4, ZERO4) else 4
+
+
+def _words(codes: Tensor, weight: Packed) -> Tensor:
     """int32 [out, runs * 16] in the kernels' order from codes uint8 [out, in]; columns past the last are never used."""
-    runs = -(-width // _RUN)
-    codes = torch.nn.functional.pad(codes, (0, runs * _RUN - width)).view(len(codes), runs, 8, 16)
-    words = torch.zeros(len(codes), runs, 16, dtype=torch.int32, device=codes.device)
-    for i in range(8):
-        words |= codes[:, :, i].int() << 4 * i
-    return words.flatten(-2)
+    width, per = weight.shape[-1], _per_word(_KINDS[weight.format])
+    runs = -(-width // (per * _WORDS))
+    codes = torch.nn.functional.pad(codes[:, :width], (0, runs * per * _WORDS - width))
+    # [out, run, part, word, half] to [out, run, word, half, part]: the order of a word's bits, from the lowest.
+    codes = codes.view(len(codes), runs, per // 2, _WORDS, 2).permute(0, 1, 3, 4, 2).flatten(-2)
+    if per == 8:
+        codes = codes[..., ::2] | codes[..., 1::2] << 4
+    return codes.contiguous().view(torch.int32).view(len(codes), -1)
 
 
 def matrix(weight: Tensor | Packed) -> Matrix:
     """How a kernel reads a weight that `prepare` has seen, or a plain one."""
     if isinstance(weight, Tensor):
         weight = weight if weight.stride(-1) == 1 or weight.shape[-1] == 1 else weight.contiguous()
-        return Matrix(DENSE, weight, weight, weight, _RUN, 1)
+        return Matrix(DENSE, weight, weight, weight, 1, 1)
     kind, scale = _KINDS[weight.format], weight.arrays["scale"]
-    data = weight.arrays["words" if weight.format in _NIBBLES else "data"]
+    data = weight.arrays["words"]
     # Bytes are read alike on all devices, whichever float8 they know.
-    data = data.view(torch.uint8) if kind == FP8 else data
     scale = scale.view(torch.uint8) if scale.dtype == torch.float8_e8m0fnu else scale
     return Matrix(kind, data, scale, weight.arrays.get("zeros", scale), _group(weight), weight.meta.get("block_rows", 1))
 
@@ -323,7 +335,7 @@ def expand(weight: Packed, dtype: torch.dtype, index: Tensor | None = None) -> T
     out = torch.empty(num_rows, width, dtype=dtype, device=form.data.device)
     if out.numel():
         block_r = 1 if index is not None else 16
-        _expand[(triton.cdiv(num_rows, block_r), triton.cdiv(width, _RUN))](
+        _expand[(triton.cdiv(num_rows, block_r), triton.cdiv(width, _WORDS * _per_word(form.kind)))](
             form.data, form.scale, form.zeros, form.data if index is None else index, out, num_rows, width,
             form.data.stride(0), form.scale.stride(0), form.row_group, form.kind, form.e8m0, form.group,
             index is not None, block_r,
