@@ -100,8 +100,8 @@ class Ops:
     # (q [T, H, D], k [T, K, D], v [T, K, E], angles, k_pages, v_pages, batch, interleaved=False, offset=0) -> rotated q
     # [T, H, D]; the rotated k and v are written to the pages
     rope_write: Callable[..., Tensor]
-    # (q, k, v, q_weight [D], k_weight [D], eps, zero_centred, angles, k_pages, v_pages, batch) -> rotated q: `rope_write` of the
-    # `rms_norm` of each head of q and k
+    # (q, k, v, q_weight [D], k_weight [D], eps, zero_centred, angles, k_pages, v_pages, batch) -> rotated q [T, H, D]:
+    # `rope_write` of the `rms_norm` of each head of q and k
     norm_rope_write: Callable[..., Tensor]
     # (q [T, H, D], k_pages [N, P, K, D], v_pages [N, P, K, E], batch, scale, window=None, sinks=None) -> [T, H, E]: a row at
     # position p attends to entries max(0, p - window + 1) .. p of its sequence; head h reads k/v head h // (H / K);

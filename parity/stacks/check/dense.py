@@ -285,7 +285,7 @@ def _packed_experts(make: Make) -> Iterator[Case]:
 
 
 def _some_rows(make: Make, label: str, gate_up: torch.Tensor | Packed, down: torch.Tensor | Packed) -> Iterator[Case]:
-    for t in (1, 6):
+    for t in (1, 20):
         args: Args = {"x": make.normal(t, 256), "gate_up": gate_up, "down": down}
         args |= routed(make, t, 4, 2) | {"activation": Activation()}
         rule = Tolerance(512, 4, eight_bit=2)

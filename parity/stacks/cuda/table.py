@@ -72,8 +72,8 @@ OPS = replace(
 
 NOTES: Mapping[str, str] = {
     "embed": "plain weights: one gather, which PyTorch does at the memory's rate",
-    "linear": "plain weights: cuBLAS through PyTorch; packed ones: few rows read them as they are, many expand them first",
-    "gated_linear": "the product, then the activation: one launch more than a kernel for both",
+    "linear": "plain weights of more than 8 rows: cuBLAS through PyTorch; packed ones of more than 256: expanded, then cuBLAS",
+    "gated_linear": "few rows: one launch; others: the product, then the activation",
     "head_linear": "cuBLAS, batched, through PyTorch",
     "add": "one launch, at the memory's rate",
     "rope_angles": "once a step, for all layers",

@@ -179,6 +179,8 @@ def products() -> None:
             linear.linear(x(rows, 2048), packed(name, 1024, 2048), x(1024))
             for height in (128, 2048):  # its sum in parts, and whole
                 linear.gated_linear(x(rows, 2048), packed(name, height, 2048), x(height), Activation())
+    linear.linear(x(1, 2048), x(1024, 2048), x(1024))
+    linear.gated_linear(x(8, 4096), x(24576, 4096), None, Activation())
     for dtype in (HALF, FULL):
         linear.linear_fixed(x(3, 2048, dtype=dtype), x(1024, 2048, dtype=dtype))
     linear.head_linear_fixed(x(3, 4, 128), x(4, 512, 128))

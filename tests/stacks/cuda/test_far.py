@@ -99,7 +99,7 @@ CASES = {
     "pool": ("a prompt, 33 channels by 2, overlapping", "mixed, 8 channels by 8, gates and bias"),
     "attend_pooled": ("decodes, 4 heads of 32, window 8, every 4, selected",),
     "route": ("sigmoid, groups, 7",),
-    "experts": ("9 rows, 3 of 6, silu", "mxfp4, 9"),
+    "experts": ("9 rows, 3 of 6, silu", "mxfp4, 20"),
     "causal_conv": ("mixed, pages of 8", "decodes"),
     "delta_gates": ("(9, 3, 33)",),
     "gated_delta": ("mixed, pages of 16, 1/1", "decodes, pages of 16, 1/2"),

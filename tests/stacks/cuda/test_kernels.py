@@ -55,7 +55,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "attend_pooled": ("decodes, 4 heads of 32, window 8", "a prompt, 3 heads of 24, window 1, every 2, selected"),
     "route": ("softmax, 7", "sigmoid, groups, 7", "softmax, groups by max, 3", "sqrtsoftplus, 3", "sigmoid, groups, all"),
     "route_to": ("softmax", "sigmoid", "sqrtsoftplus"),
-    "experts": ("9 rows, 3 of 6, silu", "all to the same", "mxfp4, 1", "awq group_size 32, 1"),
+    "experts": ("9 rows, 3 of 6, silu", "33 rows", "5 rows, 8 of 16", "all to the same", "mxfp4, ", "awq group_size 32, 1 "),
     "causal_conv": ("mixed, pages of 8", "decodes", "strided"),
     "delta_gates": ("(9, 3, 33)", "(9, 5)", "extremes"),
     "gated_delta": ("a prompt, pages of 64, 1/1", "decodes, pages of 16, 1/2"),

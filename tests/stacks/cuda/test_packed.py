@@ -89,5 +89,36 @@ def test_sums_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     half = [torch.bfloat16]
     report = check(FAST, ops=["linear"], dtypes=half, only=lambda _, name: name.startswith(cases), rows_alone=False)
     assert report.ok, report.failures
-    assert set(splits) == {2}
+    assert set(splits) == {2, 4}
     assert not linear._arrivals(torch.device("cpu")).any()
+
+
+@pytest.mark.parametrize("format", [None, "fp8_block", "int4_group"])
+def test_experts_of_few_rows_are_two_launches(format: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair by itself, its sum in parts, and the sum over a row's experts; more pairs are brought together."""
+    monkeypatch.setattr(split, "_LEAST_BLOCKS", 1)
+    dice, launches, dtype = torch.Generator().manual_seed(0), Launches(monkeypatch), torch.float32
+    meta = {"fp8_block": {"block_rows": 64, "block_columns": 64}, "int4_group": {"group_size": 32}}.get(format or "", {})
+    stacks = [torch.randn(6, *shape, generator=dice) / 16 for shape in ((2 * 128, 256), (64, 128))]
+    packed = [pack(stack, format, **meta) if format else stack for stack in stacks]
+    prepared = [FAST.prepare(weight) for weight in packed]
+    for rows, expected in ((1, ["_linear"] * 2), (3, ["_linear"] * 2), (17, None)):
+        x = torch.randn(rows, 256, generator=dice, dtype=dtype)
+        experts = torch.rand(rows, 6, generator=dice).argsort(-1)[:, :2].int()
+        weights = torch.rand(rows, 2, generator=dice)
+        launches.names.clear()
+        found = FAST.ops.experts(x, *prepared, weights, experts, Activation())
+        assert len(launches.names) == 5 if expected is None else launches.names == expected
+        torch.testing.assert_close(
+            found, reference.OPS.experts(x, *packed, weights, experts, Activation()), rtol=1e-4, atol=1e-4
+        )
+    assert not linear._arrivals(torch.device("cpu")).any()
+
+
+@pytest.mark.parametrize(("rows", "names"), [(8, ["_linear"]), (9, [])])
+def test_plain_weights_of_few_rows_take_our_kernel(rows: int, names: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    dice, launches = torch.Generator().manual_seed(0), Launches(monkeypatch)
+    x, weight = (torch.randn(count, 96, generator=dice).bfloat16() for count in (rows, 40))
+    found = FAST.ops.linear(x, weight)
+    assert launches.names == names
+    torch.testing.assert_close(found, reference.OPS.linear(x, weight), rtol=1e-2, atol=1e-1)

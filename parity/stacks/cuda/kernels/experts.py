@@ -1,7 +1,7 @@
 """Grouped experts: each expert's rows are brought together and multiplied in tiles, in the weights' own format.
 
-Five launches whatever the routing, and no number goes to the host: rows ordered by expert, gate and up with their
-activation, down, and the weighted sum in the order of k.
+Five launches whatever the routing, and no number goes to the host: rows ordered by expert, gate and up, their activation,
+down, and the weighted sum in the order of k. Few rows, whose experts hardly meet, take two: each pair is a product by itself.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from torch import Tensor
 from ....core.weights import Packed
 from ...ops import Activation
 from .common import inner, kernel, power, precision, take_turn, tile_of
+from .linear import chosen_linear
 from .packed import DENSE, matrix, multiply
 from .pointwise import gated_activation
 
 _PAIRS = 1024  # (row, expert) pairs looked at in one step
+_APART = 32  # pairs up to which each is a product by itself
 
 
 @kernel
@@ -125,6 +127,10 @@ def experts(
     out = torch.empty(num_rows, height, dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
+    if not fixed and experts.numel() <= _APART:
+        pairs = experts.flatten()
+        hidden = chosen_linear(x, gate_up, pairs, activation)
+        return chosen_linear(hidden, down, pairs, shares=weights.contiguous())
     order, starts = _ordered(experts.contiguous(), gate_up.shape[0])
     hidden = gated_activation(_product(inner(x), gate_up, order, starts, top_k, fixed), activation)
     parts = _product(hidden, down, order, starts, 1, fixed)

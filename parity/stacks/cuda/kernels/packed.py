@@ -204,6 +204,11 @@ class Matrix:
         """Whether scales are bytes that stand for powers of two."""
         return self.kind != DENSE and self.scale.dtype == torch.uint8
 
+    @property
+    def per_number(self) -> int:
+        """Columns in one number of the data."""
+        return 1 if self.kind == DENSE else _per_word(self.kind)
+
     def step(self, block_k: int) -> int:
         """Columns multiplied at once: all that share scales, as far as a block goes."""
         return block_k if self.kind == DENSE else math.gcd(self.group, block_k)
