@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -106,16 +106,37 @@ class Models:
                     total += 2 * size
         return total
 
-    def flops(self, decoder: Decoder, common: int, routed: int, row: Row) -> float:
-        """Of a prompt: two for each weight and token, and the causal half of attention's two products."""
-        config = self.config(row.model)
-        share = config["num_experts_per_tok"] / config.get("num_experts", config.get("n_routed_experts")) if routed else 0.0
-        head = config["vocab_size"] * config["hidden_size"]  # computed for the last token alone
-        weights = (common + routed * share) / self.dtype.itemsize - head
+    def step_s(
+        self,
+        row: Row,
+        decoder: Decoder,
+        common: int,
+        routed: int,
+        chunks: Sequence[tuple[int, int]],
+        bandwidth: float,
+        matrix: float,
+    ) -> float:
+        """The shortest time of a step: its products' and its attention's, each by what it reads or by what it multiplies.
+
+        Args:
+            chunks: of each sequence, the tokens whose state exists and those computed, the last of which is sampled.
+            bandwidth, matrix: the device's bytes and operations a second.
+        """
+        config, rows = self.config(row.model), sum(count for _, count in chunks)
+        read = common + routed * self.touched(row.model, rows)
+        products = max(read / bandwidth, self.product_flops(row.model, common, routed, rows, len(chunks)) / matrix)
         heads = config["num_attention_heads"]
         width = config.get("head_dim") or config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
-        attention = 2 * heads * width * row.context**2 * len(decoder.state)
-        return float(2 * weights * row.context + attention)
+        pairs = sum(count * start + count**2 / 2 for start, count in chunks)
+        state = sum(self.state_bytes(decoder, start + count) for start, count in chunks)
+        return products + max(state / bandwidth, 4 * heads * width * pairs * len(decoder.state) / matrix)
+
+    def product_flops(self, model: str, common: int, routed: int, rows: int, sampled: int) -> float:
+        """Two for each weight and token; the head's for the sampled ones alone."""
+        config = self.config(model)
+        share = config["num_experts_per_tok"] / config.get("num_experts", config.get("n_routed_experts")) if routed else 0.0
+        head = config["vocab_size"] * config["hidden_size"]
+        return 2 * (((common + routed * share) / self.dtype.itemsize - head) * rows + head * sampled)
 
     # Work
 

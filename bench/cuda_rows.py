@@ -15,7 +15,8 @@ class Row:
     Args:
         model: a name in `SHAPES`.
         kind: `decode`, `prefill`, `throughput`, or one of the first and last with ` (transformers)`; `decode (deterministic)`,
-            `throughput (in order)`, which starts no step ahead; `sampling` with top-p alone; `start`, from file to device.
+            `decode (without overlap)`, where no launch starts before the one before has ended; `throughput (in order)`, which
+            starts no step ahead; `sampling` with top-p alone; `start`, from file to device.
         batch: sequences at once.
         context: tokens whose state exists (decode), or of the prompt (prefill).
         format: of the matrices, None for the compute dtype.
@@ -66,6 +67,8 @@ ROWS = (
     *(Row("Qwen3-8B", "sampling", batch=batch, context=0) for batch in (1, 256)),
     Row("Qwen3-8B", "decode", format="int4_group"),
     Row("Qwen3-8B", "decode", format="fp8_block"),
+    Row("Qwen3-8B", "decode (without overlap)"),
+    Row("Qwen3-8B", "decode (without overlap)", format="fp8_block"),
     Row("Qwen3-8B", "decode (deterministic)"),
     Row("Qwen3-8B", "start", context=0),
     Row("Qwen3-8B", "decode (transformers)"),

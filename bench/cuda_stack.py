@@ -26,6 +26,7 @@ from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import cuda_compile
 import cuda_transformers
@@ -38,11 +39,14 @@ from cuda_rows import ROWS, Measured, Rates, Row, table
 from rich.console import Console
 from torch import Tensor
 
+from parity.core.batch import Plan
 from parity.core.request import Request, SamplingParams
 from parity.engine.load import EngineConfig, load_model, make_engine
+from parity.engine.runner import Started
 from parity.hub import open_checkpoint
 from parity.stacks.check import check
 from parity.stacks.check.device import check_device
+from parity.stacks.cuda.kernels import gpu
 from parity.stacks.registry import open_stack, with_table
 
 
@@ -85,11 +89,13 @@ class Bench(Models):
             fixed = type(self)(with_table(self.stack, "deterministic"), small=self.small)
             return replace(fixed.measure(replace(row, kind=kind), rates), row=row)
         if how == "(in order)":
-            return self.in_order(row)
+            return self.in_order(row, rates)
+        if how == "(without overlap)":
+            return self.without_overlap(row, rates)
         kinds = {"decode": self.decode, "prefill": self.prefill, "sampling": self.sampling}
         if kind in kinds:
             return kinds[kind](row, rates)
-        return self.start(row, rates) if kind == "start" else self.throughput(row)
+        return self.start(row, rates) if kind == "start" else self.throughput(row, rates)
 
     @torch.inference_mode()
     def decode(self, row: Row, rates: Rates) -> Measured:
@@ -116,7 +122,7 @@ class Bench(Models):
         row = replace(row, context=64) if self.small else row
         batch, memory = self.batch(row, row.context, decoder)
         seconds = self.time_s(lambda: decoder.head(decoder.hidden(batch, memory.state)[-1:]), repeats=3)
-        limit = row.context * rates.matrix / self.flops(decoder, common, routed, row)
+        limit = row.context / self.step_s(row, decoder, common, routed, [(0, row.context)], rates.bandwidth, rates.matrix)
         return Measured(row, row.context / seconds, limit, f"{seconds * 1e3:.1f} ms")
 
     @torch.inference_mode()
@@ -143,23 +149,34 @@ class Bench(Models):
             del model
         return Measured(row, note=f"{seconds:.1f} s for {size / 1e9:.1f} GB", seconds=seconds)
 
-    def in_order(self, row: Row) -> Measured:
+    def without_overlap(self, row: Row, rates: Rates) -> Measured:
+        """Decode with each launch started when the one before has ended."""
+        with patch.object(gpu, "overlaps", lambda: False):
+            return self.decode(row, rates)
+
+    def in_order(self, row: Row, rates: Rates) -> Measured:
         """Throughput with each step waited for before the next is chosen."""
         device = self.stack.device
         vars(device)["asynchronous"] = False
         try:
-            return self.throughput(row)
+            return self.throughput(row, rates)
         finally:
             del vars(device)["asynchronous"]
 
-    def throughput(self, row: Row) -> Measured:
-        decoder, *_ = self.build(row.model, row.format)
+    def throughput(self, row: Row, rates: Rates) -> Measured:
+        """Requests of random lengths; the limit is the sum of the steps' shortest times."""
+        decoder, common, routed = self.build(row.model, row.format)
         checkpoint: Any = SimpleNamespace(tensors={}, config=self.config(row.model), generation_config={}, text_source={})
         config = EngineConfig(max_model_len=64 if self.small else 2048, max_num_seqs=row.batch, max_num_batched_tokens=8192)
         if self.small:
             config = replace(config, num_pages=row.batch * 4)
         engine = make_engine(decoder, checkpoint, self.stack, self.dtype, row.model, config)
-        work = self.work(row)
+        work, limits, start_step = self.work(row), list[float](), engine.runner.start
+
+        def start(plan: Plan, before: Started | None = None) -> Started:
+            chunks = [(chunk.start, len(chunk.tokens)) for chunk in plan.chunks]
+            limits.append(self.step_s(row, decoder, common, routed, chunks, rates.bandwidth, rates.matrix))
+            return start_step(plan, before)
 
         def run(name: str) -> tuple[float, int]:
             for number, (prompt, count) in enumerate(work):
@@ -172,8 +189,10 @@ class Bench(Models):
             return time.perf_counter() - start, steps
 
         run("recorded and compiled")
-        seconds, steps = run("measured")
-        return Measured(row, sum(count for _, count in work) / seconds, None, f"{seconds:.1f} s, {steps} steps")
+        with patch.object(engine.runner, "start", start):
+            seconds, steps = run("measured")
+        tokens = sum(count for _, count in work)
+        return Measured(row, tokens / seconds, tokens / sum(limits), f"{seconds:.1f} s, {steps} steps")
 
 
 class Record:

@@ -85,6 +85,24 @@ def spilled(kernel: Any) -> int:
     return int(found[1])
 
 
+def loop(kernel: Any) -> int:
+    """Instructions of the longest loop for NVIDIA: of one turn of a product's."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(kernel.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.nvdisasm.path, "-c", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    labels, number, longest = dict[str, int](), 0, 0
+    for line in text.splitlines():
+        if label := re.match(r"\s*\.(L_x_\d+):", line):
+            labels[label[1]] = number
+        elif re.search(r"/\*[0-9a-f]{4,}\*/ .*;", line):
+            number += 1
+            back = re.search(r"BRA.*`\(\.(L_x_\d+)\)", line)
+            longest = max(longest, number - labels.get(back[1], number) if back else 0)
+    return longest
+
+
 def slow_paths(kernel: Any, tiles: int) -> list[str]:
     """What a hot kernel for NVIDIA that multiplies so many tiles at once should not do, read from its PTX."""
     ptx, wrong = kernel.asm["ptx"], []
@@ -133,7 +151,8 @@ def install(target: str) -> list[str]:
             return None
         if kernel.hash not in seen:
             seen.add(kernel.hash)
-            print(name, kernel.metadata.shared, spilled(kernel), flush=True)
+            turn = f", {loop(kernel)} instructions a turn" if name in HOT and "cubin" in kernel.asm else ""
+            print(f"{name}: {kernel.metadata.shared} bytes shared, {spilled(kernel)} of registers in memory{turn}", flush=True)
             gated = "GATED" in self.arg_names and args[self.arg_names.index("GATED")] >= 0
             found = wrong(kernel, target, 1 + gated if name in HOT and args[0].dtype == HALF else 0)
             problems.extend(f"{name} of {args[0].dtype}, {caller()}: {what}" for what in found)

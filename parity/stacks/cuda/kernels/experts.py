@@ -101,7 +101,7 @@ def _product(x: Tensor, weight: Tensor | Packed, order: Tensor, starts: Tensor, 
     full = x.dtype == torch.float32
     few = not fixed and pairs <= 4 * num_experts
     block_m, block_n = (16, 32 if full else 64) if few else (32, 32) if full else (64, 128)
-    block_k = 64 if form.kind == DENSE and block_m == 64 else 128
+    block_k = 64 if form.kind == DENSE and not full else 128
     tiles = triton.cdiv(pairs, block_m) + min(num_experts, pairs)
     _grouped[(tiles, triton.cdiv(height, block_n))](
         x, form.data, form.scale, form.zeros, order, starts, out, num_experts, height, width, x.stride(0), per_row,

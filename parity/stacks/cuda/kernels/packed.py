@@ -95,10 +95,29 @@ def _numbers(words, i: tl.constexpr, zero, KIND: tl.constexpr, DTYPE: tl.constex
 def _scales(scale, at, mask, E8M0: tl.constexpr):
     """Scales as float32; bytes are powers of two."""
     if E8M0:
-        byte = tl.load(scale + at, mask=mask, other=127).to(tl.int32)
-        # 2^-127 has no normal number: it is half of 2^-126.
-        return tl.where(byte == 0, 5.877471754111438e-39, (tl.maximum(byte, 1) << 23).to(tl.float32, bitcast=True))
+        bits = tl.load(scale + at, mask=mask, other=127).to(tl.int32) << 23
+        return tl.maximum(bits, 1 << 22).to(tl.float32, bitcast=True)  # 2^-127 is no normal number
     return tl.load(scale + at, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _exists(row, column, end, EVEN: tl.constexpr):
+    """Whether a column does, as a mask of the rows."""
+    # A tensor before it is compared: under the interpreter it is a number of Python's, whose comparison would turn a mask
+    # into integers.
+    return row >= 0 if EVEN else column + tl.zeros_like(row) < end
+
+
+@triton.jit
+def _words_of(weight, word, exists, EVEN: tl.constexpr):
+    """Words [N, W] of rows whose words `weight` [N, 1] points to; a run that exists has all its words."""
+    return tl.load(weight + word[None, :]) if EVEN else tl.load(weight + word[None, :], mask=exists[None, :], other=0)
+
+
+@triton.jit
+def _rows_of(x, mask, exists, EVEN: tl.constexpr):
+    """Columns [K, M] of rows of x."""
+    return tl.load(x, mask=mask if EVEN else mask & exists, other=0.0)
 
 
 @triton.jit
@@ -128,29 +147,42 @@ def multiply(
         acc += dot(raw.to(values.dtype), values, PRECISION)
     else:
         PER: tl.constexpr = 8 if KIND >= 3 else 4
-        j, c, zero = tl.arange(0, 16), tl.arange(0, 32), row
-        part = tl.zeros(acc.shape, tl.float32)
-        for at in tl.static_range(0, BLOCK_K, 32):
-            # A tensor before it is compared: under the interpreter it is a number of Python's, whose comparison would turn
-            # a mask into integers.
-            exists = row >= 0 if EVEN else first + at + tl.zeros_like(row) < end
-            if at % (16 * PER) == 0:  # a run, which has all its words
-                word = (first + at) // PER + j
-                if EVEN:
-                    words = tl.load(weight + row[:, None] * w_row + word[None, :])
-                else:
-                    words = tl.load(weight + row[:, None] * w_row + word[None, :], mask=exists[:, None], other=0)
-            k = first + at + c
-            values = tl.load(x + k[:, None], mask=x_mask if EVEN else x_mask & (k < end)[:, None], other=0.0)
-            if at % STEP == 0:
-                group, scaled = shares + (first + at) // GROUP, exists
+        RUN: tl.constexpr = 16 * PER
+        zero = row
+        if STEP % RUN == 0:  # whole runs, and one product of them
+            j, c = tl.arange(0, STEP // PER), tl.arange(0, STEP)
+            for at in tl.static_range(0, BLOCK_K, STEP):
+                begin, exists = first + at, _exists(row, first + at, end, EVEN)
+                words = _words_of(weight + row[:, None] * w_row, begin // PER + j, begin + j // 16 * RUN < end, EVEN)
+                values = _rows_of(x + (begin + c)[:, None], x_mask, (begin + c < end)[:, None], EVEN)
+                group = shares + begin // GROUP
                 if KIND == 5:
-                    zero = tl.load(zeros + group, mask=scaled, other=0)
-            numbers = _numbers(words, at % (16 * PER) // 32, zero, KIND, values.dtype)
-            part += dot(numbers, values, PRECISION)
-            if (at + 32) % STEP == 0:
-                acc += part * _scales(scale, group, scaled, E8M0)[:, None]
-                part = tl.zeros(acc.shape, tl.float32)
+                    zero = tl.load(zeros + group, mask=exists, other=0)
+                low, high = _numbers(words, 0, zero, KIND, values.dtype), _numbers(words, 1, zero, KIND, values.dtype)
+                if PER == 8:
+                    third, last = _numbers(words, 2, zero, KIND, values.dtype), _numbers(words, 3, zero, KIND, values.dtype)
+                    parts = tl.join(tl.join(low, high), tl.join(third, last))
+                    parts = parts.reshape(row.shape[0], STEP // RUN, 32, 2, 2).permute(0, 1, 4, 3, 2)
+                else:
+                    parts = tl.join(low, high).reshape(row.shape[0], STEP // RUN, 32, 2).permute(0, 1, 3, 2)
+                product = dot(parts.reshape(row.shape[0], STEP), values, PRECISION)
+                acc += product * _scales(scale, group, exists, E8M0)[:, None]
+        else:
+            j, c = tl.arange(0, 16), tl.arange(0, 32)
+            part = tl.zeros(acc.shape, tl.float32)
+            for at in tl.static_range(0, BLOCK_K, 32):
+                begin, exists = first + at, _exists(row, first + at, end, EVEN)
+                if at % RUN == 0:
+                    words = _words_of(weight + row[:, None] * w_row, begin // PER + j, begin + 0 * j < end, EVEN)
+                values = _rows_of(x + (begin + c)[:, None], x_mask, (begin + c < end)[:, None], EVEN)
+                if at % STEP == 0:
+                    group, scaled = shares + begin // GROUP, exists
+                    if KIND == 5:
+                        zero = tl.load(zeros + group, mask=scaled, other=0)
+                part += dot(_numbers(words, at % RUN // 32, zero, KIND, values.dtype), values, PRECISION)
+                if (at + 32) % STEP == 0:
+                    acc += part * _scales(scale, group, scaled, E8M0)[:, None]
+                    part = tl.zeros(acc.shape, tl.float32)
     return acc
 
 
