@@ -117,7 +117,7 @@ class Batch:
     Args:
         tokens: int32 [num_tokens].
         positions: int32 [num_tokens].
-        starts: int32 [num_sequences + 1], first row of each sequence.
+        starts: int32 [num_sequences + 1], first row of each sequence, which has one at least.
         lengths: int32 [num_sequences], tokens whose state exists after the step.
         pages: int32 [num_sequences, max_pages]; entries past a sequence's pages are unspecified.
         slots: int32 [num_sequences], the place of each sequence's per-request state.

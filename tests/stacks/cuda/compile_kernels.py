@@ -117,6 +117,13 @@ def slow_paths(kernel: Any, tiles: int) -> list[str]:
     return wrong
 
 
+def hurries(kernel: Any) -> bool:
+    """Whether it touches memory before it waits for the launches before it, but for asking for weights."""
+    touched = re.search(r"\b(ld|st|atom|red)\.(\w+\.)*global|\bcp\.async\.c", kernel.asm["ptx"])
+    waits = kernel.asm["ptx"].find("griddepcontrol.wait")
+    return waits < 0 or (touched is not None and touched.start() < waits)
+
+
 def target_of(name: str) -> GPUTarget:
     """What Triton calls a name of `SHARED_KIB`."""
     if name.startswith("sm_"):
@@ -129,6 +136,8 @@ def wrong(kernel: Any, target: str, tiles: int) -> list[str]:
     found, shared = [], SHARED_KIB[target] << 10
     if kernel.metadata.shared > shared:
         found.append(f"shares {kernel.metadata.shared} bytes of {shared}")
+    if target in ("sm_90", "sm_100", "sm_120") and hurries(kernel):
+        found.append("does not wait for the launches before it")
     if target == "sm_90":
         if spilled(kernel):
             found.append(f"keeps {spilled(kernel)} bytes of registers in memory")
@@ -172,27 +181,28 @@ def x(*shape: int, dtype: torch.dtype = HALF) -> torch.Tensor:
     return torch.zeros(*shape, dtype=dtype)
 
 
-def packed(name: str, *shape: int) -> Weight:
+def packed(name: str, *shape: int, group: int = 32) -> Weight:
     """A weight whose numbers do not matter."""
     *lead, rows, columns = shape
-    by_group = x(*lead, rows, columns // 32)
+    by_group = x(*lead, rows, columns // group)
     arrays, meta = {
         "fp8_block": (
             {"data": x(*shape, dtype=torch.float8_e4m3fn), "scale": x(*lead, -(-rows // 128), -(-columns // 128), dtype=FULL)},
             {"block_rows": 128, "block_columns": 128},
         ),
         "mxfp4": ({"data": x(*lead, rows, columns // 2).to(torch.uint8), "scale": by_group.to(torch.uint8)}, {}),
-        "int4_group": ({"data": x(*lead, rows, columns // 8).int(), "scale": by_group}, {"group_size": 32}),
+        "int4_group": ({"data": x(*lead, rows, columns // 8).int(), "scale": by_group}, {"group_size": group}),
         "int4_zero": (
             {"data": x(*lead, rows, columns // 8).int(), "scale": by_group.half(), "zeros": by_group.to(torch.uint8)},
-            {"group_size": 32},
+            {"group_size": group},
         ),
-        "int8_group": ({"data": x(*shape).to(torch.int8), "scale": by_group}, {"group_size": 32}),
+        "int8_group": ({"data": x(*shape).to(torch.int8), "scale": by_group}, {"group_size": group}),
     }[name]
     return prepare(Packed(name, shape, arrays, meta))
 
 
 def products() -> None:
+    linear.linear(x(1, 2048), packed("int4_group", 1024, 2048, group=128))
     for rows in (1, 24, 100):
         for name in FORMATS:
             linear.linear(x(rows, 2048), packed(name, 1024, 2048), x(1024))

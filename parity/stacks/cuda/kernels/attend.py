@@ -10,12 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, precision, sequence_block, take_turn, tile_of
+from .common import inner, kernel, num_tiles, power, precision, sequence_block, take_turn, tile_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
@@ -98,7 +97,7 @@ def attend(
     block_m = 64 if fixed or not decoding else power(groups, 16)
     block_m = min(block_m, 64)
     block_n = 16 if q.dtype.itemsize == 4 else 64 if dim <= 128 else 32
-    tiles = triton.cdiv(num_rows * groups, block_m) + sequences
+    tiles = num_tiles(batch, groups, block_m)
     longest = batch.pages.shape[1] * batch.page_size
     splits = 1 if fixed or not decoding else num_splits(tiles * num_keys, longest, block_n, q.device)
     partial, stats = buffers(splits, num_rows, num_heads, v_dim, q.device)
@@ -108,7 +107,7 @@ def attend(
         sequences, batch.pages.stride(0), scale, window or 0, num_rows, num_heads, dim, v_dim,
         q.stride(0), q.stride(1), *k_pages.stride()[:3], *v_pages.stride()[:3],
         groups, window is not None, sinks is not None, splits, precision(q.dtype),
-        k_pages.shape[1], block_m, block_n, power(dim, 16), power(v_dim, 16), sequence_block(sequences),
+        k_pages.shape[1], block_m, block_n, power(dim, 16), power(v_dim, 16), sequence_block(batch),
         num_warps=4 if block_m <= 32 else 8,
     )  # fmt: skip
     return join(out, partial, stats, splits)

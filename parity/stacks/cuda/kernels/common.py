@@ -13,6 +13,7 @@ from triton.language.extra import cuda
 from triton.language.target_info import cuda_capability_geq
 from triton.runtime.jit import JITFunction
 
+from ....core.batch import Batch
 from . import gpu
 
 # Triton's interpreter multiplies bfloat16 matrices as if they were integers, so there they are widened first.
@@ -83,31 +84,40 @@ def dot(a, b, PRECISION: tl.constexpr):
 
 @triton.jit
 def sequence_of(starts, num_sequences, row, BLOCK_S: tl.constexpr):
-    """The sequence that has a row: how many sequences end at or before it."""
-    s = tl.arange(0, BLOCK_S)
-    ends = tl.load(starts + 1 + s, mask=s < num_sequences, other=2147483647)
-    return tl.sum((ends <= row).to(tl.int32), axis=0)
+    """The sequence that has a row: how many sequences end at or before it. With BLOCK_S 0 each has one row."""
+    if BLOCK_S == 0:
+        sequence = row.to(tl.int32)
+    else:
+        s = tl.arange(0, BLOCK_S)
+        ends = tl.load(starts + 1 + s, mask=s < num_sequences, other=2147483647)
+        sequence = tl.sum((ends <= row).to(tl.int32), axis=0)
+    return sequence
 
 
 @triton.jit
-def tile_of(starts, num_groups, per_row, tile, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Where a tile lies when each group of rows is cut into tiles of its own.
+def tile_of(starts, num_groups, PER_ROW: tl.constexpr, tile, BLOCK_M: tl.constexpr, BLOCK_S: tl.constexpr):
+    """Where a tile lies when each group of rows is cut into tiles of its own. With BLOCK_S 0 each has one row.
 
-    A group has (starts[g + 1] - starts[g]) * per_row items. Returns (group, first item of the tile in the group, items in
+    A group has (starts[g + 1] - starts[g]) * PER_ROW items. Returns (group, first item of the tile in the group, items in
     the group, first row of the group); the group is `num_groups` for tiles past the last.
     """
-    g = tl.arange(0, BLOCK_S)
-    inside = g < num_groups
-    first = tl.load(starts + g, mask=inside, other=0)
-    items = (tl.load(starts + g + 1, mask=inside, other=0) - first) * per_row
-    tiles = (items + BLOCK_M - 1) // BLOCK_M
-    ends = tl.cumsum(tiles, axis=0)
-    group = tl.sum(((ends <= tile) & inside).to(tl.int32), axis=0)
-    mine = g == group
-    before = tl.sum(tl.where(mine, ends - tiles, 0), axis=0)
-    count = tl.sum(tl.where(mine, items, 0), axis=0)
-    row = tl.sum(tl.where(mine, first, 0), axis=0)
-    return group, (tile - before) * BLOCK_M, count, row
+    if BLOCK_S == 0:
+        TILES: tl.constexpr = (PER_ROW + BLOCK_M - 1) // BLOCK_M
+        group, count = tile // TILES, PER_ROW
+        first, row = tile % TILES * BLOCK_M, tile // TILES
+    else:
+        g = tl.arange(0, BLOCK_S)
+        inside = g < num_groups
+        begin = tl.load(starts + g, mask=inside, other=0)
+        items = (tl.load(starts + g + 1, mask=inside, other=0) - begin) * PER_ROW
+        tiles = (items + BLOCK_M - 1) // BLOCK_M
+        ends = tl.cumsum(tiles, axis=0)
+        group = tl.sum(((ends <= tile) & inside).to(tl.int32), axis=0)
+        mine = g == group
+        before = tl.sum(tl.where(mine, ends - tiles, 0), axis=0)
+        count = tl.sum(tl.where(mine, items, 0), axis=0)
+        first, row = (tile - before) * BLOCK_M, tl.sum(tl.where(mine, begin, 0), axis=0)
+    return group, first, count, row
 
 
 @triton.jit
@@ -144,9 +154,18 @@ def power(n: int, least: int = 1) -> int:
     return max(int(triton.next_power_of_2(max(n, 1))), least)
 
 
-def sequence_block(num_sequences: int) -> int:
-    """A block of a batch's sequences: the same for all small batches, since each size is compiled."""
-    return power(num_sequences, 16)
+def sequence_block(batch: Batch) -> int:
+    """A block of a batch's sequences: the same for all small batches, since each size is compiled; 0 if each has one row."""
+    sequences = batch.lengths.shape[0]
+    return 0 if batch.tokens.shape[0] == sequences else power(sequences, 16)
+
+
+def num_tiles(batch: Batch, per_row: int, block_m: int) -> int:
+    """How many tiles `tile_of` needs at most for the sequences of a batch."""
+    rows, sequences = batch.tokens.shape[0], batch.lengths.shape[0]
+    if rows == sequences:
+        return rows * triton.cdiv(per_row, block_m)
+    return triton.cdiv(rows * per_row, block_m) + sequences
 
 
 def row_strides(x: Tensor) -> tuple[Tensor, int, int, int]:

@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ....core.batch import Batch
-from .common import inner, kernel, power, sequence_block, sigmoid, take_turn
+from .common import inner, kernel, power, sigmoid, take_turn
 
 _ACTIVATIONS = {None: 0, "sigmoid": 1, "silu": 2}
 
@@ -125,7 +125,7 @@ def causal_conv(
     block_r, block_c = 16, min(block_c, 64)
     _convolve[(triton.cdiv(num_rows, block_r), triton.cdiv(channels, block_c))](
         x, weight, state, some, out, batch.starts, batch.slots, num_rows, sequences, channels, *shared,
-        width, bias is not None, kind, block_r, block_c, sequence_block(sequences),
+        width, bias is not None, kind, block_r, block_c, power(sequences, 16),
     )  # fmt: skip
     _leave[(sequences, triton.cdiv(channels, block_c))](
         x, state, batch.starts, batch.slots, channels, x.stride(0), *state.stride(), width, block_c, block_k

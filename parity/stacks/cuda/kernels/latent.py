@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....core.batch import Batch
 from . import gpu
-from .common import dot, inner, kernel, power, precision, sequence_block, sequence_of, take_turn, tile_of
+from .common import dot, inner, kernel, num_tiles, power, precision, sequence_block, sequence_of, take_turn, tile_of
 from .softmax import finish, update
 from .softmax import start as begin_softmax
 from .split import buffers, join, num_splits, split_range
@@ -109,7 +109,7 @@ def attend_latent(
     rope_dim, sequences = q_rope.shape[-1], batch.lengths.shape[0]
     block_m, block_n = _tile(num_heads, dim, q.dtype, gpu.of(q.device).shared_bytes)
     if selected is None:
-        tiles, longest = triton.cdiv(num_rows * num_heads, block_m) + sequences, batch.pages.shape[1] * batch.page_size
+        tiles, longest = num_tiles(batch, num_heads, block_m), batch.pages.shape[1] * batch.page_size
     else:
         tiles, longest = num_rows * triton.cdiv(num_heads, block_m), selected.shape[1]
     split = not fixed and (selected is not None or num_rows == sequences)
@@ -122,7 +122,7 @@ def attend_latent(
         q.stride(0), q.stride(1), q_rope.stride(0), q_rope.stride(1),
         *latent_pages.stride()[:2], *rope_pages.stride()[:2], chosen.stride(0),
         num_heads, selected is not None, splits, precision(q.dtype),
-        latent_pages.shape[1], block_m, block_n, power(dim, 16), power(rope_dim, 16), sequence_block(sequences),
+        latent_pages.shape[1], block_m, block_n, power(dim, 16), power(rope_dim, 16), sequence_block(batch),
         num_warps=8 if dim > 256 else 4,
     )  # fmt: skip
     return join(out, partial, stats, splits)

@@ -156,7 +156,7 @@ def pool(
     _pool[(num_rows, triton.cdiv(channels, block_c))](
         values, gate, values if bias is None else bias.contiguous(), tail, out, batch.starts, batch.positions, batch.slots,
         sequences, channels, values.stride(0), gate.stride(0), *tail.stride()[:2],
-        every, overlap, gates is not None, bias is not None, block_w, block_c, sequence_block(sequences),
+        every, overlap, gates is not None, bias is not None, block_w, block_c, sequence_block(batch),
     )  # fmt: skip
     block = min(power(wide), 1024)
     _keep[(sequences, min(width, num_rows), triton.cdiv(wide, block))](
@@ -198,7 +198,7 @@ def attend_pooled(
         batch.starts, batch.positions, batch.pages, sequences, batch.pages.stride(0), scale, window, num_rows,
         chosen.shape[1], num_heads, dim, q.stride(0), q.stride(1), *pages.stride()[:2], *entries.stride()[:2],
         chosen.stride(0), pooled is not None, selected is not None, sinks is not None, splits, every,
-        pages.shape[1], entries.shape[1], precision(q.dtype), block_m, block_n, power(dim, 16), sequence_block(sequences),
+        pages.shape[1], entries.shape[1], precision(q.dtype), block_m, block_n, power(dim, 16), sequence_block(batch),
         num_warps=8 if dim > 256 and not full else 4,
     )  # fmt: skip
     return join(out, partial, stats, splits)

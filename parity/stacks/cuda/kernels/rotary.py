@@ -159,7 +159,7 @@ def write_pooled(pages: Tensor, values: Tensor, batch: Batch, every: int) -> Non
     _write[(values.shape[0], triton.cdiv(width, block))](
         pages, values, batch.positions, batch.starts, batch.pages, batch.num_sequences, batch.pages.stride(0),
         width, values.stride(0), pages.stride(0), pages.stride(1), pages.shape[1], every, block,
-        sequence_block(batch.num_sequences),
+        sequence_block(batch),
     )  # fmt: skip
 
 
@@ -219,6 +219,6 @@ def _place_all(
         q.stride(0), q.stride(1), k.stride(0), k.stride(1), v.stride(0), v.stride(1),
         *k_pages.stride()[:3], *v_pages.stride()[:3], angles.shape[-1], offset, eps,
         norm is not None, zero_centred, k_pages.shape[1], interleaved, heads, power(dim), power(v_dim),
-        sequence_block(batch.num_sequences),
+        sequence_block(batch),
     )  # fmt: skip
     return out

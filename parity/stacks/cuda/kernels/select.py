@@ -131,7 +131,7 @@ def _parts(
             batch.pages.stride(0), num_heads, dim, q.stride(0), q.stride(1), given.stride(0),
             *k_pages.stride()[:2], longest, every, blocks, blocks.shape[1], blocks.stride(0), block,
             weights is not None, within is not None, precision(q.dtype), k_pages.shape[1],
-            min(power(num_heads, 16), 64), block_n, power(dim, 16), sequence_block(sequences),
+            min(power(num_heads, 16), 64), block_n, power(dim, 16), sequence_block(batch),
         )  # fmt: skip
         yield first, scores[:rows]
 

@@ -88,7 +88,7 @@ def attend_selected(
         sequences, batch.pages.stride(0), scale, num_rows, selected.shape[1], num_heads, dim, v_dim,
         q.stride(0), q.stride(1), *k_pages.stride()[:3], *v_pages.stride()[:3], selected.stride(0),
         groups, splits, every, k_pages.shape[1], precision(q.dtype),
-        block_m, block_n, power(dim, 16), power(v_dim, 16), sequence_block(sequences), num_warps=4 if block_m <= 32 else 8,
+        block_m, block_n, power(dim, 16), power(v_dim, 16), sequence_block(batch), num_warps=4 if block_m <= 32 else 8,
     )  # fmt: skip
     return join(out, partial, stats, splits)
 
