@@ -26,7 +26,7 @@ _BY_BATCH = (
 )
 
 
-class _Kernel(JITFunction[Any]):
+class _Kernel(JITFunction[Any]):  # type: ignore[misc]  # Triton has no types
     """A kernel that the GPU may start while the launch before it ends; its first words are `take_turn()`."""
 
     def run(self, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
