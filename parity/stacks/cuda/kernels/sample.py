@@ -229,9 +229,11 @@ def _choose(
     elif heat > 0.0:
         coldness, p, length = 1.0 / heat, tl.load(top_p + r), tl.load(lengths + r)
         limited, binned = _has_bins(top_k, top_p, r, size)
-        row, gathered = values + r * most, True
-        if length > most:
-            row, gathered, length = logits + r * stride, False, size
+        gathered = length <= most
+        # A number, since Triton 3.6 for AMD does not take a pointer that is one of two.
+        row = tl.where(gathered, (values + r * most).to(tl.uint64), (logits + r * stride).to(tl.uint64))
+        row = row.to(tl.pointer_type(tl.float32), bitcast=True)
+        length = tl.where(gathered, length, size)
         # Without thresholds every token is above the least key.
         least, ties = tl.zeros([], tl.uint32), tl.zeros([], tl.int32)
         aim, floor = tl.load(aims + r), tl.load(min_p + r)
