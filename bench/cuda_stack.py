@@ -166,7 +166,8 @@ class Bench(Models):
     def throughput(self, row: Row, rates: Rates) -> Measured:
         """Requests of random lengths; the limit is the sum of the steps' shortest times."""
         decoder, common, routed = self.build(row.model, row.format)
-        checkpoint: Any = SimpleNamespace(tensors={}, config=self.config(row.model), generation_config={}, text_source={})
+        known = {"tensors": {}, "config": self.config(row.model), "generation_config": {}, "text_source": {}}
+        checkpoint: Any = SimpleNamespace(path=Path("random weights"), **known)
         config = EngineConfig(max_model_len=64 if self.small else 2048, max_num_seqs=row.batch, max_num_batched_tokens=8192)
         if self.small:
             config = replace(config, num_pages=row.batch * 4)
