@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from cuda_rows import Row
+from cuda_rows import Rates, Row
 from shapes import SHAPES, tiny
 from torch import Tensor
 
@@ -113,23 +113,22 @@ class Models:
         common: int,
         routed: int,
         chunks: Sequence[tuple[int, int]],
-        bandwidth: float,
-        matrix: float,
+        rates: Rates,
     ) -> float:
         """The shortest time of a step: its products' and its attention's, each by what it reads or by what it multiplies.
 
         Args:
             chunks: of each sequence, the tokens whose state exists and those computed, the last of which is sampled.
-            bandwidth, matrix: the device's bytes and operations a second.
+            rates: the device's.
         """
         config, rows = self.config(row.model), sum(count for _, count in chunks)
         read = common + routed * self.touched(row.model, rows)
-        products = max(read / bandwidth, self.product_flops(row.model, common, routed, rows, len(chunks)) / matrix)
+        products = max(read / rates.bandwidth, self.product_flops(row.model, common, routed, rows, len(chunks)) / rates.matrix)
         heads = config["num_attention_heads"]
         width = config.get("head_dim") or config["qk_nope_head_dim"] + config["qk_rope_head_dim"]
         pairs = sum(count * start + count**2 / 2 for start, count in chunks)
         state = sum(self.state_bytes(decoder, start + count) for start, count in chunks)
-        return products + max(state / bandwidth, 4 * heads * width * pairs * len(decoder.state) / matrix)
+        return products + max(state / rates.bandwidth, 4 * heads * width * pairs * len(decoder.state) / rates.matrix)
 
     def product_flops(self, model: str, common: int, routed: int, rows: int, sampled: int) -> float:
         """Two for each weight and token; the head's for the sampled ones alone."""

@@ -122,7 +122,7 @@ class Bench(Models):
         row = replace(row, context=64) if self.small else row
         batch, memory = self.batch(row, row.context, decoder)
         seconds = self.time_s(lambda: decoder.head(decoder.hidden(batch, memory.state)[-1:]), repeats=3)
-        limit = row.context / self.step_s(row, decoder, common, routed, [(0, row.context)], rates.bandwidth, rates.matrix)
+        limit = row.context / self.step_s(row, decoder, common, routed, [(0, row.context)], rates)
         return Measured(row, row.context / seconds, limit, f"{seconds * 1e3:.1f} ms")
 
     @torch.inference_mode()
@@ -176,7 +176,7 @@ class Bench(Models):
 
         def start(plan: Plan, before: Started | None = None) -> Started:
             chunks = [(chunk.start, len(chunk.tokens)) for chunk in plan.chunks]
-            limits.append(self.step_s(row, decoder, common, routed, chunks, rates.bandwidth, rates.matrix))
+            limits.append(self.step_s(row, decoder, common, routed, chunks, rates))
             return start_step(plan, before)
 
         def run(name: str) -> tuple[float, int]:

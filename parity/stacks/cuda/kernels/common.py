@@ -51,27 +51,25 @@ def take_turn():
 
     A kernel begins with it: above it nothing may be read or written but what no launch of a step writes, such as weights.
     """
-    if not INTERPRETED:  # noqa: SIM102 (known when compiling, unlike the next under the interpreter)
-        if cuda_capability_geq(9, 0):
-            cuda.gdc_wait()
-            cuda.gdc_launch_dependents()
+    if not INTERPRETED and cuda_capability_geq(9, 0):
+        cuda.gdc_wait()
+        cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def ask_ahead(weight, row, w_row, first):
     """Asks for the first 256 bytes from column `first` on of rows [N] of a weight, before the launches before have ended.
 
-    What is asked for comes to the second cache while they leave the memory idle; two lines a row of some six programs a
-    multiprocessor are an eighth of it.
+    What is asked for comes to the second cache while they leave the memory idle; two lines of each of 64 rows, by six programs
+    a multiprocessor, are a quarter of an H200's.
     """
-    if not INTERPRETED:  # noqa: SIM102 (as above)
-        if cuda_capability_geq(9, 0):
-            LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
-            column = tl.minimum(first + tl.arange(0, 2) * LINE, w_row - 1)
-            at = weight + row.to(tl.int64)[:, None] * w_row + column[None, :]
-            tl.inline_asm_elementwise(
-                "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [at.to(tl.uint64)], dtype=tl.int32, is_pure=False, pack=1
-            )
+    if not INTERPRETED and cuda_capability_geq(9, 0):
+        LINE: tl.constexpr = 1024 // weight.dtype.element_ty.primitive_bitwidth
+        column = tl.minimum(first + tl.arange(0, 2) * LINE, w_row - 1)
+        at = weight + row.to(tl.int64)[:, None] * w_row + column[None, :]
+        tl.inline_asm_elementwise(
+            "{ prefetch.global.L2 [$1]; mov.u32 $0, 0; }", "=r,l", [at.to(tl.uint64)], dtype=tl.int32, is_pure=False, pack=1
+        )
 
 
 @triton.jit

@@ -257,9 +257,14 @@ def linear(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
         if x.shape[0] > _MANY:
             return _plain(x, expand(weight, x.dtype), bias)
         return _multiply(x, matrix(weight), weight.shape, bias, fixed=False)
-    if x.shape[0] <= _PLAIN and x.dtype.itemsize == 2 and weight.dtype == x.dtype:
+    if _is_few_plain(x, weight):
         return _multiply(x, matrix(weight), tuple(weight.shape), bias, fixed=False)
     return _plain(x, weight, bias)
+
+
+def _is_few_plain(x: Tensor, weight: Tensor) -> bool:
+    """Whether so few rows meet a plain weight that our kernel reads it; in float32 the vendor's always does."""
+    return x.shape[0] <= _PLAIN and x.dtype.itemsize == 2 and weight.dtype == x.dtype
 
 
 def linear_fixed(x: Tensor, weight: Weight, bias: Tensor | None = None) -> Tensor:
@@ -277,7 +282,7 @@ def gated_linear(x: Tensor, weight: Weight, bias: Tensor | None, activation: Act
     if isinstance(weight, Packed) and x.shape[0] <= _FEW:
         x, weight = _in_order(x, weight)
         return _multiply(x, matrix(weight), weight.shape, bias, fixed=False, activation=activation)
-    if isinstance(weight, Tensor) and x.shape[0] <= _PLAIN and x.dtype.itemsize == 2 and weight.dtype == x.dtype:
+    if isinstance(weight, Tensor) and _is_few_plain(x, weight):
         return _multiply(x, matrix(weight), tuple(weight.shape), bias, fixed=False, activation=activation)
     return gated_activation(linear(x, weight, bias), activation)
 

@@ -45,11 +45,10 @@ _HIGH = tl.constexpr(0x80008000 - (1 << 32))  # the highest bit of both halves o
 @triton.jit
 def _magic(x, mask):
     """128 and the masked bits of both halves of a word, at most seven, as bfloat16 numbers."""
-    if not INTERPRETED:  # noqa: SIM102 (known when compiling, unlike the next under the interpreter)
-        if is_cuda():  # whose compiler makes two instructions of what is one
-            return tl.inline_asm_elementwise(
-                "lop3.b32 $0, $1, $2, $3, 0xea;", "=r,r,r,r", [x, mask, 0x43004300], dtype=tl.int32, is_pure=True, pack=1
-            )
+    if not INTERPRETED and is_cuda():  # whose compiler makes two instructions of what is one
+        return tl.inline_asm_elementwise(
+            "lop3.b32 $0, $1, $2, $3, 0xea;", "=r,r,r,r", [x, mask, 0x43004300], dtype=tl.int32, is_pure=True, pack=1
+        )
     return (x & mask) | 0x43004300
 
 
